@@ -1,0 +1,153 @@
+"""Reading checkpoints with care, and writing directories so that none is ever half-written."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from dynackd.errors import UserError
+from dynackd.families import family_of
+
+
+def load_config(path: str) -> PreTrainedConfig:
+    """The config of a local directory or hub model, of a supported family; `UserError` otherwise."""
+    with _told(path, "config"):
+        config = AutoConfig.from_pretrained(path)
+    family_of(config)
+    return config
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model."""
+    with _told(path, "tokenizer"):
+        return AutoTokenizer.from_pretrained(path)
+
+
+def load_classifier(path: str, config: PreTrainedConfig | None = None, new_head: bool = False) -> PreTrainedModel:
+    """A sequence classifier in float32, from safetensors only, every weight of it accounted for.
+
+    `new_head` lets weights outside the layers and the embeddings (pooler, classifier) start at random, for
+    fine-tuning a bare encoder. `UserError` for a missing, damaged, foreign or incomplete checkpoint.
+    """
+    config = config or load_config(path)
+    _check_safetensors(path)
+    with _told(path, "weights"):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    # from_pretrained re-initialises what it does not find, without an error.
+    missing = sorted(name for name in info["missing_keys"] if not (new_head and _is_head(name)))
+    if missing or info["mismatched_keys"]:
+        first = missing[0] if missing else info["mismatched_keys"][0][0]
+        count = len(missing) + len(info["mismatched_keys"])
+        raise UserError(
+            f"{path} is no complete {config.model_type} classifier: {count} weights are missing or of another shape, "
+            f"the first is {first!r}"
+        )
+    return model
+
+
+def _is_head(name: str) -> bool:
+    return "layer." not in name and "embeddings" not in name
+
+
+def _check_safetensors(path: str) -> None:
+    """Refuse a local checkpoint that is not whole safetensors; a hub name passes."""
+    if not os.path.isdir(path):
+        return
+    files = sorted(Path(path).glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{path} holds no *.safetensors file; dynackd loads no other format (pickle can run code)")
+    for file in files:
+        check_safetensors_file(file)
+
+
+def check_safetensors_file(file: Path) -> None:
+    """Refuse (`UserError`) a truncated or damaged safetensors file."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            tensors.keys()
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged or truncated ({error}); copy or train it again") from error
+
+
+@contextmanager
+def _told(path: str, what: str) -> Iterator[None]:
+    """Turn the library's errors about a checkpoint into one sentence, and keep its load report off the screen."""
+    if not os.path.isdir(path) and (os.path.exists(path) or path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise UserError(f"there is no model directory {path!r}")
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        where = "directory" if os.path.isdir(path) else "name on the hub, and no such directory exists here"
+        raise UserError(f"could not load the {what} of {path!r} ({where}): {lines[0]}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file; `UserError` where it is missing or damaged."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {file}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged: {error}") from error
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON to a temporary place, then rename."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(file)
+
+
+@contextmanager
+def new_directory(directory: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary directory that takes the place of `directory` when the block ends well, and vanishes otherwise.
+
+    `UserError` where `directory` already holds something and `overwrite` is not set; what it held is lost only after
+    the new content is complete.
+    """
+    directory = Path(directory)
+    refuse_existing(directory, overwrite)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".tmp", dir=directory.parent))
+    try:
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        yield temporary
+        old = temporary.with_suffix(".old")
+        if directory.exists():
+            directory.replace(old)
+        temporary.replace(directory)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(directory: Path, overwrite: bool) -> None:
+    """`UserError` where `directory` holds something and `overwrite` is not set."""
+    if directory.is_file():
+        raise UserError(f"{directory} is a file; the output must be a directory")
+    if directory.is_dir() and any(directory.iterdir()) and not overwrite:
+        raise UserError(f"{directory} already holds a finished result; add --overwrite to replace it")

@@ -1,0 +1,153 @@
+"""The supernet: one set of weights that holds all sub-networks, and runs the one it is asked for."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
+
+from dynackd.checkpoints import load_classifier, load_config, load_tokenizer
+from dynackd.errors import UserError
+from dynackd.families import family_of, geometry_of, layer_list, subnet_parameters
+from dynackd.spec import FULL, Geometry, Grid, ResolvedSubnet, SubnetSpec
+
+CONFIG_KEY = "dynackd"
+
+
+@dataclass(frozen=True)
+class SubnetOutput:
+    """What a sub-network returns: `logits` [batch, labels] and one `hidden_states` [batch, length, hidden] per kept
+    layer, after the embedding output at index 0."""
+
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a supernet comes from: the stage that trained it, its teacher's and its parent's directories."""
+
+    stage: str = "untrained"
+    teacher: str | None = None
+    parent: str | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+class Supernet(nn.Module):
+    """A Hugging Face encoder whose heads and neurons are ordered by importance, run at any `SubnetSpec`.
+
+    The weights are the model's own. Which sub-network runs is an argument of `forward`: its weights are views of the
+    first heads and neurons, put in place by `torch.func.functional_call` for the length of one call.
+    """
+
+    def __init__(self, model: PreTrainedModel, grid: Grid | None = None, origin: Origin | None = None) -> None:
+        super().__init__()
+        family_of(model.config)
+        self.model = model
+        self.grid = grid or Grid()
+        self.origin = origin or Origin()
+        self.grid.check(self.geometry)
+        # transformers hooks the layers on first use, and only those in the list then: a first call at half depth
+        # would lose the hidden states of the other layers for good.
+        maybe_install_capturing_hooks(model.base_model)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sizes of the full network."""
+        return geometry_of(self.model.config)
+
+    def resolve(self, spec: SubnetSpec) -> ResolvedSubnet:
+        """What `spec` keeps of this supernet."""
+        return self.grid.resolve(spec, self.geometry)
+
+    def forward(self, spec: SubnetSpec = FULL, **batch: Tensor) -> SubnetOutput:
+        """Run the sub-network `spec` on a tokenised batch (`input_ids` [batch, length], `attention_mask`, ...)."""
+        resolved = self.resolve(spec)
+        full_width = resolved.heads == self.geometry.heads and resolved.neurons == self.geometry.neurons
+        weights = {} if full_width else subnet_parameters(self.model, resolved)
+        arguments = {**batch, "output_hidden_states": True, "return_dict": True}
+        with _kept_layers(self.model, resolved):
+            output = functional_call(self.model, weights, (), arguments)
+        if len(output.hidden_states) != len(resolved.layers) + 1:
+            raise RuntimeError(f"{len(output.hidden_states)} hidden states for {len(resolved.layers)} layers")
+        return SubnetOutput(output.logits, tuple(output.hidden_states))
+
+    def frozen_copy(self) -> "Supernet":
+        """A copy in evaluation mode that takes no gradients, to be a teacher."""
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
+    def save(self, directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write `config.json`, `model.safetensors` and the tokenizer; stock transformers loads the full network."""
+        config = self.model.config
+        setattr(
+            config,
+            CONFIG_KEY,
+            {
+                "format": 1,
+                "family": config.model_type,
+                "stage": self.origin.stage,
+                "teacher": self.origin.teacher,
+                "parent": self.origin.parent,
+                "grid": self.grid.to_dict(),
+                **self.origin.more,
+            },
+        )
+        self.model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+@contextmanager
+def _kept_layers(model: PreTrainedModel, resolved: ResolvedSubnet) -> Iterator[None]:
+    """For the length of the block, the layer list holds the kept layers only, with their number of heads."""
+    family = family_of(model.config)
+    parent_path, _, name = family.layers.rpartition(".")
+    parent = model.base_model.get_submodule(parent_path)
+    layers = layer_list(model)
+    kept = [layers[index] for index in resolved.layers]
+    holders = [
+        (layer.get_submodule(path), attribute)
+        for layer in kept
+        for path, _, attribute in (head_count.rpartition(".") for head_count in family.head_count)
+    ]
+    before = [getattr(holder, attribute) for holder, attribute in holders]
+    try:
+        setattr(parent, name, nn.ModuleList(kept))
+        for holder, attribute in holders:
+            setattr(holder, attribute, resolved.heads)
+        yield
+    finally:
+        setattr(parent, name, layers)
+        for (holder, attribute), heads in zip(holders, before, strict=True):
+            setattr(holder, attribute, heads)
+
+
+def is_supernet(directory: Path) -> bool:
+    """Whether a directory holds a supernet."""
+    return (directory / "config.json").is_file() and hasattr(load_config(str(directory)), CONFIG_KEY)
+
+
+def load_supernet(directory: Path) -> tuple[Supernet, PreTrainedTokenizerBase]:
+    """A supernet and its tokenizer; `UserError` where the directory is no supernet or is damaged."""
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{directory} is no supernet directory: it holds no config.json")
+    config = load_config(str(directory))
+    about = getattr(config, CONFIG_KEY, None)
+    if not isinstance(about, dict):
+        raise UserError(
+            f"{directory} is a plain {config.model_type} checkpoint, not a supernet; make one with dynackd train-width"
+        )
+    try:
+        grid = Grid(**about["grid"])
+        known = {key: about[key] for key in ("stage", "teacher", "parent")}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{directory}/config.json is damaged: its {CONFIG_KEY!r} part lacks {error}") from error
+    model = load_classifier(str(directory), config)
+    more = {key: value for key, value in about.items() if key not in {"format", "family", "grid", *known}}
+    return Supernet(model, grid, Origin(**known, more=more)), load_tokenizer(str(directory))
+

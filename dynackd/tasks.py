@@ -1,0 +1,750 @@
+"""Tasks and their data: what is read, how labels become class ids, how texts become tokens, which metrics count.
+
+    task = resolve_task("sst2")                                   # or {"kind": ..., "text": [...], "label": ...}
+    source = resolve_source({"train": "train.tsv", "validation": "dev.tsv", "train_rows": 10_000}, task)
+    data = load_task_data(task, source, label2id=model.config.label2id)
+    train, cut = tokenize(data.train, data.task, tokenizer, source.max_length)
+    compute_metrics(data.task, logits, labels)                    # {"accuracy": 0.91}
+
+A new task is one entry in `TASKS`, a new metric one function and one line in `METRICS`, a new file format one function
+and one line in `READERS`.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, Features, Value
+from scipy import stats
+from sklearn import metrics as skm
+
+from dynackd.errors import UserError, nearest
+
+GLUE = "nyu-mll/glue"
+GLUE_CONFIGS = ("ax", "cola", "mnli", "mnli_matched", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb",
+                "wnli")  # fmt: skip
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Share of rows whose class is right; `[rows]` class ids each."""
+    return float(np.mean(predictions == references))
+
+
+def f1(predictions: np.ndarray, references: np.ndarray) -> float:
+    """F1 of class 1 when only classes 0 and 1 occur (as GLUE does), else the unweighted mean over classes."""
+    binary = max(predictions.max(), references.max()) <= 1
+    if not binary:
+        return f1_macro(predictions, references)
+    return float(skm.f1_score(references, predictions, average="binary", pos_label=1, zero_division=0.0))
+
+
+def f1_macro(predictions: np.ndarray, references: np.ndarray) -> float:
+    """F1 of each class that occurs, averaged without weights."""
+    return float(skm.f1_score(references, predictions, average="macro", zero_division=0.0))
+
+
+def matthews_correlation(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Matthews' correlation of class ids, -1 to 1; 0 when one side is constant."""
+    if _constant(predictions) or _constant(references):
+        return 0.0
+    return float(skm.matthews_corrcoef(references, predictions))
+
+
+def pearson(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Pearson's correlation, -1 to 1; 0 when one side is constant."""
+    return _correlation(stats.pearsonr, predictions, references)
+
+
+def spearmanr(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Spearman's rank correlation, -1 to 1; 0 when one side is constant."""
+    return _correlation(stats.spearmanr, predictions, references)
+
+
+def mse(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Mean squared error, in squared units of the label: the one metric here where less is better."""
+    return float(np.mean((predictions - references) ** 2))
+
+
+def _constant(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) == 0)
+
+
+def _correlation(function: Callable[..., Any], predictions: np.ndarray, references: np.ndarray) -> float:
+    if _constant(predictions) or _constant(references):
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)  # an untrained model is nearly constant
+        value = float(function(predictions, references)[0])
+    return value if math.isfinite(value) else 0.0
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "f1_macro": f1_macro,
+    "matthews_correlation": matthews_correlation,
+    "pearson": pearson,
+    "spearmanr": spearmanr,
+    "mse": mse,
+}
+LOWER_IS_BETTER = frozenset({"mse"})
+# The metrics that make sense for each kind of task. A user's task that names none gets the default.
+KIND_METRICS: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1", "f1_macro", "matthews_correlation"),
+    "regression": ("pearson", "spearmanr", "mse"),
+}
+DEFAULT_METRICS: dict[str, tuple[str, ...]] = {"classification": ("accuracy",), "regression": ("pearson", "spearmanr")}
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is read and what counts: one or two text columns, a label column, a kind and its metrics.
+
+    `label_names` is in the order of the class ids. `metrics[0]` is the main one. `validation_splits` maps the suffix
+    of the metrics' names to the split on the hub. `class_order` is set by `load_task_data` when a model orders the
+    classes of a declared task differently: `class_order[model's id]` is the task's own id, in which metrics count.
+    """
+
+    name: str
+    text_columns: tuple[str, ...]
+    label_column: str
+    kind: str
+    metrics: tuple[str, ...]
+    label_names: tuple[str, ...] | None = None
+    hub: tuple[str, str | None] | None = None
+    train_split: str = "train"
+    validation_splits: Mapping[str, str] = field(default_factory=lambda: {"": "validation"})
+    class_order: tuple[int, ...] | None = None
+
+
+ENTAILED = ("entailment", "not_entailment")
+PAIR = ("sentence1", "sentence2")
+MNLI_SPLITS = {"": "validation_matched", "_mm": "validation_mismatched"}
+
+# Columns, label names and their order are those of `nyu-mll/glue` on the hub, metrics those of GLUE's leaderboard.
+TASKS: dict[str, Task] = {
+    "cola": Task("cola", ("sentence",), "label", "classification", ("matthews_correlation",),
+                 ("unacceptable", "acceptable"), (GLUE, "cola")),
+    "sst2": Task("sst2", ("sentence",), "label", "classification", ("accuracy",),
+                 ("negative", "positive"), (GLUE, "sst2")),
+    "mrpc": Task("mrpc", PAIR, "label", "classification", ("accuracy", "f1"),
+                 ("not_equivalent", "equivalent"), (GLUE, "mrpc")),
+    "qqp": Task("qqp", ("question1", "question2"), "label", "classification", ("accuracy", "f1"),
+                ("not_duplicate", "duplicate"), (GLUE, "qqp")),
+    "stsb": Task("stsb", PAIR, "label", "regression", ("pearson", "spearmanr"), None, (GLUE, "stsb")),
+    "mnli": Task("mnli", ("premise", "hypothesis"), "label", "classification", ("accuracy",),
+                 ("entailment", "neutral", "contradiction"), (GLUE, "mnli"), validation_splits=MNLI_SPLITS),
+    "qnli": Task("qnli", ("question", "sentence"), "label", "classification", ("accuracy",), ENTAILED, (GLUE, "qnli")),
+    "rte": Task("rte", PAIR, "label", "classification", ("accuracy",), ENTAILED, (GLUE, "rte")),
+}  # fmt: skip
+
+TASK_KEYS = ("kind", "text", "label", "metrics")
+RESERVED_COLUMNS = ("label", "labels", "length")  # the names that our own columns take
+
+
+def resolve_task(value: str | Mapping[str, Any]) -> Task:
+    """The task of a recipe: a name in `TASKS`, or `{kind, text: column or [column, column], label, metrics: [...]}`.
+
+    Raises UserError for an unknown name, key, kind or metric.
+    """
+    if isinstance(value, str):
+        if value not in TASKS:
+            raise UserError(f"task '{value}' is unknown{nearest(value, list(TASKS))}; known: {', '.join(TASKS)}, or a "
+                            f"task of your own: {{kind: classification, text: [column], label: column}}")  # fmt: skip
+        return TASKS[value]
+    if not isinstance(value, Mapping):
+        raise UserError(f"task: expected a name or a mapping with kind, text and label, got {value!r}")
+    _refuse_unknown_keys("task", value, TASK_KEYS)
+    for key in ("kind", "text", "label"):
+        if not value.get(key):
+            raise UserError(f"task: '{key}' is missing; a task of your own needs kind, text and label")
+    kind = _one_of("task.kind", value["kind"], KIND_METRICS)
+    text, label = _names("task.text", value["text"]), value["label"]
+    if not isinstance(label, str):
+        raise UserError(f"task.label: expected one column name, got {label!r}")
+    if len(text) > 2 or len(set(text)) < len(text) or label in text:
+        raise UserError(f"task.text: expected one or two different columns other than the label's, got {text}")
+    if clash := [column for column in text if column in RESERVED_COLUMNS]:
+        raise UserError(f"task.text: the column '{clash[0]}' must be renamed; dynackd makes a column of that name itself")
+    names = _names("task.metrics", value.get("metrics") or list(DEFAULT_METRICS[kind]))
+    for name in names:
+        _one_of(f"task.metrics of a {kind} task", name, KIND_METRICS[kind])
+    return Task("custom", tuple(text), label, kind, tuple(names))
+
+
+def main_metric(task: Task) -> str:
+    """The metric by which checkpoints and sub-networks are compared: the task's first."""
+    return task.metrics[0]
+
+
+def greater_is_better(metric: str) -> bool:
+    return metric not in LOWER_IS_BETTER
+
+
+def compute_metrics(task: Task, logits: np.ndarray, labels: np.ndarray, suffix: str = "") -> dict[str, float]:
+    """The task's metrics, each name followed by `suffix`; logits `[rows, labels]` (regression `[rows, 1]`), labels
+    `[rows]`. Raises UserError when the logits are not finite: no metric of a diverged model means anything.
+    """
+    if not np.isfinite(logits).all():
+        raise UserError("the model's outputs are not finite numbers: training has diverged; try a lower learning_rate")
+    logits, references = np.asarray(logits), np.asarray(labels)
+    if task.kind == "regression":
+        predictions, references = logits.reshape(-1).astype(np.float64), references.astype(np.float64)
+    else:
+        predictions = logits.argmax(axis=-1)
+        if task.class_order is not None:
+            order = np.asarray(task.class_order)
+            predictions, references = order[predictions], order[references]
+    return {name + suffix: METRICS[name](predictions, references) for name in task.metrics}
+
+
+# --- where data comes from -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the rows come from and how many of them are used.
+
+    `hub` is (path, config) and `train`, `validation`, `validation_mm` are then split names (None: the task's own);
+    without `hub` they are file paths. `train_rows` and `validation_rows` take at most that many rows, a shuffled
+    subset that depends on `seed` alone. `validation_share` cuts the validation rows off the training rows.
+    `max_length` is in tokens.
+    """
+
+    hub: tuple[str, str | None] | None = None
+    train: str | None = None
+    validation: str | None = None
+    validation_mm: str | None = None
+    validation_share: float | None = None
+    max_length: int = 128
+    train_rows: int | None = None
+    validation_rows: int | None = None
+    seed: int = 42
+
+
+def resolve_source(value: str | Mapping[str, Any] | None, task: Task | None = None) -> DataSource:
+    """The `data` of a recipe: a hub name ("glue/sst2", "owner/name", "owner/name/config") or a mapping with
+    `DataSource`'s fields; None takes the task's own place on the hub. Raises UserError.
+    """
+    if value is None or (isinstance(value, Mapping) and not {"hub", "train", "validation"} & set(value)):
+        if task is None or task.hub is None:
+            raise UserError("data: give train and validation files, or hub: the name of a data set on the hub")
+        return dataclasses.replace(resolve_source({"hub": "/".join(filter(None, task.hub)), **(value or {})}))
+    if isinstance(value, str):
+        if Path(value).suffix in READERS:
+            raise UserError(f"data: '{value}' is a file; write {{train: {value}, validation: ...}}")
+        value = {"hub": value}
+    if not isinstance(value, Mapping):
+        raise UserError(f"data: expected a hub name or a mapping, got {value!r}")
+    _refuse_unknown_keys("data", value, [f.name for f in dataclasses.fields(DataSource)])
+    for key in ("hub", "train", "validation", "validation_mm"):
+        if value.get(key) is not None and not isinstance(value[key], str | Path):
+            raise UserError(f"data.{key}: expected {'a name' if 'hub' in value else 'a path'}, got {value[key]!r}")
+    for key in ("max_length", "train_rows", "validation_rows"):
+        if value.get(key) is not None and not _whole(value[key], at_least=1):
+            raise UserError(f"data.{key}: expected a whole number of 1 or more, got {value[key]!r}")
+    if value.get("seed") is not None and not _whole(value["seed"], at_least=0):
+        raise UserError(f"data.seed: expected a whole number of 0 or more, got {value['seed']!r}")
+    share = value.get("validation_share")
+    if share is not None and not (isinstance(share, float) and 0 < share < 1):
+        raise UserError(f"data.validation_share: expected a number between 0 and 1, got {share!r}")
+    if share is not None and value.get("validation") is not None:
+        raise UserError("data: give either validation or validation_share, not both")
+    fields = {key: v for key, v in value.items() if v is not None}
+    if "hub" in fields:
+        return DataSource(**{**fields, "hub": _hub_place(fields["hub"])})
+    paths = {key: str(v) for key, v in fields.items() if key in ("train", "validation", "validation_mm")}
+    return DataSource(**{**fields, **paths})
+
+
+def _hub_place(name: str) -> tuple[str, str | None]:
+    parts = [part for part in name.split("/") if part]
+    if not 1 <= len(parts) <= 3:
+        raise UserError(f"data: '{name}' is no hub name; write glue/sst2, owner/name or owner/name/config")
+    if parts[0] == "glue" or name.startswith(GLUE + "/"):
+        if parts[-1] not in GLUE_CONFIGS:
+            raise UserError(f"data: GLUE has no '{parts[-1]}'{nearest(parts[-1], list(GLUE_CONFIGS))}; "
+                            f"known: {', '.join(GLUE_CONFIGS)}")  # fmt: skip
+        return GLUE, parts[-1]
+    return "/".join(parts[:2]), (parts[2] if len(parts) == 3 else None)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+Columns = dict[str, list[Any]]  # column name -> one value per row
+Reader = Callable[[Path, Sequence[str]], Columns]
+
+
+def _read_delimited(path: Path, **dialect: Any) -> Columns:
+    """Every cell as the text that stands there: "NA", "007" and "1.0" stay what they are. Blank lines are skipped.
+
+    Python's own reader, because pandas and `datasets` take a first column for an index when rows are longer than the
+    header, guess types chunk by chunk, and fill short rows.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, strict=True, **dialect)
+        header = next(lines, [])
+        if len(set(header)) < len(header):
+            raise UserError(f"{path}: the header names a column twice: {', '.join(header)}")
+        rows = []
+        for cells in lines:
+            if cells and len(cells) != len(header):
+                raise UserError(f"{path}, line {lines.line_num}: {len(cells)} fields, but the header has "
+                                f"{len(header)} ({', '.join(header)})")  # fmt: skip
+            if cells:
+                rows.append(cells)
+    # An empty cell is the only way in which these formats can say "missing".
+    return {name: [row[i] or None for row in rows] for i, name in enumerate(header)}
+
+
+def _read_csv(path: Path, wanted: Sequence[str]) -> Columns:
+    return _read_delimited(path, delimiter=",")
+
+
+def _read_tsv(path: Path, wanted: Sequence[str]) -> Columns:
+    return _read_delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _read_json(path: Path, wanted: Sequence[str]) -> Columns:
+    """JSON lines, or one list of objects."""
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        rows = json.loads(text)
+    else:
+        rows = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            try:
+                rows += [json.loads(line)] if line.strip() else []
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}, line {number}: not valid JSON ({error.msg}); expected one object per line, "
+                                f"or a list of objects") from error  # fmt: skip
+    if bad := [i for i, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
+        raise UserError(f"{path}, data row {bad[0]}: expected an object such as {{\"sentence\": ..., \"label\": ...}}")
+    names = {name: None for row in rows for name in row}
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _read_parquet(path: Path, wanted: Sequence[str]) -> Columns:
+    names = pq.read_schema(path).names
+    table = pq.read_table(path, columns=[name for name in wanted if name in names])
+    return {name: [] for name in names} | _columns(Dataset(table), table.column_names)
+
+
+READERS: dict[str, Reader] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".json": _read_json,
+    ".jsonl": _read_json,
+    ".parquet": _read_parquet,
+}
+
+
+def _columns(dataset: Dataset, names: Sequence[str]) -> Columns:
+    """Plain lists; class ids become their names, and the hub's -1 ("no label") becomes None."""
+    columns: Columns = {}
+    for name in names:
+        values, feature = dataset[name][:], dataset.features[name]
+        if isinstance(feature, ClassLabel):
+            values = [None if v is None or v < 0 else feature.names[v] for v in values]
+        columns[name] = values
+    return columns
+
+
+def _read_file(name: str, wanted: Sequence[str]) -> tuple[str, Columns]:
+    """(path for messages, columns) of a local file. Raises UserError when it is missing, damaged or of no known kind."""
+    path = Path(name).expanduser()
+    if path.suffix.lower() not in READERS:
+        raise UserError(f"{path}: unknown kind of file '{path.suffix}'; known: {', '.join(READERS)}")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return str(path), READERS[path.suffix.lower()](path, wanted)
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:  # ValueError: bad UTF-8 and bad JSON too
+        raise UserError(f"{path}: damaged, or no {path.suffix[1:]} file ({_first_line(error)})") from error
+
+
+def _read_hub(place: tuple[str, str | None], split: str, wanted: Sequence[str]) -> tuple[str, Columns]:
+    """(name for messages, columns) of one split of a data set on the hub, or of its copy in the local cache."""
+    path, config = place
+    where = f"{path}{f'/{config}' if config else ''}, split {split}"
+    try:
+        dataset = datasets.load_dataset(path, config, split=split)
+    except Exception as error:  # the hub's client raises a dozen unrelated types
+        raise UserError(f"{where}: could not be loaded from the Hugging Face hub ({_first_line(error)}); without it, "
+                        f"give local files: data: {{train: train.tsv, validation: validation.tsv}}") from error  # fmt: skip
+    known = dict.fromkeys(dataset.column_names)
+    return where, {name: [] for name in known} | _columns(dataset, [name for name in wanted if name in known])
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """`names[id]` is a class's name; `ids` maps what stands in the data, as text, to the class id."""
+
+    names: tuple[str, ...]
+    ids: Mapping[str, int]
+
+
+def _label_key(value: Any) -> str:
+    """Labels are compared as text: 1, "1", 1.0 and "1.0" are the same class, and True is "True"."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).strip()
+    return text[:-2] if re.fullmatch(r"-?\d+\.0", text) else text
+
+
+def _generic(names: Sequence[str]) -> bool:
+    """Whether a model's class names are the placeholders that transformers makes up."""
+    return all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+
+
+def label_map(keys: Sequence[str], where: str, declared: Sequence[str] | None = None,
+              model_names: Sequence[str] | None = None) -> LabelMap:  # fmt: skip
+    """How the labels of a data set become class ids.
+
+    keys: the labels of the training rows, as text. declared: the task's own names in order. model_names: the names of
+    a trained model in the order of its outputs; then the ids are the model's. Raises UserError when the two disagree.
+
+    - declared names: the data may hold the names, or whole numbers that index them;
+    - whole numbers: they are the ids, and must run from 0 without a gap (with a model: be less than its outputs);
+    - any other text: the ids follow the sorted names;
+    - a model with names of its own (not LABEL_0, LABEL_1): names are matched, if need be ignoring case.
+    """
+    found = sorted(set(keys))
+    numbers = not declared and all(re.fullmatch(r"\d+", key) for key in found)
+    if model_names is None:
+        return _own_labels(found, where, declared, numbers)
+    if numbers and not set(found) <= set(model_names):
+        names = tuple(model_names)
+        if too_big := [key for key in found if int(key) >= len(names)]:
+            raise UserError(f"{where}: label {too_big[0]} does not fit the model, whose {len(names)} labels are "
+                            f"{_listed(names)}")  # fmt: skip
+        return LabelMap(names, {str(i): i for i in range(len(names))})
+    own = LabelMap(tuple(found), {key: i for i, key in enumerate(found)}) if numbers else (
+        _own_labels(found, where, declared, numbers))  # fmt: skip
+    if _generic(model_names):
+        if len(own.names) != len(model_names):
+            raise UserError(f"{where}: {len(own.names)} labels ({_listed(own.names)}) do not fit the model, which has "
+                            f"{len(model_names)} outputs ({_listed(model_names)})")  # fmt: skip
+        return own
+    return _match_names(own, model_names, where)
+
+
+def _own_labels(found: Sequence[str], where: str, declared: Sequence[str] | None, numbers: bool) -> LabelMap:
+    if declared:
+        ids = {str(i): i for i in range(len(declared))} | {name: i for i, name in enumerate(declared)}
+        return LabelMap(tuple(declared), ids)
+    if not numbers:
+        return LabelMap(tuple(found), {key: i for i, key in enumerate(found)})
+    count = max(int(key) for key in found) + 1
+    if count > len(found):
+        raise UserError(f"{where}: labels {_listed(sorted(found, key=int))} leave gaps; whole numbers must run from 0 "
+                        f"to {len(found) - 1}, or write the labels as words")  # fmt: skip
+    return LabelMap(tuple(f"LABEL_{i}" for i in range(count)), {str(i): i for i in range(count)})
+
+
+def _match_names(own: LabelMap, model_names: Sequence[str], where: str) -> LabelMap:
+    exact = {name: i for i, name in enumerate(model_names)}
+    folded = {name.casefold(): i for i, name in enumerate(model_names)}
+    to_model = [exact.get(name, folded.get(name.casefold())) for name in own.names]
+    if None in to_model:
+        raise UserError(f"{where}: the labels {_listed(own.names)} are not the model's, which are "
+                        f"{_listed(model_names)}")  # fmt: skip
+    return LabelMap(tuple(model_names), {key: to_model[i] for key, i in own.ids.items() if to_model[i] is not None})
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The rows of a task: text columns as named, and "label" (class id, or a float for regression).
+
+    task: the task as resolved with the labels found; hand this one to `compute_metrics`. validation: suffix of the
+    metrics' names -> rows; "" is the main one. label_names: in the order of the class ids, empty for regression.
+    """
+
+    task: Task
+    train: Dataset | None
+    validation: dict[str, Dataset]
+    label_names: tuple[str, ...]
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of a model for this task: the classes, or 1 for regression."""
+        return len(self.label_names) or 1
+
+
+def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("train", "validation"),
+                   label2id: Mapping[str, int] | None = None) -> TaskData:  # fmt: skip
+    """Reads, checks and labels the splits asked for ("train", "validation").
+
+    label2id: that of a trained model, whose ids the labels then get; None for a model whose head is still to be made.
+    Classes are those of the training rows (of the first split read when training is not asked for), found before
+    `train_rows` takes its subset. Raises UserError for every fault in the data, with file, row and column. Rows are
+    counted from 1, the header not counted.
+    """
+    model_names = None if label2id is None else tuple(sorted(label2id, key=lambda name: label2id[name]))
+    _check_outputs(task, model_names)
+    raw = _read_splits(task, source, splits)
+    labels, names = _labels_of(task, raw, model_names)
+    built = {split: _build(task, raw[split][1], labels[split]) for split in raw}
+    train = built.pop("train", None)
+    if train is not None:
+        train = _subset(train, source.train_rows, source.seed)
+    validation = {split.removeprefix("validation"): _subset(rows, source.validation_rows, source.seed)
+                  for split, rows in built.items()}  # fmt: skip
+    return TaskData(_with_names(task, names), train, validation, names)
+
+
+def _check_outputs(task: Task, model_names: Sequence[str] | None) -> None:
+    if model_names is None:
+        return
+    if task.kind == "regression" and len(model_names) != 1:
+        raise UserError(f"task '{task.name}' is a regression and needs a model with 1 output, but the model has "
+                        f"{len(model_names)} labels ({_listed(model_names)})")  # fmt: skip
+    if task.kind == "classification" and len(model_names) < 2:
+        raise UserError(f"task '{task.name}' is a classification, but the model has 1 output, as for a regression")
+
+
+def _read_splits(task: Task, source: DataSource, splits: Sequence[str]) -> dict[str, tuple[str, Columns]]:
+    """split ("train", "validation", "validation_mm") -> (where, checked columns)."""
+    share = source.validation_share
+    wanted = [*task.text_columns, task.label_column]
+    raw: dict[str, tuple[str, Columns]] = {}
+    if "train" in splits or share is not None:
+        raw["train"] = _read_split(task, source, source.train, task.train_split, "train", wanted)
+    if share is not None:
+        raw = _cut_off_validation(raw["train"], share, source.seed)
+    elif "validation" in splits:
+        main = _read_split(task, source, source.validation, task.validation_splits[""], "validation", wanted)
+        raw["validation"] = main
+        for suffix, default in task.validation_splits.items():
+            named = getattr(source, f"validation{suffix}", None)
+            if suffix and (named or (source.hub and not source.validation)):
+                raw[f"validation{suffix}"] = _read_split(task, source, named, default, f"validation{suffix}", wanted)
+    return {split: rows for split, rows in raw.items() if split.split("_")[0] in splits}
+
+
+def _read_split(task: Task, source: DataSource, named: str | None, default: str, key: str,
+                wanted: Sequence[str]) -> tuple[str, Columns]:  # fmt: skip
+    if source.hub is not None:
+        where, columns = _read_hub(source.hub, named or default, wanted)
+    elif named is None:
+        hint = ", or validation_share: 0.1 to cut it off the training rows" if key == "validation" else ""
+        raise UserError(f"data.{key} is missing: give the path of a file{hint}")
+    else:
+        where, columns = _read_file(named, wanted)
+    for name in wanted:
+        if columns and name not in columns:
+            raise UserError(f"{where}: no column '{name}'{nearest(name, list(columns))}; the columns are "
+                            f"{_listed(list(columns))}")  # fmt: skip
+    if not columns or not columns[wanted[0]]:
+        raise UserError(f"{where}: the data set is empty; expected a header and rows" if source.hub is None
+                        else f"{where}: the data set is empty")  # fmt: skip
+    return where, {name: _checked(columns[name], where, name, name == task.label_column) for name in wanted}
+
+
+def _checked(values: list[Any], where: str, column: str, is_label: bool) -> list[Any]:
+    """The values, texts as str (a number in a text column is its text, as it would be in a csv file)."""
+    bad = [i for i, v in enumerate(values, start=1) if v is None or (isinstance(v, float) and math.isnan(v))]
+    if bad:
+        others = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
+        raise UserError(f"{where}, data row {bad[0]}, column '{column}': the {'label' if is_label else 'text'} is "
+                        f"missing{others}; fill it in or drop the row")  # fmt: skip
+    odd = [i for i, v in enumerate(values, start=1) if not isinstance(v, str | int | float)]
+    if odd:
+        raise UserError(f"{where}, data row {odd[0]}, column '{column}': expected a {'label' if is_label else 'text'}, "
+                        f"got a {type(values[odd[0] - 1]).__name__}")  # fmt: skip
+    return values if is_label else [str(v) for v in values]
+
+
+def _cut_off_validation(rows: tuple[str, Columns], share: float, seed: int) -> dict[str, tuple[str, Columns]]:
+    where, columns = rows
+    count = len(next(iter(columns.values())))
+    order = np.random.default_rng(seed).permutation(count)
+    cut = max(1, round(share * count))
+    if cut >= count:
+        raise UserError(f"{where}: {count} rows are too few to cut off a validation_share of {share}")
+    parts = {"train": sorted(order[cut:]), "validation": sorted(order[:cut])}
+    return {split: (where, {name: [values[i] for i in part] for name, values in columns.items()})
+            for split, part in parts.items()}  # fmt: skip
+
+
+def _labels_of(task: Task, raw: Mapping[str, tuple[str, Columns]], model_names: Sequence[str] | None
+               ) -> tuple[dict[str, list[Any]], tuple[str, ...]]:  # fmt: skip
+    """(split -> labels as numbers, names of the classes)."""
+    if task.kind == "regression":
+        return {split: _numbers(columns[task.label_column], where, task.label_column)
+                for split, (where, columns) in raw.items()}, ()  # fmt: skip
+    keys = {split: [_label_key(v) for v in columns[task.label_column]] for split, (_, columns) in raw.items()}
+    first = next(iter(keys))
+    mapping = label_map(keys[first], raw[first][0], task.label_names, model_names)
+    if len(mapping.names) < 2:
+        raise UserError(f"{raw[first][0]}, column '{task.label_column}': a classification needs two labels or more, "
+                        f"got only {_listed(mapping.names)}")  # fmt: skip
+    ids = {split: _class_ids(values, mapping, raw[split][0], task.label_column) for split, values in keys.items()}
+    return ids, mapping.names
+
+
+def _class_ids(keys: Sequence[str], mapping: LabelMap, where: str, column: str) -> list[int]:
+    for row, key in enumerate(keys, start=1):
+        if key not in mapping.ids:
+            raise UserError(f"{where}, data row {row}, column '{column}': label '{key}' is none of the known labels "
+                            f"({_listed(list(mapping.ids))})")  # fmt: skip
+    return [mapping.ids[key] for key in keys]
+
+
+def _numbers(values: Sequence[Any], where: str, column: str) -> list[float]:
+    numbers = []
+    for row, value in enumerate(values, start=1):
+        try:
+            numbers.append(float(value))
+        except ValueError:
+            numbers.append(math.nan)
+        if not math.isfinite(numbers[-1]):
+            raise UserError(f"{where}, data row {row}, column '{column}': expected a number, got {value!r}")
+    return numbers
+
+
+def _build(task: Task, columns: Columns, labels: list[Any]) -> Dataset:
+    kinds = {"classification": "int64", "regression": "float64"}
+    features = Features({**{name: Value("string") for name in task.text_columns}, "label": Value(kinds[task.kind])})
+    return Dataset.from_dict({**{name: columns[name] for name in task.text_columns}, "label": labels}, features)
+
+
+def _subset(dataset: Dataset, rows: int | None, seed: int) -> Dataset:
+    if rows is None or rows >= len(dataset):
+        return dataset
+    return dataset.select(np.random.default_rng(seed).permutation(len(dataset))[:rows])
+
+
+def _with_names(task: Task, names: tuple[str, ...]) -> Task:
+    if task.kind == "regression":
+        return task
+    declared = [name.casefold() for name in task.label_names or ()]
+    folded = [name.casefold() for name in names]
+    order = None
+    if declared and folded != declared and sorted(folded) == sorted(declared):
+        order = tuple(declared.index(name) for name in folded)
+    return dataclasses.replace(task, label_names=names, class_order=order)
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TruncationReport:
+    """How many texts (pairs count as one) were cut to `max_length` tokens, and the longest before the cut."""
+
+    split: str
+    rows: int
+    cut: int
+    longest: int
+    max_length: int
+
+    def __str__(self) -> str:
+        return (f"{self.cut:,} of {self.rows:,} {self.split} texts were longer than {self.max_length} tokens and were "
+                f"cut (longest {self.longest:,})")  # fmt: skip
+
+
+def tokenize(dataset: Dataset, task: Task, tokenizer: Any, max_length: int, split: str = "training",
+             max_positions: int | None = None) -> tuple[Dataset, TruncationReport | None]:  # fmt: skip
+    """The tokenizer's model inputs, "labels" and "length" (tokens), and a report when texts were cut, else None.
+
+    Pairs lose tokens of the longer text first. No padding here: `DataCollatorWithPadding` pads each batch.
+    max_positions: the tokens that the model itself takes (512 for RoBERTa, whose table has 514 rows); by default the
+    tokenizer's `model_max_length`. Raises UserError when `max_length` is beyond it or leaves no room for a text.
+    """
+    limit = max_positions or tokenizer.model_max_length
+    if max_length > limit:
+        raise UserError(f"data.max_length: {max_length} is more than the {limit} tokens that the model takes")
+    least = tokenizer.num_special_tokens_to_add(pair=len(task.text_columns) == 2) + len(task.text_columns)
+    if max_length < least:
+        raise UserError(f"data.max_length: {max_length} leaves no room for a text; it takes {least} or more")
+
+    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        encoded = tokenizer(*(batch[name] for name in task.text_columns), truncation=True, max_length=max_length)
+        return {**encoded, "labels": batch["label"], "length": [len(ids) for ids in encoded["input_ids"]]}
+
+    with _quiet():
+        tokens = dataset.map(encode, batched=True, remove_columns=dataset.column_names)
+    return tokens, _truncation(dataset, tokens, task, tokenizer, max_length, split)
+
+
+def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, max_length: int,
+                split: str) -> TruncationReport | None:  # fmt: skip
+    full = np.flatnonzero(np.asarray(tokens["length"][:]) == max_length)
+    if not len(full):
+        return None
+    rows = dataset.select(full)
+    texts = [rows[name][:] for name in task.text_columns]
+    lengths = [len(ids) for ids in tokenizer(*texts, truncation=False, verbose=False)["input_ids"]]
+    cut = [length for length in lengths if length > max_length]
+    return TruncationReport(split, len(dataset), len(cut), max(cut), max_length) if cut else None
+
+
+# --- small helpers ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of `datasets` inside; the user's own setting afterwards."""
+    shown = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _refuse_unknown_keys(where: str, value: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in value:
+        if key not in known:
+            raise UserError(f"{where}: unknown key '{key}'{nearest(str(key), list(known))}; known: {', '.join(known)}")
+
+
+def _one_of(where: str, value: Any, known: Sequence[str] | Mapping[str, Any]) -> str:
+    if value not in known:
+        raise UserError(f"{where}: '{value}' is unknown{nearest(str(value), list(known))}; known: {', '.join(known)}")
+    return str(value)
+
+
+def _names(where: str, value: Any) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: expected a name or a list of names, got {value!r}")
+    return list(names)
+
+
+def _whole(value: Any, at_least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
