@@ -1,9 +1,12 @@
 """What a sub-network costs: parameters and floating-point operations, counted from the rule of slicing."""
 
 import copy
+from typing import cast
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from dynackd.families import layer_list, layer_list_name, subnet_parameters
 from dynackd.spec import SubnetSpec
@@ -28,7 +31,7 @@ class FlopCounter:
     """Counts one sequence's forward pass of any sub-network, on a copy of the supernet that holds no data."""
 
     def __init__(self, supernet: Supernet) -> None:
-        model = copy.deepcopy(supernet.model).to("meta")
+        model = cast(PreTrainedModel, cast(nn.Module, copy.deepcopy(supernet.model)).to("meta"))
         # The counter knows plain matrix products; sdpa's kernels differ from device to device.
         model.set_attn_implementation("eager")
         self._supernet = Supernet(model, supernet.grid)

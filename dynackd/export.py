@@ -148,7 +148,7 @@ def export_student(
         names, longest = input_names(student, tokenizer), max_length(student, tokenizer)
         student.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        _quietly_export(student, names, temporary / ONNX_FILE)
+        quietly_export(student, names, temporary / ONNX_FILE)
         difference = parity(student, names, longest, temporary / ONNX_FILE)
         if not difference <= MAX_ABS_DIFF:
             raise UserError(
@@ -180,7 +180,7 @@ def export_student(
     return about
 
 
-def _quietly_export(model: PreTrainedModel, names: list[str], file: Path) -> None:
+def quietly_export(model: PreTrainedModel, names: list[str], file: Path) -> None:
     """Export without the exporter's own log lines."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

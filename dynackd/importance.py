@@ -63,13 +63,11 @@ def gradient_importance(model: PreTrainedModel, batches: Batches) -> Importance:
 def magnitude_importance(model: PreTrainedModel, batches: Batches) -> Importance:
     """The squared size of a unit's weights, a baseline that needs no data (`batches` is not read)."""
     del batches
-    geometry = geometry_of(model.config)
-    sizes = {
-        unit: torch.stack([_unit_sums(model, layer, unit, lambda weight: weight.square()) for layer in layer_list(model)])
+    heads, neurons = (
+        torch.stack([_unit_sums(model, layer, unit, torch.square) for layer in layer_list(model)]).cpu()
         for unit in (HEAD, NEURON)
-    }
-    assert sizes[HEAD].shape == (geometry.layers, geometry.heads)
-    return Importance(sizes[HEAD].cpu(), sizes[NEURON].cpu())
+    )
+    return Importance(heads, neurons)
 
 
 IMPORTANCE: dict[str, Callable[[PreTrainedModel, Batches], Importance]] = {

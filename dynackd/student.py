@@ -40,7 +40,7 @@ def shrink(model: PreTrainedModel, config: PreTrainedConfig) -> None:
 def _student_classes(name: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
     """The config and model class of one family's students, registered with transformers' Auto classes."""
     stock_config = CONFIG_MAPPING[name]
-    stock_model = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[stock_config]
+    stock_model: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[stock_config]
     fields: dict[str, Any] = {
         "model_type": MODEL_TYPE_PREFIX + name,
         "layer_heads": None,
@@ -49,11 +49,12 @@ def _student_classes(name: str) -> tuple[type[PreTrainedConfig], type[PreTrained
         FAMILY_KEY: name,
         "__module__": __name__,
     }
-    annotations = {"layer_heads": list | None, "layer_neurons": list | None, "kept_layers": list | None}
+    annotations: dict[str, Any] = dict.fromkeys(("layer_heads", "layer_neurons", "kept_layers"), list[int] | None)
     annotations[FAMILY_KEY] = str
-    config_class = type(f"Dynackd{stock_config.__name__}", (stock_config,), {**fields, "__annotations__": annotations})
+    fields["__annotations__"] = annotations
+    config_class: Any = type(f"Dynackd{stock_config.__name__}", (stock_config,), fields)
 
-    class Student(stock_model):  # type: ignore[misc, valid-type]
+    class Student(stock_model):  # type: ignore[misc]
         def __init__(self, config: PreTrainedConfig) -> None:
             super().__init__(config)
             shrink(self, config)
@@ -90,7 +91,7 @@ def _student_config(supernet: Supernet, resolved: ResolvedSubnet) -> PreTrainedC
     """The supernet's config, with what was kept in it."""
     stock = supernet.model.config
     family = family_of(stock)
-    config_class, _ = STUDENT_CLASSES[stock.model_type]
+    config_class: Any = STUDENT_CLASSES[stock.model_type][0]
     values = {
         key: value
         for key, value in stock.to_dict().items()

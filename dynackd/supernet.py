@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from dynackd.checkpoints import load_classifier, load_config, load_tokenizer
 from dynackd.errors import UserError
-from dynackd.families import family_of, geometry_of, layer_list, subnet_parameters
+from dynackd.families import FAMILY_KEY, family_of, geometry_of, layer_list, subnet_parameters
 from dynackd.spec import FULL, Geometry, Grid, ResolvedSubnet, SubnetSpec
 
 CONFIG_KEY = "dynackd"
@@ -55,7 +55,7 @@ class Supernet(nn.Module):
         self.grid.check(self.geometry)
         # transformers hooks the layers on first use, and only those in the list then: a first call at half depth
         # would lose the hidden states of the other layers for good.
-        maybe_install_capturing_hooks(model.base_model)
+        maybe_install_capturing_hooks(cast(PreTrainedModel, model.base_model))
 
     @property
     def geometry(self) -> Geometry:
@@ -127,21 +127,22 @@ def _kept_layers(model: PreTrainedModel, resolved: ResolvedSubnet) -> Iterator[N
             setattr(holder, attribute, heads)
 
 
-def is_supernet(directory: Path) -> bool:
-    """Whether a directory holds a supernet."""
-    return (directory / "config.json").is_file() and hasattr(load_config(str(directory)), CONFIG_KEY)
+def check_supernet(directory: Path) -> PreTrainedConfig:
+    """The config of a supernet directory; `UserError` where the directory is none."""
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{directory} is no supernet directory: it holds no config.json")
+    config = load_config(str(directory))
+    if not isinstance(getattr(config, CONFIG_KEY, None), dict) or hasattr(config, FAMILY_KEY):
+        raise UserError(
+            f"{directory} is a plain {config.model_type} checkpoint, not a supernet; make one with dynackd train-width"
+        )
+    return config
 
 
 def load_supernet(directory: Path) -> tuple[Supernet, PreTrainedTokenizerBase]:
     """A supernet and its tokenizer; `UserError` where the directory is no supernet or is damaged."""
-    if not (directory / "config.json").is_file():
-        raise UserError(f"{directory} is no supernet directory: it holds no config.json")
-    config = load_config(str(directory))
-    about = getattr(config, CONFIG_KEY, None)
-    if not isinstance(about, dict):
-        raise UserError(
-            f"{directory} is a plain {config.model_type} checkpoint, not a supernet; make one with dynackd train-width"
-        )
+    config = check_supernet(directory)
+    about = getattr(config, CONFIG_KEY)
     try:
         grid = Grid(**about["grid"])
         known = {key: about[key] for key in ("stage", "teacher", "parent")}

@@ -34,7 +34,7 @@ from dynackd.errors import UserError, nearest
 
 GLUE = "nyu-mll/glue"
 GLUE_CONFIGS = ("ax", "cola", "mnli", "mnli_matched", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb",
-                "wnli")  # fmt: skip
+                "wnli")
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ TASKS: dict[str, Task] = {
                  ("entailment", "neutral", "contradiction"), (GLUE, "mnli"), validation_splits=MNLI_SPLITS),
     "qnli": Task("qnli", ("question", "sentence"), "label", "classification", ("accuracy",), ENTAILED, (GLUE, "qnli")),
     "rte": Task("rte", PAIR, "label", "classification", ("accuracy",), ENTAILED, (GLUE, "rte")),
-}  # fmt: skip
+}
 
 TASK_KEYS = ("kind", "text", "label", "metrics")
 RESERVED_COLUMNS = ("label", "labels", "length")  # the names that our own columns take
@@ -168,7 +168,7 @@ def resolve_task(value: str | Mapping[str, Any]) -> Task:
     if isinstance(value, str):
         if value not in TASKS:
             raise UserError(f"task '{value}' is unknown{nearest(value, list(TASKS))}; known: {', '.join(TASKS)}, or a "
-                            f"task of your own: {{kind: classification, text: [column], label: column}}")  # fmt: skip
+                            f"task of your own: {{kind: classification, text: [column], label: column}}")
         return TASKS[value]
     if not isinstance(value, Mapping):
         raise UserError(f"task: expected a name or a mapping with kind, text and label, got {value!r}")
@@ -183,7 +183,7 @@ def resolve_task(value: str | Mapping[str, Any]) -> Task:
     if len(text) > 2 or len(set(text)) < len(text) or label in text:
         raise UserError(f"task.text: expected one or two different columns other than the label's, got {text}")
     if clash := [column for column in text if column in RESERVED_COLUMNS]:
-        raise UserError(f"task.text: the column '{clash[0]}' must be renamed; dynackd makes a column of that name itself")
+        raise UserError(f"task.text: rename the column '{clash[0]}'; dynackd makes a column of that name itself")
     names = _names("task.metrics", value.get("metrics") or list(DEFAULT_METRICS[kind]))
     for name in names:
         _one_of(f"task.metrics of a {kind} task", name, KIND_METRICS[kind])
@@ -242,47 +242,61 @@ class DataSource:
 
 def resolve_source(value: str | Mapping[str, Any] | None, task: Task | None = None) -> DataSource:
     """The `data` of a recipe: a hub name ("glue/sst2", "owner/name", "owner/name/config") or a mapping with
-    `DataSource`'s fields; None takes the task's own place on the hub. Raises UserError.
+    `DataSource`'s fields; where it names no place, the task's own place on the hub is taken. Raises UserError.
     """
-    if value is None or (isinstance(value, Mapping) and not {"hub", "train", "validation"} & set(value)):
-        if task is None or task.hub is None:
-            raise UserError("data: give train and validation files, or hub: the name of a data set on the hub")
-        return dataclasses.replace(resolve_source({"hub": "/".join(filter(None, task.hub)), **(value or {})}))
     if isinstance(value, str):
-        if Path(value).suffix in READERS:
+        if Path(value).suffix.lower() in READERS:
             raise UserError(f"data: '{value}' is a file; write {{train: {value}, validation: ...}}")
         value = {"hub": value}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping | None):
         raise UserError(f"data: expected a hub name or a mapping, got {value!r}")
-    _refuse_unknown_keys("data", value, [f.name for f in dataclasses.fields(DataSource)])
-    for key in ("hub", "train", "validation", "validation_mm"):
-        if value.get(key) is not None and not isinstance(value[key], str | Path):
-            raise UserError(f"data.{key}: expected {'a name' if 'hub' in value else 'a path'}, got {value[key]!r}")
-    for key in ("max_length", "train_rows", "validation_rows"):
-        if value.get(key) is not None and not _whole(value[key], at_least=1):
-            raise UserError(f"data.{key}: expected a whole number of 1 or more, got {value[key]!r}")
-    if value.get("seed") is not None and not _whole(value["seed"], at_least=0):
-        raise UserError(f"data.seed: expected a whole number of 0 or more, got {value['seed']!r}")
-    share = value.get("validation_share")
-    if share is not None and not (isinstance(share, float) and 0 < share < 1):
-        raise UserError(f"data.validation_share: expected a number between 0 and 1, got {share!r}")
-    if share is not None and value.get("validation") is not None:
+    _refuse_unknown_keys("data", value or {}, list(SOURCE_CHECKS))
+    fields = {key: v for key, v in (value or {}).items() if v is not None}
+    for key, v in fields.items():
+        holds, expected = SOURCE_CHECKS[key]
+        if not holds(v):
+            raise UserError(f"data.{key}: expected {expected}, got {v!r}")
+    if "validation" in fields and "validation_share" in fields:
         raise UserError("data: give either validation or validation_share, not both")
-    fields = {key: v for key, v in value.items() if v is not None}
     if "hub" in fields:
         return DataSource(**{**fields, "hub": _hub_place(fields["hub"])})
-    paths = {key: str(v) for key, v in fields.items() if key in ("train", "validation", "validation_mm")}
-    return DataSource(**{**fields, **paths})
+    if "train" in fields or "validation" in fields:
+        return DataSource(**fields)
+    if task is None or task.hub is None:
+        raise UserError("data: give train: and validation: files, or hub: the name of a data set on the hub")
+    return DataSource(**fields, hub=task.hub)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+# What each key of `data` must hold, and how that is said.
+SOURCE_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "hub": (_is_name, "a name such as glue/sst2 or owner/name"),
+    "train": (_is_name, "the path of a file (with hub: the name of a split)"),
+    "validation": (_is_name, "the path of a file (with hub: the name of a split)"),
+    "validation_mm": (_is_name, "the path of a file (with hub: the name of a split)"),
+    "validation_share": (lambda v: isinstance(v, float) and 0 < v < 1, "a number between 0 and 1"),
+    "max_length": (_is_count, "a whole number of 1 or more"),
+    "train_rows": (_is_count, "a whole number of 1 or more"),
+    "validation_rows": (_is_count, "a whole number of 1 or more"),
+    "seed": (lambda v: v == 0 or _is_count(v), "a whole number of 0 or more"),
+}
 
 
 def _hub_place(name: str) -> tuple[str, str | None]:
-    parts = [part for part in name.split("/") if part]
-    if not 1 <= len(parts) <= 3:
+    parts = name.split("/")
+    if not all(parts) or len(parts) > 3:
         raise UserError(f"data: '{name}' is no hub name; write glue/sst2, owner/name or owner/name/config")
     if parts[0] == "glue" or name.startswith(GLUE + "/"):
         if parts[-1] not in GLUE_CONFIGS:
             raise UserError(f"data: GLUE has no '{parts[-1]}'{nearest(parts[-1], list(GLUE_CONFIGS))}; "
-                            f"known: {', '.join(GLUE_CONFIGS)}")  # fmt: skip
+                            f"known: {', '.join(GLUE_CONFIGS)}")
         return GLUE, parts[-1]
     return "/".join(parts[:2]), (parts[2] if len(parts) == 3 else None)
 
@@ -290,10 +304,21 @@ def _hub_place(name: str) -> tuple[str, str | None]:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 Columns = dict[str, list[Any]]  # column name -> one value per row
-Reader = Callable[[Path, Sequence[str]], Columns]
 
 
-def _read_delimited(path: Path, **dialect: Any) -> Columns:
+@dataclass(frozen=True)
+class Rows:
+    """What was read: `where` names it in messages, `class_names` are those that the file declares, by column."""
+
+    where: str
+    columns: Columns
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+Reader = Callable[[Path, Sequence[str]], Rows]
+
+
+def _read_delimited(path: Path, **dialect: Any) -> Rows:
     """Every cell as the text that stands there: "NA", "007" and "1.0" stay what they are. Blank lines are skipped.
 
     Python's own reader, because pandas and `datasets` take a first column for an index when rows are longer than the
@@ -308,22 +333,22 @@ def _read_delimited(path: Path, **dialect: Any) -> Columns:
         for cells in lines:
             if cells and len(cells) != len(header):
                 raise UserError(f"{path}, line {lines.line_num}: {len(cells)} fields, but the header has "
-                                f"{len(header)} ({', '.join(header)})")  # fmt: skip
+                                f"{len(header)} ({', '.join(header)})")
             if cells:
                 rows.append(cells)
     # An empty cell is the only way in which these formats can say "missing".
-    return {name: [row[i] or None for row in rows] for i, name in enumerate(header)}
+    return Rows(str(path), {name: [row[i] or None for row in rows] for i, name in enumerate(header)})
 
 
-def _read_csv(path: Path, wanted: Sequence[str]) -> Columns:
+def _read_csv(path: Path, wanted: Sequence[str]) -> Rows:
     return _read_delimited(path, delimiter=",")
 
 
-def _read_tsv(path: Path, wanted: Sequence[str]) -> Columns:
+def _read_tsv(path: Path, wanted: Sequence[str]) -> Rows:
     return _read_delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def _read_json(path: Path, wanted: Sequence[str]) -> Columns:
+def _read_json(path: Path, wanted: Sequence[str]) -> Rows:
     """JSON lines, or one list of objects."""
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):
@@ -335,17 +360,17 @@ def _read_json(path: Path, wanted: Sequence[str]) -> Columns:
                 rows += [json.loads(line)] if line.strip() else []
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, line {number}: not valid JSON ({error.msg}); expected one object per line, "
-                                f"or a list of objects") from error  # fmt: skip
+                                f"or a list of objects") from error
     if bad := [i for i, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
         raise UserError(f"{path}, data row {bad[0]}: expected an object such as {{\"sentence\": ..., \"label\": ...}}")
     names = {name: None for row in rows for name in row}
-    return {name: [row.get(name) for row in rows] for name in names}
+    return Rows(str(path), {name: [row.get(name) for row in rows] for name in names})
 
 
-def _read_parquet(path: Path, wanted: Sequence[str]) -> Columns:
+def _read_parquet(path: Path, wanted: Sequence[str]) -> Rows:
     names = pq.read_schema(path).names
     table = pq.read_table(path, columns=[name for name in wanted if name in names])
-    return {name: [] for name in names} | _columns(Dataset(table), table.column_names)
+    return _rows(str(path), Dataset(table), names, table.column_names)
 
 
 READERS: dict[str, Reader] = {
@@ -357,41 +382,42 @@ READERS: dict[str, Reader] = {
 }
 
 
-def _columns(dataset: Dataset, names: Sequence[str]) -> Columns:
-    """Plain lists; class ids become their names, and the hub's -1 ("no label") becomes None."""
-    columns: Columns = {}
-    for name in names:
-        values, feature = dataset[name][:], dataset.features[name]
+def _rows(where: str, dataset: Dataset, names: Sequence[str], wanted: Sequence[str]) -> Rows:
+    """Only the columns wanted hold values. Class ids become their names, and the hub's -1 ("no label") None."""
+    columns: Columns = {name: [] for name in names}
+    class_names = {}
+    for name in wanted:
+        columns[name], feature = dataset[name][:], dataset.features[name]
         if isinstance(feature, ClassLabel):
-            values = [None if v is None or v < 0 else feature.names[v] for v in values]
-        columns[name] = values
-    return columns
+            class_names[name] = feature.names
+            columns[name] = [None if v is None or v < 0 else feature.names[v] for v in columns[name]]
+    return Rows(where, columns, class_names)
 
 
-def _read_file(name: str, wanted: Sequence[str]) -> tuple[str, Columns]:
-    """(path for messages, columns) of a local file. Raises UserError when it is missing, damaged or of no known kind."""
+def _read_file(name: str, wanted: Sequence[str]) -> Rows:
+    """Raises UserError when the file is missing, damaged or of no known kind."""
     path = Path(name).expanduser()
     if path.suffix.lower() not in READERS:
         raise UserError(f"{path}: unknown kind of file '{path.suffix}'; known: {', '.join(READERS)}")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        return str(path), READERS[path.suffix.lower()](path, wanted)
+        return READERS[path.suffix.lower()](path, wanted)
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:  # ValueError: bad UTF-8 and bad JSON too
         raise UserError(f"{path}: damaged, or no {path.suffix[1:]} file ({_first_line(error)})") from error
 
 
-def _read_hub(place: tuple[str, str | None], split: str, wanted: Sequence[str]) -> tuple[str, Columns]:
-    """(name for messages, columns) of one split of a data set on the hub, or of its copy in the local cache."""
+def _read_hub(place: tuple[str, str | None], split: str, wanted: Sequence[str]) -> Rows:
+    """One split of a data set on the hub, or of its copy in the local cache. Raises UserError."""
     path, config = place
     where = f"{path}{f'/{config}' if config else ''}, split {split}"
     try:
         dataset = datasets.load_dataset(path, config, split=split)
     except Exception as error:  # the hub's client raises a dozen unrelated types
         raise UserError(f"{where}: could not be loaded from the Hugging Face hub ({_first_line(error)}); without it, "
-                        f"give local files: data: {{train: train.tsv, validation: validation.tsv}}") from error  # fmt: skip
-    known = dict.fromkeys(dataset.column_names)
-    return where, {name: [] for name in known} | _columns(dataset, [name for name in wanted if name in known])
+                        f"give local files: data: {{train: train.tsv, validation: validation.tsv}}") from error
+    names = dataset.column_names
+    return _rows(where, dataset, names, [name for name in wanted if name in names])
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
@@ -413,13 +439,8 @@ def _label_key(value: Any) -> str:
     return text[:-2] if re.fullmatch(r"-?\d+\.0", text) else text
 
 
-def _generic(names: Sequence[str]) -> bool:
-    """Whether a model's class names are the placeholders that transformers makes up."""
-    return all(re.fullmatch(r"LABEL_\d+", name) for name in names)
-
-
 def label_map(keys: Sequence[str], where: str, declared: Sequence[str] | None = None,
-              model_names: Sequence[str] | None = None) -> LabelMap:  # fmt: skip
+              model_names: Sequence[str] | None = None) -> LabelMap:
     """How the labels of a data set become class ids.
 
     keys: the labels of the training rows, as text. declared: the task's own names in order. model_names: the names of
@@ -433,44 +454,53 @@ def label_map(keys: Sequence[str], where: str, declared: Sequence[str] | None = 
     found = sorted(set(keys))
     numbers = not declared and all(re.fullmatch(r"\d+", key) for key in found)
     if model_names is None:
-        return _own_labels(found, where, declared, numbers)
+        return _numbered(found, where) if numbers else _named(found, declared)
     if numbers and not set(found) <= set(model_names):
-        names = tuple(model_names)
-        if too_big := [key for key in found if int(key) >= len(names)]:
-            raise UserError(f"{where}: label {too_big[0]} does not fit the model, whose {len(names)} labels are "
-                            f"{_listed(names)}")  # fmt: skip
-        return LabelMap(names, {str(i): i for i in range(len(names))})
-    own = LabelMap(tuple(found), {key: i for i, key in enumerate(found)}) if numbers else (
-        _own_labels(found, where, declared, numbers))  # fmt: skip
-    if _generic(model_names):
-        if len(own.names) != len(model_names):
-            raise UserError(f"{where}: {len(own.names)} labels ({_listed(own.names)}) do not fit the model, which has "
-                            f"{len(model_names)} outputs ({_listed(model_names)})")  # fmt: skip
-        return own
-    return _match_names(own, model_names, where)
+        return _numbered_by_model(found, where, model_names)
+    own = _named(found, declared)
+    if not _generic(model_names):
+        return _matched(own, where, model_names)
+    if len(own.names) != len(model_names):
+        raise UserError(f"{where}: {len(own.names)} labels ({_listed(own.names)}) do not fit the model, which has "
+                        f"{len(model_names)} outputs ({_listed(model_names)})")
+    return own
 
 
-def _own_labels(found: Sequence[str], where: str, declared: Sequence[str] | None, numbers: bool) -> LabelMap:
-    if declared:
-        ids = {str(i): i for i in range(len(declared))} | {name: i for i, name in enumerate(declared)}
-        return LabelMap(tuple(declared), ids)
-    if not numbers:
-        return LabelMap(tuple(found), {key: i for i, key in enumerate(found)})
+def _generic(names: Sequence[str]) -> bool:
+    """Whether a model's class names are the placeholders that transformers makes up."""
+    return all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+
+
+def _named(found: Sequence[str], declared: Sequence[str] | None) -> LabelMap:
+    names = tuple(declared or found)
+    indices = {str(i): i for i in range(len(names))} if declared else {}
+    return LabelMap(names, indices | {name: i for i, name in enumerate(names)})
+
+
+def _numbered(found: Sequence[str], where: str) -> LabelMap:
     count = max(int(key) for key in found) + 1
     if count > len(found):
         raise UserError(f"{where}: labels {_listed(sorted(found, key=int))} leave gaps; whole numbers must run from 0 "
-                        f"to {len(found) - 1}, or write the labels as words")  # fmt: skip
+                        f"to {len(found) - 1}, or write the labels as words")
     return LabelMap(tuple(f"LABEL_{i}" for i in range(count)), {str(i): i for i in range(count)})
 
 
-def _match_names(own: LabelMap, model_names: Sequence[str], where: str) -> LabelMap:
+def _numbered_by_model(found: Sequence[str], where: str, model_names: Sequence[str]) -> LabelMap:
+    for key in found:
+        if int(key) >= len(model_names):
+            raise UserError(f"{where}: label {key} does not fit the model, whose {len(model_names)} labels are "
+                            f"{_listed(model_names)}")
+    return LabelMap(tuple(model_names), {str(i): i for i in range(len(model_names))})
+
+
+def _matched(own: LabelMap, where: str, model_names: Sequence[str]) -> LabelMap:
     exact = {name: i for i, name in enumerate(model_names)}
     folded = {name.casefold(): i for i, name in enumerate(model_names)}
-    to_model = [exact.get(name, folded.get(name.casefold())) for name in own.names]
-    if None in to_model:
+    to_model = {name: exact.get(name, folded.get(name.casefold(), -1)) for name in own.names}
+    if -1 in to_model.values():
         raise UserError(f"{where}: the labels {_listed(own.names)} are not the model's, which are "
-                        f"{_listed(model_names)}")  # fmt: skip
-    return LabelMap(tuple(model_names), {key: to_model[i] for key, i in own.ids.items() if to_model[i] is not None})
+                        f"{_listed(model_names)}; rename the labels or give the model's class numbers")
+    return LabelMap(tuple(model_names), {key: to_model[own.names[i]] for key, i in own.ids.items()})
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
@@ -496,7 +526,7 @@ class TaskData:
 
 
 def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("train", "validation"),
-                   label2id: Mapping[str, int] | None = None) -> TaskData:  # fmt: skip
+                   label2id: Mapping[str, int] | None = None) -> TaskData:
     """Reads, checks and labels the splits asked for ("train", "validation").
 
     label2id: that of a trained model, whose ids the labels then get; None for a model whose head is still to be made.
@@ -508,12 +538,12 @@ def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("tra
     _check_outputs(task, model_names)
     raw = _read_splits(task, source, splits)
     labels, names = _labels_of(task, raw, model_names)
-    built = {split: _build(task, raw[split][1], labels[split]) for split in raw}
+    built = {split: _build(task, raw[split].columns, labels[split]) for split in raw}
     train = built.pop("train", None)
     if train is not None:
         train = _subset(train, source.train_rows, source.seed)
     validation = {split.removeprefix("validation"): _subset(rows, source.validation_rows, source.seed)
-                  for split, rows in built.items()}  # fmt: skip
+                  for split, rows in built.items()}
     return TaskData(_with_names(task, names), train, validation, names)
 
 
@@ -522,96 +552,93 @@ def _check_outputs(task: Task, model_names: Sequence[str] | None) -> None:
         return
     if task.kind == "regression" and len(model_names) != 1:
         raise UserError(f"task '{task.name}' is a regression and needs a model with 1 output, but the model has "
-                        f"{len(model_names)} labels ({_listed(model_names)})")  # fmt: skip
+                        f"{len(model_names)} labels ({_listed(model_names)})")
     if task.kind == "classification" and len(model_names) < 2:
         raise UserError(f"task '{task.name}' is a classification, but the model has 1 output, as for a regression")
 
 
-def _read_splits(task: Task, source: DataSource, splits: Sequence[str]) -> dict[str, tuple[str, Columns]]:
-    """split ("train", "validation", "validation_mm") -> (where, checked columns)."""
-    share = source.validation_share
-    wanted = [*task.text_columns, task.label_column]
-    raw: dict[str, tuple[str, Columns]] = {}
-    if "train" in splits or share is not None:
-        raw["train"] = _read_split(task, source, source.train, task.train_split, "train", wanted)
-    if share is not None:
-        raw = _cut_off_validation(raw["train"], share, source.seed)
+def _read_splits(task: Task, source: DataSource, splits: Sequence[str]) -> dict[str, Rows]:
+    """The checked rows of "train", "validation" and, where the task has it, "validation_mm"."""
+    raw: dict[str, Rows] = {}
+    if "train" in splits or source.validation_share is not None:
+        raw["train"] = _read_split(task, source, "train", source.train, task.train_split)
+    if source.validation_share is not None:
+        raw = _cut_off_validation(raw["train"], source.validation_share, source.seed)
     elif "validation" in splits:
-        main = _read_split(task, source, source.validation, task.validation_splits[""], "validation", wanted)
-        raw["validation"] = main
+        raw["validation"] = _read_split(task, source, "validation", source.validation, task.validation_splits[""])
         for suffix, default in task.validation_splits.items():
-            named = getattr(source, f"validation{suffix}", None)
+            named = source.validation_mm if suffix == "_mm" else None
             if suffix and (named or (source.hub and not source.validation)):
-                raw[f"validation{suffix}"] = _read_split(task, source, named, default, f"validation{suffix}", wanted)
+                raw[f"validation{suffix}"] = _read_split(task, source, f"validation{suffix}", named, default)
     return {split: rows for split, rows in raw.items() if split.split("_")[0] in splits}
 
 
-def _read_split(task: Task, source: DataSource, named: str | None, default: str, key: str,
-                wanted: Sequence[str]) -> tuple[str, Columns]:  # fmt: skip
-    if source.hub is not None:
-        where, columns = _read_hub(source.hub, named or default, wanted)
-    elif named is None:
+def _read_split(task: Task, source: DataSource, key: str, named: str | None, default: str) -> Rows:
+    """named: the path or split that the user gave for `key`; default: the task's split on the hub."""
+    wanted = [*task.text_columns, task.label_column]
+    if source.hub is None and named is None:
         hint = ", or validation_share: 0.1 to cut it off the training rows" if key == "validation" else ""
         raise UserError(f"data.{key} is missing: give the path of a file{hint}")
-    else:
-        where, columns = _read_file(named, wanted)
+    rows = _read_hub(source.hub, named or default, wanted) if source.hub else _read_file(named or "", wanted)
     for name in wanted:
-        if columns and name not in columns:
-            raise UserError(f"{where}: no column '{name}'{nearest(name, list(columns))}; the columns are "
-                            f"{_listed(list(columns))}")  # fmt: skip
-    if not columns or not columns[wanted[0]]:
-        raise UserError(f"{where}: the data set is empty; expected a header and rows" if source.hub is None
-                        else f"{where}: the data set is empty")  # fmt: skip
-    return where, {name: _checked(columns[name], where, name, name == task.label_column) for name in wanted}
+        if rows.columns and name not in rows.columns:
+            raise UserError(f"{rows.where}: no column '{name}'{nearest(name, list(rows.columns))}; the columns are "
+                            f"{_listed(list(rows.columns))}")
+    if not rows.columns or not rows.columns[wanted[0]]:
+        raise UserError(f"{rows.where}: the data set is empty; expected the columns {_listed(wanted)} and some rows")
+    checked = {name: _checked(rows.columns[name], rows.where, name, name == task.label_column) for name in wanted}
+    return dataclasses.replace(rows, columns=checked)
 
 
 def _checked(values: list[Any], where: str, column: str, is_label: bool) -> list[Any]:
     """The values, texts as str (a number in a text column is its text, as it would be in a csv file)."""
-    bad = [i for i, v in enumerate(values, start=1) if v is None or (isinstance(v, float) and math.isnan(v))]
+    bad = [i for i, v in enumerate(values, start=1) if _missing(v) or (is_label and str(v).strip() == "")]
     if bad:
         others = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
         raise UserError(f"{where}, data row {bad[0]}, column '{column}': the {'label' if is_label else 'text'} is "
-                        f"missing{others}; fill it in or drop the row")  # fmt: skip
+                        f"missing{others}; fill it in or drop the row")
     odd = [i for i, v in enumerate(values, start=1) if not isinstance(v, str | int | float)]
     if odd:
         raise UserError(f"{where}, data row {odd[0]}, column '{column}': expected a {'label' if is_label else 'text'}, "
-                        f"got a {type(values[odd[0] - 1]).__name__}")  # fmt: skip
+                        f"got a {type(values[odd[0] - 1]).__name__}")
     return values if is_label else [str(v) for v in values]
 
 
-def _cut_off_validation(rows: tuple[str, Columns], share: float, seed: int) -> dict[str, tuple[str, Columns]]:
-    where, columns = rows
-    count = len(next(iter(columns.values())))
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _cut_off_validation(rows: Rows, share: float, seed: int) -> dict[str, Rows]:
+    count = len(next(iter(rows.columns.values())))
     order = np.random.default_rng(seed).permutation(count)
     cut = max(1, round(share * count))
     if cut >= count:
-        raise UserError(f"{where}: {count} rows are too few to cut off a validation_share of {share}")
+        raise UserError(f"{rows.where}: {count} rows are too few to cut off a validation_share of {share}")
     parts = {"train": sorted(order[cut:]), "validation": sorted(order[:cut])}
-    return {split: (where, {name: [values[i] for i in part] for name, values in columns.items()})
-            for split, part in parts.items()}  # fmt: skip
+    return {split: dataclasses.replace(rows, columns={n: [v[i] for i in part] for n, v in rows.columns.items()})
+            for split, part in parts.items()}
 
 
-def _labels_of(task: Task, raw: Mapping[str, tuple[str, Columns]], model_names: Sequence[str] | None
-               ) -> tuple[dict[str, list[Any]], tuple[str, ...]]:  # fmt: skip
+def _labels_of(task: Task, raw: Mapping[str, Rows], model_names: Sequence[str] | None
+               ) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
     """(split -> labels as numbers, names of the classes)."""
+    column = task.label_column
     if task.kind == "regression":
-        return {split: _numbers(columns[task.label_column], where, task.label_column)
-                for split, (where, columns) in raw.items()}, ()  # fmt: skip
-    keys = {split: [_label_key(v) for v in columns[task.label_column]] for split, (_, columns) in raw.items()}
-    first = next(iter(keys))
-    mapping = label_map(keys[first], raw[first][0], task.label_names, model_names)
+        return {split: _numbers(rows.columns[column], rows.where, column) for split, rows in raw.items()}, ()
+    keys = {split: [_label_key(v) for v in rows.columns[column]] for split, rows in raw.items()}
+    first = next(iter(raw))
+    where = f"{raw[first].where}, column '{column}'"
+    mapping = label_map(keys[first], where, task.label_names or raw[first].class_names.get(column), model_names)
     if len(mapping.names) < 2:
-        raise UserError(f"{raw[first][0]}, column '{task.label_column}': a classification needs two labels or more, "
-                        f"got only {_listed(mapping.names)}")  # fmt: skip
-    ids = {split: _class_ids(values, mapping, raw[split][0], task.label_column) for split, values in keys.items()}
-    return ids, mapping.names
+        raise UserError(f"{where}: a classification needs two labels or more, got only {_listed(mapping.names)}")
+    return {split: _class_ids(keys[split], mapping, rows.where, column) for split, rows in raw.items()}, mapping.names
 
 
 def _class_ids(keys: Sequence[str], mapping: LabelMap, where: str, column: str) -> list[int]:
     for row, key in enumerate(keys, start=1):
         if key not in mapping.ids:
             raise UserError(f"{where}, data row {row}, column '{column}': label '{key}' is none of the known labels "
-                            f"({_listed(list(mapping.ids))})")  # fmt: skip
+                            f"({_listed(mapping.names)})")
     return [mapping.ids[key] for key in keys]
 
 
@@ -665,11 +692,11 @@ class TruncationReport:
 
     def __str__(self) -> str:
         return (f"{self.cut:,} of {self.rows:,} {self.split} texts were longer than {self.max_length} tokens and were "
-                f"cut (longest {self.longest:,})")  # fmt: skip
+                f"cut (longest {self.longest:,})")
 
 
 def tokenize(dataset: Dataset, task: Task, tokenizer: Any, max_length: int, split: str = "training",
-             max_positions: int | None = None) -> tuple[Dataset, TruncationReport | None]:  # fmt: skip
+             max_positions: int | None = None) -> tuple[Dataset, TruncationReport | None]:
     """The tokenizer's model inputs, "labels" and "length" (tokens), and a report when texts were cut, else None.
 
     Pairs lose tokens of the longer text first. No padding here: `DataCollatorWithPadding` pads each batch.
@@ -693,7 +720,7 @@ def tokenize(dataset: Dataset, task: Task, tokenizer: Any, max_length: int, spli
 
 
 def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, max_length: int,
-                split: str) -> TruncationReport | None:  # fmt: skip
+                split: str) -> TruncationReport | None:
     full = np.flatnonzero(np.asarray(tokens["length"][:]) == max_length)
     if not len(full):
         return None
@@ -736,10 +763,6 @@ def _names(where: str, value: Any) -> list[str]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{where}: expected a name or a list of names, got {value!r}")
     return list(names)
-
-
-def _whole(value: Any, at_least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

@@ -1,0 +1,246 @@
+"""Latency of students and teachers, in torch and in ONNX Runtime.
+
+Every model runs in a process of its own with its own threads; the processes take turns, so that a slow moment of the
+machine falls on all of them.
+"""
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynackd.checkpoints import load_config, load_tokenizer
+from dynackd.errors import UserError
+from dynackd.report import machine_name
+
+ROUNDS = 10
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the benchmark: a model directory or .onnx file, how it runs, and the shape of its input."""
+
+    path: str
+    runtime: str
+    provider: str
+    threads: int
+    batch_size: int
+    length: int
+
+
+Runner = Callable[[], None]
+
+
+def _torch_runner(case: Case) -> Runner:
+    """One forward pass of the torch model."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from dynackd.export import Shape, example_batch, input_names
+
+    torch.set_num_threads(case.threads)
+    device = torch.device(case.provider)
+    model = AutoModelForSequenceClassification.from_pretrained(case.path, dtype=torch.float32).eval().to(device)
+    names = input_names(model, load_tokenizer(case.path))
+    batch = example_batch(Shape(case.batch_size, case.length), names, model)
+    # No padding: every row has the stated length.
+    batch["attention_mask"].fill_(1)
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(**batch).logits.cpu()  # waits for the device
+
+    return run
+
+
+def _onnx_runner(case: Case) -> Runner:
+    """One run of an ONNX file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = case.threads
+    session = onnxruntime.InferenceSession(case.path, options, providers=[PROVIDERS[case.provider]])
+    shape = (case.batch_size, case.length)
+    values = {
+        "input_ids": np.random.default_rng(0).integers(1, 1000, shape),
+        "attention_mask": np.ones(shape, dtype=np.int64),
+        "token_type_ids": np.zeros(shape, dtype=np.int64),
+    }
+    feed = {node.name: values[node.name] for node in session.get_inputs()}
+
+    def run() -> None:
+        session.run(None, feed)
+
+    return run
+
+
+RUNNERS: dict[str, Callable[[Case], Runner]] = {"torch": _torch_runner, "onnxruntime": _onnx_runner}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def _worker(connection: Connection, case: Case) -> None:
+    """Build the runner, then answer each number n with n latencies in ms, until None comes."""
+    try:
+        run = RUNNERS[case.runtime](case)
+        connection.send(None)
+    except Exception as error:
+        connection.send(f"{type(error).__name__}: {error}")
+        return
+    while (repeats := connection.recv()) is not None:
+        latencies_ms = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            run()
+            latencies_ms.append((time.perf_counter() - start) * 1e3)
+        connection.send(latencies_ms)
+
+
+@contextmanager
+def _workers(cases: Sequence[Case]) -> Iterator[list[Connection]]:
+    """A process for each case, ready to run."""
+    context = multiprocessing.get_context("spawn")
+    pipes = [context.Pipe() for _ in cases]
+    processes = [
+        context.Process(target=_worker, args=(end, case), daemon=True)
+        for (_, end), case in zip(pipes, cases, strict=True)
+    ]
+    try:
+        for process, (connection, end), case in zip(processes, pipes, cases, strict=True):
+            process.start()
+            end.close()
+            if (problem := connection.recv()) is not None:
+                raise UserError(f"{case.path} cannot run in {case.runtime} on {case.provider}: {problem}")
+        yield [connection for connection, _ in pipes]
+    finally:
+        for connection, _ in pipes:
+            with suppress(OSError, ValueError):
+                connection.send(None)
+        for process in processes:
+            if process.pid is not None:
+                process.join(10)
+                process.kill()
+
+
+def measure(
+    cases: Sequence[Case], repeats: int, warmup: int, on_round: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
+    """The rows of `benchmark --json` without their order changed: `repeats` runs of each case in `ROUNDS` turns."""
+    each = max(1, -(-repeats // ROUNDS))
+    latencies: list[list[float]] = [[] for _ in cases]
+    with _workers(cases) as connections:
+        for turn in range(ROUNDS + 1):
+            for index, connection in enumerate(connections):
+                connection.send(warmup if turn == 0 else each)
+                answer = connection.recv()
+                if turn > 0:
+                    latencies[index] += answer
+                time.sleep(0.02)  # the runtimes' threads spin for a moment after their last run
+                on_round()
+    return [_row(case, values) for case, values in zip(cases, latencies, strict=True)]
+
+
+def _row(case: Case, latencies_ms: list[float]) -> dict[str, Any]:
+    percentiles = np.percentile(latencies_ms, PERCENTILES)
+    return {
+        **asdict(case),
+        "latency_ms": {f"p{p}": round(float(value), 4) for p, value in zip(PERCENTILES, percentiles, strict=True)},
+        "throughput_per_s": round(case.batch_size / float(np.mean(latencies_ms)) * 1e3, 1),
+        "repeats": len(latencies_ms),
+    }
+
+
+def providers() -> list[str]:
+    """The devices that torch sees here: always cpu, cuda when present."""
+    import torch
+
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def make_cases(
+    path: str, runtimes: Sequence[str], threads: int, batch_sizes: Sequence[int], lengths: Sequence[int]
+) -> list[Case]:
+    """All cases of a student directory, a fine-tuned model's directory or an .onnx file. Raises `UserError`."""
+    files = _files(path)
+    unknown = [runtime for runtime in runtimes if runtime not in RUNNERS]
+    if unknown:
+        raise UserError(f"the runtime {unknown[0]!r} is unknown; it is one of {', '.join(RUNNERS)}")
+    return [
+        Case(files[runtime], runtime, provider, threads, batch_size, length)
+        for runtime in runtimes
+        if runtime in files
+        for provider in _usable(runtime)
+        for length in lengths
+        for batch_size in batch_sizes
+    ]
+
+
+def _usable(runtime: str) -> list[str]:
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    return [p for p in providers() if runtime != "onnxruntime" or PROVIDERS[p] in available]
+
+
+def _files(path: str) -> dict[str, str]:
+    """What each runtime reads of a path."""
+    from dynackd.export import ONNX_FILE
+
+    place = Path(path)
+    if place.is_file() and place.suffix == ".onnx":
+        return {"onnxruntime": path}
+    if not (place / "config.json").is_file():
+        raise UserError(f"{path} is neither a model directory nor an .onnx file")
+    load_config(path)
+    onnx = place / ONNX_FILE
+    return {"torch": path, **({"onnxruntime": str(onnx)} if onnx.is_file() else {})}
+
+
+@contextmanager
+def with_onnx(paths: Sequence[str]) -> Iterator[dict[str, str]]:
+    """For each model directory without an ONNX file (a teacher), a temporary one: path -> .onnx file."""
+    from transformers import AutoModelForSequenceClassification
+
+    from dynackd.export import ONNX_FILE, input_names, quietly_export
+
+    with tempfile.TemporaryDirectory() as directory:
+        made = {}
+        for index, path in enumerate(paths):
+            if Path(path).is_dir() and not (Path(path) / ONNX_FILE).is_file():
+                model = AutoModelForSequenceClassification.from_pretrained(path).eval()
+                made[path] = str(Path(directory) / f"{index}.onnx")
+                quietly_export(model, input_names(model, load_tokenizer(path)), Path(made[path]))
+        yield made
+
+
+def benchmark(
+    paths: Sequence[str],
+    runtimes: Sequence[str],
+    threads: int,
+    batch_sizes: Sequence[int],
+    lengths: Sequence[int],
+    repeats: int,
+    warmup: int,
+    on_round: Callable[[int], None] = lambda total: None,
+) -> dict[str, Any]:
+    """The content of `benchmark --json`."""
+    with with_onnx(paths if "onnxruntime" in runtimes else []) as made:
+        cases, names = [], []
+        for path in paths:
+            own = make_cases(path, runtimes, threads, batch_sizes, lengths)
+            if path in made:
+                own += make_cases(made[path], ["onnxruntime"], threads, batch_sizes, lengths)
+            cases += own
+            names += [path] * len(own)
+        if not cases:
+            raise UserError(f"none of {', '.join(paths)} runs in {', '.join(runtimes)}")
+        rows = measure(cases, repeats, warmup, lambda: on_round(len(cases) * (ROUNDS + 1)))
+    return {"machine": machine_name(), "rows": [{**row, "path": name} for row, name in zip(rows, names, strict=True)]}

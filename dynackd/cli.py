@@ -1,0 +1,276 @@
+"""The command line: parses, calls, prints. A user's mistake is one sentence on stderr and exit code 2."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dynackd.errors import UserError, nearest
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-sentence errors that name the nearest known option."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0] if "unrecognized" in message else ""
+        options = [option for action in self._actions for option in action.option_strings]
+        raise UserError(f"{self.prog}: {message}{nearest(unknown.partition('=')[0], options) if unknown else ''}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, or 2 for a user's mistake, or 130 when interrupted."""
+    try:
+        options = _parser().parse_args(arguments)
+        _hide_shard_bars()
+        options.run(options)
+    except UserError as error:
+        print(f"dynackd: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dynackd: interrupted; run the same command with --resume to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _hide_shard_bars() -> None:
+    """transformers draws a bar for each file that it reads or writes; training keeps its own."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _parser() -> _Parser:
+    from dynackd.version import __version__
+
+    parser = _Parser(prog="dynackd", description="Train once, cut any size: shrink Transformer encoders.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name, (help_text, example, add, run) in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=help_text,
+            description=help_text[0].upper() + help_text[1:] + ".",
+            epilog=f"example: {example}",
+            allow_abbrev=False,
+        )
+        add(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML recipe")
+    _add_set(parser)
+    _add_mode(parser)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a field of the recipe, such as training.learning_rate=3e-5; may be repeated",
+    )
+
+
+def _add_mode(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of an unfinished run")
+    parser.add_argument("--overwrite", action="store_true", help="replace what the output directory holds")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
+
+
+def _add_supernet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "supernet", type=Path, nargs="?", default=Path(), metavar="SUPERNET", help="a supernet directory (default: .)"
+    )
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_supernet(parser)
+    parser.add_argument("--length", type=int, default=128, help="tokens at which FLOPs are counted (default: 128)")
+    parser.add_argument("--teacher", metavar="DIR", help="the teacher's directory, if it has moved")
+    _add_set(parser)
+    _add_json(parser)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    _add_supernet(parser)
+    parser.add_argument("--width", type=float, default=1.0, help="share of heads and neurons to keep (default: 1.0)")
+    parser.add_argument("--depth", type=float, default=1.0, help="share of layers to keep (default: 1.0)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="the student directory (default: students/wW-dD beside SUPERNET)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what the output directory holds")
+
+
+def _add_benchmark(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="student or model directories, or .onnx files")
+    parser.add_argument("--runtime", nargs="+", default=["torch", "onnxruntime"], help="torch, onnxruntime or both")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each model (default: 1)")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="rows at a time (default: 1)")
+    parser.add_argument("--length", type=int, nargs="+", default=[128], help="tokens in a row (default: 128)")
+    parser.add_argument("--repeats", type=int, default=100, help="runs that count, of each row (default: 100)")
+    parser.add_argument("--warmup", type=int, default=10, help="runs before that do not count (default: 10)")
+    _add_json(parser)
+
+
+def _add_quickstart(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), metavar="DIR", help="where results go")
+    _add_set(parser)
+    _add_mode(parser)
+
+
+def _mode(options: argparse.Namespace) -> Any:
+    from dynackd.stages import RunMode
+
+    return RunMode(options.resume, options.overwrite)
+
+
+def _stage_command(name: str, following: str) -> Callable[[argparse.Namespace], None]:
+    """A command that runs one stage of a recipe and names the next step."""
+
+    def run(options: argparse.Namespace) -> None:
+        from dynackd import stages
+        from dynackd.recipe import load_recipe
+
+        recipe = load_recipe(options.recipe, options.set)
+        directory = getattr(stages, name)(recipe, _mode(options))
+        _say(f"results: {directory}")
+        _say("next: " + following.format(recipe=options.recipe, directory=directory))
+
+    return run
+
+
+def _run_evaluate(options: argparse.Namespace) -> None:
+    from dynackd import stages
+    from dynackd.checkpoints import write_json
+    from dynackd.recipe import load_recipe
+    from dynackd.report import console, grid_table
+    from dynackd.supernet import check_supernet
+
+    _at_least_one(options, "length")
+    check_supernet(options.supernet)
+    recipe = load_recipe(options.supernet / "recipe.yaml", options.set)
+    evaluation = stages.evaluate(options.supernet, recipe, options.length, options.teacher)
+    console.print(grid_table(evaluation))
+    if options.json:
+        write_json(options.json, evaluation)
+
+
+def _run_export(options: argparse.Namespace) -> None:
+    from dynackd.export import export_student
+    from dynackd.report import console
+    from dynackd.spec import SubnetSpec, describe
+    from dynackd.supernet import load_supernet
+
+    spec = SubnetSpec(options.width, options.depth)
+    supernet, tokenizer = load_supernet(options.supernet)
+    name = f"w{spec.width:g}-d{spec.depth:g}"
+    output = options.output or options.supernet.resolve().parent / "students" / name
+    console.print(describe(supernet.resolve(spec), supernet.geometry))
+    if spec not in supernet.grid.specs():
+        nearest_spec = supernet.grid.nearest(spec)
+        console.print(f"warning: ({spec}) was not trained; the nearest trained one is ({nearest_spec})")
+    about = export_student(supernet, tokenizer, spec, output, options.overwrite)
+    size = about["files"]["onnx/model.onnx"]["size_bytes"]
+    console.print(
+        f"{about['parameters']:,} parameters, ONNX {size / 1e6:.1f} MB, "
+        f"parity with torch {about['parity_max_abs_diff']:.1e}"
+    )
+    _say(f"results: {output}")
+    _say(f"next: dynackd benchmark {output}")
+
+
+def _run_benchmark(options: argparse.Namespace) -> None:
+    from dynackd.benchmark import benchmark
+    from dynackd.checkpoints import write_json
+    from dynackd.report import benchmark_table, console, progress_bar
+
+    for name in ("threads", "batch_size", "length", "repeats"):
+        _at_least_one(options, name)
+    with progress_bar() as progress:
+        bar = progress.add_task("measuring", total=None)
+        result = benchmark(
+            options.paths,
+            options.runtime,
+            options.threads,
+            options.batch_size,
+            options.length,
+            options.repeats,
+            options.warmup,
+            lambda total: progress.update(bar, total=total, advance=1),
+        )
+    console.print(benchmark_table(result))
+    if options.json:
+        write_json(options.json, result)
+
+
+def _run_quickstart(options: argparse.Namespace) -> None:
+    from dynackd.quickstart import quickstart
+
+    quickstart(options.output, _mode(options), options.set)
+
+
+def _at_least_one(options: argparse.Namespace, name: str) -> None:
+    value = getattr(options, name)
+    for number in value if isinstance(value, list) else [value]:
+        if number < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {number}; it must be 1 or more")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+# name -> (help, example, arguments, function)
+COMMANDS: dict[
+    str, tuple[str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], None]]
+] = {
+    "quickstart": (
+        "run everything once, from a pretrained encoder to exported students, without a download",
+        "dynackd quickstart",
+        _add_quickstart,
+        _run_quickstart,
+    ),
+    "finetune": (
+        "fine-tune a bare encoder, to be the teacher",
+        "dynackd finetune recipes/glue/sst2.yaml --set training.learning_rate=3e-5",
+        _add_recipe,
+        _stage_command("finetune", "dynackd train-width {recipe}"),
+    ),
+    "train-width": (
+        "rewire the teacher and train all widths of the supernet",
+        "dynackd train-width recipes/glue/sst2.yaml",
+        _add_recipe,
+        _stage_command("train_width", "dynackd train-depth {recipe}"),
+    ),
+    "train-depth": (
+        "train all widths and depths, each taught by the width stage's network of its width",
+        "dynackd train-depth recipes/glue/sst2.yaml",
+        _add_recipe,
+        _stage_command("train_depth", "dynackd export {directory} --width 0.5 --depth 0.75"),
+    ),
+    "evaluate": (
+        "evaluate every sub-network of a supernet, and its teacher",
+        "dynackd evaluate runs/sst2/depth --json evaluation.json",
+        _add_evaluate,
+        _run_evaluate,
+    ),
+    "export": (
+        "slice one size out of a supernet, as a torch and an ONNX model",
+        "dynackd export runs/sst2/depth --width 0.5 --depth 0.75 --output student",
+        _add_export,
+        _run_export,
+    ),
+    "benchmark": (
+        "measure the latency of students and teachers",
+        "dynackd benchmark runs/sst2/teacher student --length 32 128 --json benchmark.json",
+        _add_benchmark,
+        _run_benchmark,
+    ),
+}

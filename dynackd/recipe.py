@@ -1,0 +1,261 @@
+"""A recipe: one YAML file that says what is trained, on what, how, and where the results go."""
+
+import copy
+import dataclasses
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import TrainingArguments
+
+from dynackd.distill import SIGNALS, DistillationSettings
+from dynackd.errors import UserError, nearest
+from dynackd.importance import IMPORTANCE
+from dynackd.spec import Grid
+from dynackd.tasks import DataSource, Task, resolve_source, resolve_task
+from dynackd.trainer import SubnetSampler
+
+STAGES = ("finetune", "width", "depth")
+PACKAGE_PREFIX = "package:"
+IMPORTANCE_ROWS = 512
+
+# What a recipe gets where it is silent. A checkpoint at every tenth of the way, so that a killed run loses little.
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "learning_rate": 5e-5,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0.1,
+    "weight_decay": 0.01,
+    "num_train_epochs": 3,
+    "train_sampling_strategy": "group_by_length",
+    "length_column_name": "length",
+    "save_steps": 0.1,
+    "save_total_limit": 2,
+    "logging_steps": 0.02,
+    "report_to": "none",
+    "ddp_find_unused_parameters": False,
+    "dataloader_pin_memory": False,
+}
+# Fields of TrainingArguments that the stages set themselves.
+OWN_TRAINING_FIELDS = {"output_dir": "output_dir, at the top of the recipe", "resume_from_checkpoint": "--resume"}
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What one stage trains with: fields of `transformers.TrainingArguments`, and the distillation signal."""
+
+    training: Mapping[str, Any]
+    distillation: DistillationSettings
+
+    def arguments(self, output_dir: Path) -> TrainingArguments:
+        """The stage's TrainingArguments; `UserError` with the library's own reason for a value it refuses."""
+        try:
+            return TrainingArguments(output_dir=str(output_dir), **self.training)
+        except (TypeError, ValueError, ImportError, AttributeError) as error:
+            raise UserError(f"training: {str(error).strip().splitlines()[0]}") from error
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe. `content` is the plain mapping, overrides applied, as it is written beside the results."""
+
+    model: str
+    task: Task
+    data: DataSource
+    grid: Grid
+    sampler: SubnetSampler
+    importance: str
+    importance_rows: int
+    stages: Mapping[str, StageSettings]
+    output_dir: Path
+    teacher: str | None = None
+    content: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(dict(self.content), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 5e-5 is a number (YAML 1.1 takes it for a text), a repeated key is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"the key {key!r} stands twice, line {node.start_mark.line + 1} and on")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+RECIPE_KEYS = (
+    *("model", "teacher", "task", "data", "grid"),
+    *("importance", "distillation", "training", "stages", "output_dir"),
+)
+GRID_KEYS = ("widths", "depths", "kept_layers", "sampler")
+IMPORTANCE_KEYS = ("score", "rows")
+STAGE_KEYS = ("training", "distillation")
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe file; `overrides` are `key.key=value` texts. Raises `UserError`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"there is no recipe {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the recipe {path} cannot be read: {error}") from error
+    try:
+        content = _parse(text)
+        return make_recipe(apply_overrides(content, overrides))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def make_recipe(content: Mapping[str, Any]) -> Recipe:
+    """Check a recipe's mapping. Raises `UserError` that names the key."""
+    _known_keys("", content, RECIPE_KEYS)
+    for key in ("model", "task", "output_dir"):
+        if key not in content:
+            raise UserError(f"{key!r} is missing; a recipe names at least model, task, data and output_dir")
+    for key in ("model", "output_dir", "teacher"):
+        if not isinstance(content.get(key, ""), str):
+            raise UserError(f"{key} must be a text, not {content[key]!r}")
+    grid = _section("grid", content.get("grid"), GRID_KEYS)
+    importance = _section("importance", content.get("importance"), IMPORTANCE_KEYS)
+    task = resolve_task(content["task"])
+    return Recipe(
+        model=resolve_model(content["model"]),
+        teacher=content.get("teacher"),
+        task=task,
+        data=resolve_source(content.get("data"), task),
+        grid=_grid({key: value for key, value in grid.items() if key != "sampler"}),
+        sampler=SubnetSampler.parse(grid.get("sampler", "all")),
+        importance=_importance_score(importance.get("score", "gradient")),
+        importance_rows=_whole("importance.rows", importance.get("rows", IMPORTANCE_ROWS)),
+        stages={name: _stage_settings(content, name) for name in STAGES},
+        output_dir=Path(content["output_dir"]),
+        content=content,
+    )
+
+
+def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The recipe's mapping with each `training.learning_rate=3e-5` in place; values are read as YAML."""
+    result = copy.deepcopy(dict(content))
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        if not equals or not name:
+            raise UserError(f"--set {override!r} is not of the form key.key=value, such as training.learning_rate=3e-5")
+        *parents, last = name.strip().split(".")
+        place = result
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                place[parent] = {}
+            place = place[parent]
+        place[last] = _load_yaml(value)
+    return result
+
+
+def resolve_model(name: str) -> str:
+    """A path or hub name; `package:NAME/sub/directory` is a directory inside an installed Python package."""
+    if not name.startswith(PACKAGE_PREFIX):
+        return name
+    package, _, rest = name.removeprefix(PACKAGE_PREFIX).partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f"model {name!r}: the Python package {package!r} is not installed; pip install 'dynackd[demo]'")
+    return str(Path(spec.origin).parent / rest)
+
+
+def _parse(text: str) -> dict[str, Any]:
+    content = _load_yaml(text)
+    if not isinstance(content, dict):
+        raise UserError("a recipe is a YAML mapping with the keys " + ", ".join(RECIPE_KEYS))
+    return content
+
+
+def _load_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError("not valid YAML: " + " ".join(str(error).split())) from error
+
+
+def _known_keys(where: str, content: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in content:
+        if key not in known:
+            full = f"{where}.{key}" if where else str(key)
+            raise UserError(f"unknown key {full!r}{nearest(str(key), list(known)) or '; known: ' + ', '.join(known)}")
+
+
+def _section(where: str, content: Any, known: Sequence[str]) -> dict[str, Any]:
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise UserError(f"{where} must be a mapping with the keys {', '.join(known)}, not {content!r}")
+    _known_keys(where, content, known)
+    return content
+
+
+def _grid(content: Mapping[str, Any]) -> Grid:
+    for name in ("widths", "depths"):
+        if name in content and not isinstance(content[name], list):
+            raise UserError(f"grid.{name} must be a list such as [1.0, 0.5], not {content[name]!r}")
+    return Grid(**content)
+
+
+def _importance_score(name: Any) -> str:
+    if name not in IMPORTANCE:
+        raise UserError(f"importance.score {name!r} is unknown; it is one of {', '.join(IMPORTANCE)}")
+    return str(name)
+
+
+def _whole(where: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{where} must be a whole number of 1 or more, not {value!r}")
+    return value
+
+
+def _stage_settings(content: Mapping[str, Any], stage: str) -> StageSettings:
+    """A stage's settings: the defaults, then the recipe's, then the recipe's for this stage."""
+    stages = _section("stages", content.get("stages"), STAGES)
+    own = _section(f"stages.{stage}", stages.get(stage), STAGE_KEYS)
+    training_fields = [f.name for f in dataclasses.fields(TrainingArguments) if f.init]
+    training = dict(TRAINING_DEFAULTS)
+    for where, section in (("training", content.get("training")), (f"stages.{stage}.training", own.get("training"))):
+        training |= _section(where, section, training_fields)
+    for name, instead in OWN_TRAINING_FIELDS.items():
+        if name in training:
+            raise UserError(f"training.{name} is set by dynackd; use {instead} instead")
+    distillation = _merged(content.get("distillation"), own.get("distillation"))
+    return StageSettings(training, _distillation_settings(distillation))
+
+
+def _merged(base: Any, own: Any) -> dict[str, Any]:
+    """Two distillation sections, the second over the first; weights are merged key by key."""
+    for where, section in (("distillation", base), ("stages' distillation", own)):
+        if section is not None and not isinstance(section, dict):
+            raise UserError(f"{where} must be a mapping, not {section!r}")
+    merged = {**(base or {}), **(own or {})}
+    # A stage that names another signal starts from that signal's weights, not from the recipe's.
+    base_weights = {} if own and "signal" in own else (base or {}).get("weights") or {}
+    weights = {**base_weights, **((own or {}).get("weights") or {})}
+    return {**merged, "weights": weights}
+
+
+def _distillation_settings(content: Mapping[str, Any]) -> DistillationSettings:
+    """`signal` names a preset of weights; `weights` changes single ones; the rest are `DistillationSettings` fields."""
+    fields = [f.name for f in dataclasses.fields(DistillationSettings)]
+    _known_keys("distillation", content, ["signal", *fields])
+    signal = content.get("signal", "ckd")
+    if signal not in SIGNALS:
+        raise UserError(f"distillation.signal {signal!r} is unknown; it is one of {', '.join(SIGNALS)}")
+    weights = _section("distillation.weights", content.get("weights"), list(content.get("weights") or {}))
+    rest = {key: value for key, value in content.items() if key not in ("signal", "weights")}
+    return DistillationSettings(weights={**SIGNALS[signal], **weights}, **rest)

@@ -1,0 +1,115 @@
+"""What a person sees: tables, plots and the machine's name."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+
+
+def progress_bar() -> Progress:
+    """A progress bar with the time gone and the time to go."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def machine_name() -> str:
+    """Processor, number of usable cores and system, for the head of every measurement."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{processor}, {cores} cores, {platform.system()} {platform.machine()}"
+
+
+def grid_table(evaluation: Mapping[str, Any]) -> Table:
+    """The table of `evaluate`: one row for each sub-network, the teacher last."""
+    names = list(evaluation["teacher"]["metrics"])
+    table = Table(title=f"{evaluation['task']}, FLOPs at {evaluation['length']} tokens")
+    for column in ("width", "depth", "heads", "neurons", "layers", "M params", "MFLOPs", *names):
+        table.add_column(column, justify="left" if column == "layers" else "right", no_wrap=column != "layers")
+    for row in evaluation["subnetworks"]:
+        table.add_row(
+            f"{row['width']:g}",
+            f"{row['depth']:g}",
+            str(row["heads"]),
+            str(row["neurons"]),
+            " ".join(map(str, row["layers"])),
+            *_costs_and_metrics(row, names),
+        )
+    table.add_section()
+    table.add_row("teacher", "", "", "", "", *_costs_and_metrics(evaluation["teacher"], names))
+    return table
+
+
+def _costs_and_metrics(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    costs = [f"{row['parameters'] / 1e6:,.2f}", f"{row['flops'] / 1e6:,.1f}"]
+    return costs + [f"{row['metrics'][name]:.4f}" for name in names]
+
+
+def benchmark_table(result: Mapping[str, Any]) -> Table:
+    """The table of `benchmark`: one row for each model, runtime, batch size and length; the ratio is to the first row
+    of the same batch size and length."""
+    table = Table(title=f"Latency in ms, {result['machine']}")
+    for column in ("path", "runtime", "provider", "threads", "batch", "length", "p50", "p90", "p99", "per s", "ratio"):
+        table.add_column(column, justify="left" if column in {"path", "runtime"} else "right", overflow="fold")
+    first: dict[tuple[int, int], float] = {}
+    for row in result["rows"]:
+        p50 = row["latency_ms"]["p50"]
+        reference = first.setdefault((row["batch_size"], row["length"]), p50)
+        table.add_row(
+            row["path"],
+            row["runtime"],
+            row["provider"],
+            str(row["threads"]),
+            str(row["batch_size"]),
+            str(row["length"]),
+            *(f"{row['latency_ms'][name]:.2f}" for name in ("p50", "p90", "p99")),
+            f"{row['throughput_per_s']:,.0f}",
+            f"{p50 / reference:.2f}",
+        )
+    return table
+
+
+def plot_tradeoff(points: Sequence[Mapping[str, Any]], metric: str, file: Path) -> None:
+    """A plot of a metric against latency; each point has `label`, `latency_ms`, `metric` and `runtime`."""
+    # Imported here: it takes a second, and only this function needs it. The Agg canvas needs no screen.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for runtime in dict.fromkeys(point["runtime"] for point in points):
+        chosen = [point for point in points if point["runtime"] == runtime]
+        axes.scatter([p["latency_ms"] for p in chosen], [p["metric"] for p in chosen], label=runtime)
+        for point in chosen:
+            axes.annotate(
+                point["label"],
+                (point["latency_ms"], point["metric"]),
+                textcoords="offset points",
+                xytext=(5, 5),
+                fontsize="small",
+            )
+    axes.set_xlabel("latency p50 (ms)")
+    axes.set_ylabel(metric)
+    axes.margins(0.15)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=120)

@@ -1,0 +1,370 @@
+"""The road from a checkpoint to a trained supernet: finetune, train-width, train-depth, and evaluate.
+
+A run trains in `<output_dir>/<stage>-checkpoints` and its result appears as `<output_dir>/<stage>` in one rename, so
+a result that exists is whole, and a killed run is resumed from its last whole checkpoint.
+"""
+
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from datasets import Dataset
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from dynackd.checkpoints import (
+    check_safetensors_file,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    new_directory,
+    read_json,
+    refuse_existing,
+    write_json,
+)
+from dynackd.errors import UserError
+from dynackd.evaluation import batches_of, evaluate_grid
+from dynackd.families import FAMILIES, FAMILY_KEY, max_positions
+from dynackd.importance import IMPORTANCE, rewire
+from dynackd.recipe import Recipe, StageSettings
+from dynackd.report import console, grid_table, progress_bar
+from dynackd.spec import Grid, describe
+from dynackd.supernet import CONFIG_KEY, Origin, Supernet, load_supernet
+from dynackd.tasks import TaskData, compute_metrics, load_task_data, tokenize
+from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, ResumableTrainer, Stage, SupernetTrainer
+
+TEACHER = "teacher"
+PROBLEM_TYPES: dict[str, Any] = {"classification": "single_label_classification", "regression": "regression"}
+
+
+@dataclass(frozen=True)
+class RunMode:
+    """What to do with what the output directory already holds."""
+
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stage's places, the mode it was started in and the checkpoint that it resumes from."""
+
+    recipe: Recipe
+    settings: StageSettings
+    directory: Path
+    arguments: TrainingArguments
+    mode: RunMode
+    checkpoint: Path | None
+
+    @property
+    def checkpoints(self) -> Path:
+        return Path(str(self.arguments.output_dir))
+
+
+def finetune(recipe: Recipe, mode: RunMode) -> Path:
+    """Stage 0: fine-tune a bare encoder with the stock Trainer. Returns the teacher's directory."""
+    run = prepare(recipe, "finetune", TEACHER, mode)
+    config = load_config(recipe.model)
+    _refuse_student(recipe.model, config)
+    tokenizer = load_tokenizer(recipe.model)
+    data = load_task_data(recipe.task, recipe.data)
+    config.num_labels = data.num_labels
+    if data.label_names:
+        config.id2label = dict(enumerate(data.label_names))
+        config.label2id = {name: index for index, name in enumerate(data.label_names)}
+    config.problem_type = PROBLEM_TYPES[data.task.kind]
+    torch.manual_seed(run.arguments.seed)  # the new head is random
+    model = load_classifier(recipe.model, config, new_head=True)
+    train, validation = _tokenized(data, recipe, tokenizer, max_positions(config))
+    trainer = ResumableTrainer(
+        model,
+        run.arguments,
+        train_dataset=train,
+        eval_dataset=validation[""],
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=lambda p: compute_metrics(data.task, np.asarray(p.predictions), np.asarray(p.label_ids)),
+    )
+    seconds = _train(trainer, run)
+    metrics = {
+        name: value
+        for suffix, rows in validation.items()
+        for name, value in compute_metrics(data.task, *_predicted(trainer, rows), suffix).items()
+    }
+
+    def save(directory: Path) -> None:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+    _finish(run, trainer, save, {"task": data.task.name, "metrics": metrics, "train_seconds": round(seconds, 1)})
+    console.print("teacher: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    return run.directory
+
+
+def train_width(recipe: Recipe, mode: RunMode) -> Path:
+    """Stages 1 and 2: rewire the teacher's heads and neurons, then train all widths. Returns the supernet's
+    directory."""
+    run = prepare(recipe, "width", "width", mode)
+    source = teacher_of(recipe)
+    teacher = load_teacher(source, recipe.grid)
+    tokenizer = load_tokenizer(source)
+    data = load_task_data(recipe.task, recipe.data, label2id=_label2id(teacher))
+    train, validation = _tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
+    origin = Origin(WIDTH_STAGE.name, source, source)
+    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, WIDTH_STAGE.grid_of(recipe.grid), origin)
+    _describe_grid(supernet)
+    if run.checkpoint is None:
+        _rewire(supernet, recipe, train, tokenizer)
+    return _train_stage(run, WIDTH_STAGE, supernet, teacher, teacher, data, train, validation, tokenizer)
+
+
+def train_depth(recipe: Recipe, mode: RunMode) -> Path:
+    """Stage 3: train all widths x depths, each taught by the width stage's network of its width. Returns the
+    supernet's directory."""
+    run = prepare(recipe, "depth", "depth", mode)
+    parent = recipe.output_dir / WIDTH_STAGE.name
+    if not parent.is_dir():
+        raise UserError(f"{parent} does not exist; run dynackd train-width with this recipe first")
+    teacher, tokenizer = load_supernet(parent)
+    if teacher.grid != WIDTH_STAGE.grid_of(recipe.grid):
+        raise UserError(
+            f"{parent} was trained at widths {list(teacher.grid.widths)} with the rule {teacher.grid.kept_layers!r}, "
+            f"the recipe asks for {list(recipe.grid.widths)} with {recipe.grid.kept_layers!r}; make them agree"
+        )
+    data = load_task_data(recipe.task, recipe.data, label2id=_label2id(teacher))
+    train, validation = _tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
+    origin = Origin(DEPTH_STAGE.name, teacher.origin.teacher, str(parent))
+    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, DEPTH_STAGE.grid_of(recipe.grid), origin)
+    _describe_grid(supernet)
+    original = load_teacher(str(teacher.origin.teacher), recipe.grid)
+    return _train_stage(run, DEPTH_STAGE, supernet, teacher, original, data, train, validation, tokenizer)
+
+
+def evaluate(directory: Path, recipe: Recipe, length: int, teacher: str | None = None) -> dict[str, Any]:
+    """Every sub-network of a supernet directory on the recipe's validation data; the content of `evaluate --json`."""
+    supernet, tokenizer = load_supernet(directory)
+    original = load_teacher(teacher or str(supernet.origin.teacher), supernet.grid)
+    data = load_task_data(recipe.task, recipe.data, ("validation",), label2id=_label2id(supernet))
+    _, validation = _tokenized(data, recipe, tokenizer, max_positions(supernet.model.config))
+    return _evaluate(supernet, original, data, validation, tokenizer, length)
+
+
+def teacher_of(recipe: Recipe) -> str:
+    """The directory or hub name of the fine-tuned model: the recipe's `teacher`, else what `finetune` made, else
+    the recipe's `model` if that is fine-tuned already."""
+    finetuned = recipe.output_dir / TEACHER
+    if recipe.teacher:
+        return recipe.teacher
+    if finetuned.is_dir():
+        return str(finetuned)
+    architectures = load_config(recipe.model).architectures or ["nothing named"]
+    if not architectures[0].endswith("ForSequenceClassification"):
+        raise UserError(
+            f"{recipe.model} is a bare encoder ({architectures[0]}), not a fine-tuned classifier; run dynackd finetune "
+            f"with this recipe first, or name a fine-tuned model under 'teacher'"
+        )
+    return recipe.model
+
+
+def load_teacher(source: str, grid: Grid) -> Supernet:
+    """A fine-tuned classifier as a frozen supernet, of which only the full network is asked."""
+    config = load_config(source)
+    _refuse_student(source, config)
+    return Supernet(load_classifier(source, config), grid).frozen_copy()
+
+
+def prepare(recipe: Recipe, stage: str, name: str, mode: RunMode) -> Run:
+    """Check a stage's places before anything is loaded or written."""
+    settings, directory = recipe.stages[stage], recipe.output_dir / name
+    checkpoints = recipe.output_dir / f"{name}-checkpoints"
+    if mode.resume and mode.overwrite:
+        raise UserError("--resume and --overwrite exclude each other; give one of them")
+    if directory.is_dir() and any(directory.iterdir()):
+        if mode.resume:
+            raise UserError(f"{directory} holds a finished run, nothing is left to resume; --overwrite trains it again")
+        refuse_existing(directory, mode.overwrite)
+    unfinished = checkpoints.is_dir() and any(checkpoints.iterdir())
+    if unfinished and not (mode.resume or mode.overwrite):
+        raise UserError(
+            f"{checkpoints} holds an unfinished run; add --resume to go on with it or --overwrite to begin again"
+        )
+    checkpoint = last_checkpoint(checkpoints) if mode.resume else None
+    if checkpoint is not None:
+        _refuse_changed(recipe, checkpoints)
+    return Run(recipe, settings, directory, settings.arguments(checkpoints), mode, checkpoint)
+
+
+def last_checkpoint(checkpoints: Path) -> Path | None:
+    """The newest whole checkpoint. One without its last file was cut off while it was written and is passed over;
+    one with it but damaged raises `UserError`."""
+    found = sorted(
+        checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True
+    )
+    for checkpoint in found:
+        if not (checkpoint / "trainer_state.json").is_file():
+            console.print(f"{checkpoint} was cut off while it was written; passed over")
+            continue
+        weights = checkpoint / "model.safetensors"
+        hint = f"; delete {checkpoint} to resume from the one before it"
+        try:
+            read_json(checkpoint / "trainer_state.json")
+            check_safetensors_file(weights)
+            torch.load(checkpoint / "optimizer.pt", map_location="meta", weights_only=True)
+        except UserError as error:
+            raise UserError(f"{error}{hint}") from error
+        except Exception as error:  # torch raises whatever its unpickler meets
+            raise UserError(f"{checkpoint / 'optimizer.pt'} is damaged ({type(error).__name__}){hint}") from error
+        return checkpoint
+    return None
+
+
+def _refuse_changed(recipe: Recipe, checkpoints: Path) -> None:
+    """A resumed run must follow the recipe that it began with, or its result is neither's."""
+    before = yaml.safe_load((checkpoints / "recipe.yaml").read_text(encoding="utf-8"))
+    now = yaml.safe_load(recipe.to_yaml())
+    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    if changed:
+        raise UserError(
+            f"the recipe has changed since the run in {checkpoints} began (in {', '.join(changed)}); undo that to "
+            "resume, or begin again with --overwrite"
+        )
+
+
+def _refuse_student(source: str, config: Any) -> None:
+    if config.model_type not in FAMILIES and hasattr(config, FAMILY_KEY):
+        raise UserError(f"{source} is a sliced student already; name the fine-tuned model that it was cut from")
+    if hasattr(config, CONFIG_KEY):
+        raise UserError(f"{source} is a supernet, not a plain fine-tuned model; name its teacher")
+
+
+def _tokenized(
+    data: TaskData, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, positions: int
+) -> tuple[Dataset, dict[str, Dataset]]:
+    """The training rows (empty when not loaded) and validation rows by suffix; truncation is told to the user."""
+
+    def tokens(dataset: Dataset, split: str) -> Dataset:
+        encoded, report = tokenize(dataset, data.task, tokenizer, recipe.data.max_length, split, positions)
+        if report is not None:
+            console.print(f"note: {report}")
+        return encoded
+
+    train = tokens(data.train, "training") if data.train is not None else Dataset.from_dict({})
+    return train, {suffix: tokens(rows, f"validation{suffix}") for suffix, rows in data.validation.items()}
+
+
+def _label2id(supernet: Supernet) -> dict[str, int]:
+    return {str(name): int(index) for name, index in (supernet.model.config.label2id or {}).items()}
+
+
+def _describe_grid(supernet: Supernet) -> None:
+    for spec in supernet.grid.specs():
+        console.print(describe(supernet.resolve(spec), supernet.geometry))
+
+
+def _rewire(supernet: Supernet, recipe: Recipe, train: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Order heads and neurons by importance on a sample of the training rows."""
+    rows = train.shuffle(seed=recipe.data.seed).select(range(min(recipe.importance_rows, len(train))))
+    batches = batches_of(rows, tokenizer, 32)
+    device = next(supernet.parameters()).device
+    with progress_bar() as progress:
+        bar = progress.add_task(f"importance on {len(rows):,} training rows", total=len(batches))
+
+        def told() -> Any:
+            for batch in batches:
+                yield {name: tensor.to(device) for name, tensor in batch.items()}
+                progress.advance(bar)
+
+        rewire(supernet.model, IMPORTANCE[recipe.importance](supernet.model, told()))
+
+
+def _train_stage(
+    run: Run,
+    stage: Stage,
+    supernet: Supernet,
+    teacher: Supernet,
+    original: Supernet,
+    data: TaskData,
+    train: Dataset,
+    validation: dict[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Path:
+    trainer = SupernetTrainer(
+        supernet,
+        teacher,
+        stage,
+        data.task,
+        run.settings.distillation,
+        run.arguments,
+        run.recipe.sampler,
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
+    seconds = _train(trainer, run)
+    supernet.cpu()
+    evaluation = _evaluate(supernet, original, data, validation, tokenizer, run.recipe.data.max_length)
+    about = {**evaluation, "stage": stage.name, "train_seconds": round(seconds, 1)}
+    _finish(run, trainer, lambda directory: supernet.save(directory, tokenizer), about)
+    console.print(grid_table(evaluation))
+    return run.directory
+
+
+def _train(trainer: Trainer, run: Run) -> float:
+    """Train, or go on from the checkpoint; returns the seconds it took."""
+    _warn_of_slow_bf16(run.arguments)
+    if run.checkpoint is None:
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        run.checkpoints.mkdir(parents=True)
+        (run.checkpoints / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    return time.monotonic() - start
+
+
+def _finish(run: Run, trainer: Trainer, save: Callable[[Path], None], about: Mapping[str, Any]) -> None:
+    """Write the result directory in one rename, then drop the checkpoints."""
+    if trainer.args.should_save:
+        with new_directory(run.directory, run.mode.overwrite) as directory:
+            save(directory)
+            (directory / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
+            write_json(directory / "metrics.json", {**about, "log": trainer.state.log_history})
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+
+
+def _evaluate(
+    supernet: Supernet,
+    teacher: Supernet,
+    data: TaskData,
+    validation: dict[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+) -> dict[str, Any]:
+    loaders = {suffix: batches_of(rows, tokenizer, 64) for suffix, rows in validation.items()}
+    with progress_bar() as progress:
+        count = len(supernet.grid.specs())
+        bar = progress.add_task(f"evaluating {count} sub-networks", total=2 * sum(map(len, loaders.values())))
+        return evaluate_grid(supernet, teacher, data.task, loaders, length, lambda: progress.advance(bar))
+
+
+def _predicted(trainer: Trainer, rows: Dataset) -> tuple[Any, Any]:
+    output = trainer.predict(rows)
+    return output.predictions, output.label_ids
+
+
+def _warn_of_slow_bf16(arguments: TrainingArguments) -> None:
+    cpu = arguments.device.type == "cpu"
+    if arguments.bf16 and cpu and not torch.cpu._is_avx512_bf16_supported():
+        warnings.warn("this processor has no bf16 arithmetic: training.bf16 is about 30 times slower", stacklevel=2)

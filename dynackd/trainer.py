@@ -1,0 +1,234 @@
+"""Training all sub-networks at once, on `transformers.Trainer`: its arguments, callbacks, logging, mixed precision,
+checkpoints and resume are the user's too."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from dynackd.distill import DistillationSettings, TeacherSignal, distillation_losses, total_loss
+from dynackd.errors import UserError
+from dynackd.evaluation import subnet_metrics
+from dynackd.spec import FULL, Grid, SubnetSpec
+from dynackd.supernet import Supernet
+from dynackd.tasks import Task
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: which sub-networks of the grid it trains, and which sub-network of the teacher each learns from."""
+
+    name: str
+    grid_of: Callable[[Grid], Grid]
+    teacher_spec: Callable[[SubnetSpec], SubnetSpec]
+
+
+# DynaBERT §2.1.2 and §2.2: all widths learn from the fine-tuned model; then all widths x depths, each from the width
+# stage's network of the same width at full depth.
+WIDTH_STAGE = Stage("width", lambda grid: replace(grid, depths=(1.0,)), lambda spec: FULL)
+DEPTH_STAGE = Stage("depth", lambda grid: grid, lambda spec: SubnetSpec(spec.width, 1.0))
+
+
+def sample_all(specs: list[SubnetSpec], _count: int, _rng: random.Random) -> list[SubnetSpec]:
+    """Every sub-network at every step, as both papers do."""
+    return specs
+
+
+def sample_sandwich(specs: list[SubnetSpec], count: int, rng: random.Random) -> list[SubnetSpec]:
+    """The largest, the smallest and `count` random ones between (Yu and Huang 2019, "sandwich rule")."""
+    largest, *between, smallest = specs
+    return [largest, *rng.sample(between, min(count, len(between))), smallest]
+
+
+SAMPLERS: dict[str, Callable[[list[SubnetSpec], int, random.Random], list[SubnetSpec]]] = {
+    "all": sample_all,
+    "sandwich": sample_sandwich,
+}
+
+
+@dataclass(frozen=True)
+class SubnetSampler:
+    """Which sub-networks train at a step: `all`, or `sandwich(k)`."""
+
+    name: str = "all"
+    count: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "SubnetSampler":
+        """From a recipe's `all` or `sandwich(2)`; `UserError` otherwise."""
+        name, bracket, rest = str(text).partition("(")
+        count = rest.removesuffix(")")
+        if name not in SAMPLERS or bool(bracket) != (name == "sandwich") or (bracket and not count.isdigit()):
+            raise UserError(f"grid.sampler {text!r} is unknown; it is all, or sandwich(2)")
+        return cls(name, int(count or 0))
+
+    def sample(self, specs: list[SubnetSpec], seed: int, step: int) -> list[SubnetSpec]:
+        """The sub-networks of this step, the same on every process and after every resume; `specs` largest first."""
+        return SAMPLERS[self.name](specs, self.count, random.Random(f"{seed}/{step}"))
+
+
+class _EpochLengthSampler(LengthGroupedSampler):
+    """Length grouping whose order depends on the seed and the epoch alone, so that a run resumed in a later epoch
+    sees the same batches as an unbroken one (the stock sampler draws from the global generator)."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        return super().__iter__()
+
+
+class ResumableTrainer(Trainer):
+    """The stock Trainer with data that a resumed run sees in the same order, also when grouped by length."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Classifiers take **kwargs, from which the Trainer concludes that they normalise the loss by the items in all
+        # processes' batches; they do not, and loss and gradients would come out times the number of processes.
+        self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        # The data set that is passed in has lost its length column already.
+        lengths = cast(Dataset, self.train_dataset)[self.args.length_column_name][:]
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return _EpochLengthSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths, seed)
+
+
+# TrainingArguments that a supernet's training cannot honour, and why.
+UNSUPPORTED_ARGUMENTS = {
+    "gradient_checkpointing": "the recomputed layers would run at full width",
+    "activation_checkpointing": "the recomputed layers would run at full width",
+    "label_smoothing_factor": "labels enter through the distillation weight 'ce'",
+    "load_best_model_at_end": "a supernet has no single best checkpoint",
+    "neftune_noise_alpha": "teacher and student would see different embeddings",
+    "torch_compile": "each width, depth and length would be compiled anew",
+    "deepspeed": "sub-networks share weights that it would split",
+    "fsdp": "sub-networks share weights that it would split",
+}
+
+
+def check_arguments(args: TrainingArguments) -> None:
+    """Refuse (`UserError`) training arguments that a supernet's training cannot honour."""
+    for name, reason in UNSUPPORTED_ARGUMENTS.items():
+        if getattr(args, name, None):
+            raise UserError(f"training.{name} is not possible for a supernet: {reason}; remove it")
+
+
+class SupernetTrainer(ResumableTrainer):
+    """Trains the sub-networks of one stage together: for each batch every sampled sub-network runs forward and
+    backward, the gradients accumulate in the shared weights, and one optimiser step follows.
+
+    The loss is the mean over sub-networks of the distillation total; each term is logged under its name.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        teacher: Supernet,
+        stage: Stage,
+        task: Task,
+        settings: DistillationSettings,
+        args: TrainingArguments,
+        sampler: SubnetSampler | None = None,
+        **options: Any,
+    ) -> None:
+        check_arguments(args)
+        super().__init__(model=supernet, args=args, **options)
+        self.stage, self.task, self.settings = stage, task, settings
+        self.sampler = sampler or SubnetSampler()
+        self.specs = supernet.grid.specs()
+        self.teacher = teacher.frozen_copy().to(args.device)
+        # The supernet's forward takes **batch, from which the Trainer cannot tell which columns are inputs.
+        tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
+        self._set_signature_columns([*tokenizer.model_input_names, "labels"])
+        self._terms: dict[str, Tensor] = {}
+        self._terms_count = 0
+
+    def _set_signature_columns(self, names: list[str]) -> None:
+        self._signature_columns: Any = names
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.pop("labels")
+        specs = self.sampler.sample(self.specs, self.args.seed, self.state.global_step)
+        scale = 1 / (len(specs) * self.current_gradient_accumulation_steps)
+        # The full network runs last: it alone touches every weight, so it is the one that synchronises processes.
+        ordered = sorted(specs, key=lambda spec: (self.stage.teacher_spec(spec).width, spec.depth, spec.width))
+        total = torch.zeros((), device=self.args.device)
+        for teacher_spec, group in groupby(ordered, key=self.stage.teacher_spec):
+            signal = self._teacher_signal(teacher_spec, inputs)
+            for spec in group:
+                last = spec is ordered[-1]
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    loss = self._subnet_loss(model, spec, signal, inputs, labels) * scale
+                    self.accelerator.backward(loss)
+                total += loss.detach()
+        return total
+
+    def _teacher_signal(self, teacher_spec: SubnetSpec, inputs: dict[str, Tensor]) -> TeacherSignal:
+        with torch.no_grad(), self.compute_loss_context_manager():
+            output = self.teacher(teacher_spec, **inputs)
+        regression = self.task.kind == "regression"
+        return TeacherSignal(
+            self.settings, output.logits, output.hidden_states, inputs["attention_mask"], regression
+        )
+
+    def _subnet_loss(
+        self, model: nn.Module, spec: SubnetSpec, signal: TeacherSignal, inputs: dict[str, Tensor], labels: Tensor
+    ) -> Tensor:
+        with self.compute_loss_context_manager():
+            output = model(spec, **inputs)
+            layers = self.teacher.resolve(spec).layers
+            losses = distillation_losses(self.settings, output.logits, output.hidden_states, signal, layers, labels)
+            loss = total_loss(self.settings, losses)
+        for name, value in losses.items():
+            self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value.detach()
+        self._terms_count += 1
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The mean of each unweighted term since the last log goes beside the loss."""
+        if "loss" in logs and self._terms_count:
+            for name, value in self._terms.items():
+                logs[f"loss_{name}"] = round(float(value) / self._terms_count, 6)
+            self._terms, self._terms_count = {}, 0
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The task's metrics of every sub-network, as `eval_w0.5_d0.75_accuracy`."""
+        datasets = eval_dataset if eval_dataset is not None else self.eval_dataset
+        datasets = datasets if isinstance(datasets, dict) else {"": datasets}
+        batches = {suffix: self.get_eval_dataloader(dataset) for suffix, dataset in datasets.items()}
+        rows = subnet_metrics(
+            self.accelerator.unwrap_model(self.model),
+            self.specs,
+            self.task,
+            dict(batches),
+            gather=self.accelerator.gather_for_metrics,
+        )
+        metrics = {
+            f"{metric_key_prefix}_w{spec.width:g}_d{spec.depth:g}_{name}": value
+            for spec, row in zip(self.specs, rows, strict=True)
+            for name, value in row.items()
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics

@@ -1,0 +1,143 @@
+"""Tiny random models of every family, a tiny tokenizer, tiny data and a tiny recipe. Nothing needs a network."""
+
+import os
+import random
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
+
+from dynackd.families import FAMILIES
+from dynackd.spec import Grid
+
+SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 40, "hidden_size": 32}
+GOOD = ["fine", "great", "lovely", "superb", "warm"]
+BAD = ["awful", "bad", "cold", "dull", "poor"]
+PLAIN = ["a", "the", "film", "book", "day", "was", "is", "very", "quite", "and", "one", "two", "NA"]
+SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
+VOCABULARY = SPECIAL + GOOD + BAD + PLAIN
+
+CONFIGS = {
+    "bert": lambda **k: BertConfig(**SIZES, **k),
+    "roberta": lambda **k: RobertaConfig(**SIZES, **k),
+    "electra": lambda **k: ElectraConfig(**SIZES, embedding_size=16, **k),
+    "distilbert": lambda **k: DistilBertConfig(n_layers=4, n_heads=4, hidden_dim=40, dim=32, **k),
+}
+
+
+def tiny_config(family, num_labels=2, **changes):
+    # RoBERTa reserves two positions; with these sizes every family takes 48 tokens.
+    positions = 48 + FAMILIES[family].reserved_positions
+    config = CONFIGS[family](
+        vocab_size=len(VOCABULARY), max_position_embeddings=positions, pad_token_id=0, eos_token_id=3, bos_token_id=2
+    )
+    config.num_labels = num_labels
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return config
+
+
+def randomise(model, seed=0):
+    """Every weight, norms and biases too: defaults of ones and zeros would hide a wrong slice."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
+
+
+def tiny_model(family="bert", num_labels=2, seed=0, **changes):
+    config = tiny_config(family, num_labels, **changes)
+    return randomise(AutoModelForSequenceClassification.from_config(config), seed).eval()
+
+
+def tiny_batch(batch_size=4, length=9, seed=0):
+    """A batch with padding on the right, on the left and in the middle."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(len(SPECIAL), len(VOCABULARY), (batch_size, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, length - 3 :] = 0
+    mask[2, :2] = 0
+    mask[3, 4:6] = 0
+    return {"input_ids": ids.masked_fill(mask == 0, 0), "attention_mask": mask}
+
+
+def tiny_tokenizer():
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        model_max_length=48,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def write_rows(path, rows, seed):
+    rng = random.Random(seed)
+    lines = ["sentence\tlabel"]
+    for _ in range(rows):
+        label = rng.randrange(2)
+        words = [rng.choice((BAD, GOOD)[label]), *rng.choices(PLAIN, k=rng.randrange(1, 8))]
+        rng.shuffle(words)
+        lines.append(f"{' '.join(words)}\t{label}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def tiny_recipe(directory, **changes):
+    """A recipe's mapping over files in `directory`: a bare encoder, 48 training rows, a grid of 4."""
+    encoder = directory / "encoder"
+    if not encoder.exists():
+        tiny_model().bert.save_pretrained(encoder)
+        tiny_tokenizer().save_pretrained(encoder)
+        write_rows(directory / "train.tsv", 48, 1)
+        write_rows(directory / "validation.tsv", 24, 2)
+    content = {
+        "model": str(encoder),
+        "task": {"kind": "classification", "text": "sentence", "label": "label"},
+        "data": {"train": f"{directory}/train.tsv", "validation": f"{directory}/validation.tsv", "max_length": 16},
+        "grid": {"widths": [0.5, 1.0], "depths": [0.5, 1.0]},
+        "importance": {"rows": 16},
+        "training": {"per_device_train_batch_size": 8, "num_train_epochs": 2, "learning_rate": 1e-3, "use_cpu": True},
+        "output_dir": str(directory / "run"),
+    }
+    return {**content, **changes}
+
+
+def write_recipe(directory, content=None):
+    path = directory / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content or tiny_recipe(directory)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def grid():
+    return Grid((1.0, 0.75, 0.5, 0.25), (1.0, 0.75, 0.5))

