@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def _onnx_runner(case: Case) -> Runner:
     session = onnxruntime.InferenceSession(case.path, options, providers=[PROVIDERS[case.provider]])
     shape = (case.batch_size, case.length)
     values = {
-        "input_ids": np.random.default_rng(0).integers(1, 1000, shape),
+        "input_ids": np.random.default_rng(0).integers(4, 24, shape),  # ids that every vocabulary has
         "attention_mask": np.ones(shape, dtype=np.int64),
         "token_type_ids": np.zeros(shape, dtype=np.int64),
     }
@@ -87,38 +88,42 @@ RUNNERS: dict[str, Callable[[Case], Runner]] = {"torch": _torch_runner, "onnxrun
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def _worker(connection: Connection, case: Case) -> None:
-    """Build the runner, then answer each number n with n latencies in ms, until None comes."""
+def _worker(connection: Connection, cases: Sequence[Case]) -> None:
+    """Build the cases' runners, then answer each (case, n) with n latencies in ms, until None comes."""
     try:
-        run = RUNNERS[case.runtime](case)
-        connection.send(None)
-    except Exception as error:
+        runners = [RUNNERS[case.runtime](case) for case in cases]
+        for run in runners:
+            run()  # a length that the model does not take fails here
+    except Exception as error:  # whatever a runtime raises is told to the parent
         connection.send(f"{type(error).__name__}: {error}")
         return
-    while (repeats := connection.recv()) is not None:
+    connection.send("")
+    while (request := connection.recv()) is not None:
+        index, repeats = request
         latencies_ms = []
         for _ in range(repeats):
             start = time.perf_counter()
-            run()
+            runners[index]()
             latencies_ms.append((time.perf_counter() - start) * 1e3)
         connection.send(latencies_ms)
 
 
 @contextmanager
-def _workers(cases: Sequence[Case]) -> Iterator[list[Connection]]:
-    """A process for each case, ready to run."""
+def _workers(groups: Sequence[Sequence[Case]]) -> Iterator[list[Connection]]:
+    """A process for each group of cases, ready to run."""
     context = multiprocessing.get_context("spawn")
-    pipes = [context.Pipe() for _ in cases]
+    pipes = [context.Pipe() for _ in groups]
     processes = [
-        context.Process(target=_worker, args=(end, case), daemon=True)
-        for (_, end), case in zip(pipes, cases, strict=True)
+        context.Process(target=_worker, args=(end, group), daemon=True)
+        for (_, end), group in zip(pipes, groups, strict=True)
     ]
     try:
-        for process, (connection, end), case in zip(processes, pipes, cases, strict=True):
+        for process, (_, end) in zip(processes, pipes, strict=True):
             process.start()
             end.close()
-            if (problem := connection.recv()) is not None:
-                raise UserError(f"{case.path} cannot run in {case.runtime} on {case.provider}: {problem}")
+        for (connection, _), (case, *_rest) in zip(pipes, groups, strict=True):
+            if problem := _answer(connection, case):
+                raise UserError(f"{case.path} cannot run in {case.runtime} on {case.provider}: {problem.splitlines()[0]}")
         yield [connection for connection, _ in pipes]
     finally:
         for connection, _ in pipes:
@@ -130,22 +135,34 @@ def _workers(cases: Sequence[Case]) -> Iterator[list[Connection]]:
                 process.kill()
 
 
+def _answer(connection: Connection, case: Case) -> Any:
+    try:
+        return connection.recv()
+    except EOFError as error:
+        raise UserError(f"{case.path} in {case.runtime}: its process died; is there enough memory?") from error
+
+
 def measure(
     cases: Sequence[Case], repeats: int, warmup: int, on_round: Callable[[], None] = lambda: None
 ) -> list[dict[str, Any]]:
-    """The rows of `benchmark --json` without their order changed: `repeats` runs of each case in `ROUNDS` turns."""
+    """The rows of `benchmark --json`, one for each case: `repeats` runs in `ROUNDS` turns, after a turn of warm-up."""
     each = max(1, -(-repeats // ROUNDS))
-    latencies: list[list[float]] = [[] for _ in cases]
-    with _workers(cases) as connections:
+    groups = [list(group) for _, group in groupby(cases, key=lambda case: (case.path, case.runtime, case.provider))]
+    latencies_ms: list[list[list[float]]] = [[[] for _ in group] for group in groups]
+    with _workers(groups) as connections:
         for turn in range(ROUNDS + 1):
-            for index, connection in enumerate(connections):
-                connection.send(warmup if turn == 0 else each)
-                answer = connection.recv()
-                if turn > 0:
-                    latencies[index] += answer
+            for connection, group, values in zip(connections, groups, latencies_ms, strict=True):
+                for index, case in enumerate(group):
+                    connection.send((index, each if turn else warmup))
+                    answer = _answer(connection, case)
+                    values[index] += answer if turn else []
+                    on_round()
                 time.sleep(0.02)  # the runtimes' threads spin for a moment after their last run
-                on_round()
-    return [_row(case, values) for case, values in zip(cases, latencies, strict=True)]
+    return [
+        _row(case, values)
+        for group, group_values in zip(groups, latencies_ms, strict=True)
+        for case, values in zip(group, group_values, strict=True)
+    ]
 
 
 def _row(case: Case, latencies_ms: list[float]) -> dict[str, Any]:

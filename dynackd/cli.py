@@ -92,7 +92,7 @@ def _add_supernet(parser: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_supernet(parser)
-    parser.add_argument("--length", type=int, default=128, help="tokens at which FLOPs are counted (default: 128)")
+    parser.add_argument("--length", type=int, help="tokens at which FLOPs are counted (default: data.max_length)")
     parser.add_argument("--teacher", metavar="DIR", help="the teacher's directory, if it has moved")
     _add_set(parser)
     _add_json(parser)
@@ -219,7 +219,7 @@ def _run_quickstart(options: argparse.Namespace) -> None:
 def _at_least_one(options: argparse.Namespace, name: str) -> None:
     value = getattr(options, name)
     for number in value if isinstance(value, list) else [value]:
-        if number < 1:
+        if number is not None and number < 1:
             raise UserError(f"--{name.replace('_', '-')} is {number}; it must be 1 or more")
 
 

@@ -35,8 +35,6 @@ from torch import Tensor
 
 from dynackd.errors import UserError, nearest
 
-Arrange = Callable[[Tensor], Tensor]
-
 # Vectors of one chunk of sentences, in elements: large enough to keep the cores busy, small enough to stay in cache.
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
 # Below this share of the squared norms, a squared distance from the Gram matrix has lost more than half its digits and
@@ -91,7 +89,7 @@ def _check_name(what: str, name: str, known: list[str]) -> None:
 
 @dataclass(frozen=True)
 class How:
-    """How a relation is made: settings; window: None where all triples count; dtype: of the work after the Gram matrix."""
+    """How a relation is made. window: None where all triples count; dtype: of the work after the Gram matrix."""
 
     settings: DistillationSettings
     window: int | None
@@ -118,36 +116,52 @@ class Points:
         return Points(*(x[..., points, :][..., points] for x in (self.gram, self.squared_distances, self.pairs)))
 
 
-def by_words(hidden: Tensor) -> Tensor:
-    """[B, K, L, ...] as groups of points for WR: a group is a layer, its points are the words. Its own inverse."""
-    return hidden
+@dataclass(frozen=True)
+class Arrangement:
+    """How vectors [K, b, L, H] make groups of points. All but `real` return views.
+
+    groups(vectors): [b, groups, P, H]. flat(vectors): the same as [b·groups, P, H], in whichever order needs no copy.
+    nest(gram, b): what belongs to `flat`, [b·groups, P, P], back as [b, groups, P, P]. real(mask [b, L], K): which
+    points are words and no padding, [b, groups, P].
+    """
+
+    groups: Callable[[Tensor], Tensor]
+    flat: Callable[[Tensor], Tensor]
+    nest: Callable[[Tensor, int], Tensor]
+    real: Callable[[Tensor, int], Tensor]
 
 
-def by_layers(hidden: Tensor) -> Tensor:
-    """[B, K, L, ...] as groups of points for LTR: a group is a word, its points are the layers. Its own inverse."""
-    return hidden.transpose(1, 2)
+# WR: a group is a layer of a sentence, its points are the words.
+WORDS = Arrangement(
+    groups=lambda vectors: vectors.transpose(0, 1),
+    flat=lambda vectors: vectors.flatten(0, 1),
+    nest=lambda gram, batch: gram.unflatten(0, (-1, batch)).transpose(0, 1),
+    real=lambda mask, layer_count: mask.bool()[:, None, :].expand(-1, layer_count, -1),
+)
+# LTR: a group is a word, its points are the layers.
+LAYERS = Arrangement(
+    groups=lambda vectors: vectors.permute(1, 2, 0, 3),
+    flat=lambda vectors: vectors.flatten(1, 2).transpose(0, 1),
+    nest=lambda gram, batch: gram.unflatten(0, (batch, -1)),
+    real=lambda mask, layer_count: mask.bool()[:, :, None].expand(-1, -1, layer_count),
+)
 
 
-def _real_points(attention_mask: Tensor, layer_count: int, arrange: Arrange) -> Tensor:
-    """[B, L] -> [B, groups, P], True for the points of real words."""
-    batch, length = attention_mask.shape
-    return arrange(attention_mask.bool()[:, None, :].expand(batch, layer_count, length))
-
-
-def _vectors(parts: Sequence[Tensor], rows: slice, real: Tensor, arrange: Arrange) -> Tensor:
-    """The sentences `rows` of hidden states -> [b, groups, P, H] in float64, 0 where a point is not real.
+def _vectors(parts: Sequence[Tensor], mask: Tensor, rows: slice) -> Tensor:
+    """The sentences `rows` of hidden states -> [K, b, L, H] in float64, 0 at padded places.
 
     parts: tensors [B, k, L, H] whose layers follow one another: one tensor of all layers, or one tensor a layer.
     """
-    wide = torch.float32 if real.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-    vectors = parts[0].new_empty((*real[rows].shape, parts[0].shape[-1]), dtype=wide)
-    for part, place in zip(parts, _split_layers(arrange(vectors), parts), strict=True):
-        place.copy_(part[rows])
-    return vectors.masked_fill_(~real[rows, ..., None], 0)  # a fill, no product: there may be NaN at padded places
+    real, wide = mask[rows].bool(), torch.float32 if mask.device.type == "mps" else torch.float64  # mps has no float64
+    shape = (sum(part.shape[1] for part in parts), *real.shape, parts[0].shape[-1])
+    vectors = parts[0].new_empty(shape, dtype=wide)
+    for part, place in zip(parts, _split_layers(vectors, parts), strict=True):
+        place.copy_(part[rows].transpose(0, 1))
+    return vectors.masked_fill_(~real[..., None], 0)  # a fill, no product: there may be NaN at padded places
 
 
-def _split_layers(hidden: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return hidden.split([part.shape[1] for part in parts], 1)
+def _split_layers(vectors: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return vectors.split([part.shape[1] for part in parts])
 
 
 def _chunks(parts: Sequence[Tensor]) -> list[slice]:
@@ -157,13 +171,20 @@ def _chunks(parts: Sequence[Tensor]) -> list[slice]:
     return [slice(start, start + size) for start in range(0, parts[0].shape[0], size)]
 
 
-def _points(gram: Tensor, vectors: Tensor, real: Tensor) -> Points:
-    """The points of these vectors; the distances are differentiable with respect to gram = vectors @ vectors.mT."""
+def _gram(arrangement: Arrangement, vectors: Tensor) -> Tensor:
+    """[K, b, L, H] -> the inner products within each group, [b·groups, P, P]."""
+    flat = arrangement.flat(vectors)
+    return flat @ flat.mT
+
+
+def _points(arrangement: Arrangement, flat_gram: Tensor, vectors: Tensor, mask: Tensor) -> Points:
+    """The points of vectors [K, b, L, H]; their distances are differentiable with respect to the Gram matrix."""
+    gram, real = arrangement.nest(flat_gram, len(mask)), arrangement.real(mask, len(vectors))
     norms = gram.diagonal(dim1=-2, dim2=-1)
     pairs = _pairs(real)
     distances = torch.add(norms[..., :, None], gram, alpha=-2).add(norms[..., None, :]).masked_fill(~pairs, 0)
     close = (distances < CLOSE * norms.detach().amax(-1)[..., None, None]) & pairs
-    return Points(gram, _recompute(distances, vectors, close), pairs)
+    return Points(gram, _recompute(distances, arrangement.groups(vectors), close), pairs)
 
 
 def _pairs(real: Tensor) -> Tensor:
@@ -308,9 +329,9 @@ class _AngleDivergence(torch.autograd.Function):
             cosine *= slope
             scale *= slope
             for place in ours.places(delta):
-                grad_sides[place] += scale
-                grad_logs[place] += cosine
-            grad_spans[delta, : scale.shape[1]] -= scale.sum(0)
+                grad_sides[place].add_(scale)  # not +=, which would copy the result onto itself
+                grad_logs[place].add_(cosine)
+            grad_spans[delta, : scale.shape[1]].sub_(scale.sum(0))
         grad_sides -= grad_logs.mul_(ours.inverses).mul_(ours.inverses)
         ctx.save_for_backward(ours.to_band(grad_sides, grad_spans, student.shape))
         return value
@@ -366,7 +387,7 @@ class _Angles:
         """The gradient with respect to the band from that with respect to sides and spans."""
         for t in range(1, self.half + 1):
             for place in self._at_distance(grad_sides, t):
-                grad_spans[t, : self.count - t] += place
+                grad_spans[t, : self.count - t].add_(place)
         return grad_spans.permute(2, 1, 0).reshape(shape)
 
 
@@ -386,106 +407,107 @@ def _count_triples(real: Tensor, how: How) -> Tensor:
 class Relation:
     """A relation term: arrange the hidden states into points, relate them, compare the student's with the teacher's.
 
-    arrange: `by_words` or `by_layers`. relate(points, how): the relation, [B, groups, ...], made once a batch for the
+    arrangement: WORDS or LAYERS. relate(points, how): the relation, [B, groups, ...], made once a batch for the
     teacher. compare(student, teacher, how): the sum over all relations of how far the two are apart. count(real, how):
     what that sum is divided by.
     """
 
-    arrange: Arrange
+    arrangement: Arrangement
     relate: Callable[[Points, How], Tensor]
     compare: Callable[[Tensor, Tensor, How], Tensor]
     count: Callable[[Tensor, How], Tensor]
 
 
 RELATION_TERMS: dict[str, Relation] = {
-    "wr_pair": Relation(by_words, _relate_pairs, _compare_pairs, _count_pair_terms),
-    "wr_triple": Relation(by_words, _relate_triples, _compare_triples, _count_triples),
-    "ltr_pair": Relation(by_layers, _relate_pairs, _compare_pairs, _count_pair_terms),
-    "ltr_triple": Relation(by_layers, _relate_triples, _compare_triples, _count_triples),
+    "wr_pair": Relation(WORDS, _relate_pairs, _compare_pairs, _count_pair_terms),
+    "wr_triple": Relation(WORDS, _relate_triples, _compare_triples, _count_triples),
+    "ltr_pair": Relation(LAYERS, _relate_pairs, _compare_pairs, _count_pair_terms),
+    "ltr_triple": Relation(LAYERS, _relate_triples, _compare_triples, _count_triples),
 }
 
 
-def _how(settings: DistillationSettings, arrange: Arrange, hidden_dtype: torch.dtype) -> How:
+def _how(settings: DistillationSettings, arrangement: Arrangement, hidden_dtype: torch.dtype) -> How:
     dtype = torch.float64 if hidden_dtype == torch.float64 else torch.float32
-    return How(settings, settings.window if arrange is by_words else None, dtype)
+    return How(settings, settings.window if arrangement is WORDS else None, dtype)
 
 
-def _chunk_points(parts: Sequence[Tensor], real: Tensor, arrange: Arrange) -> Iterator[Points]:
+def _names(settings: DistillationSettings, arrangement: Arrangement) -> list[str]:
+    """The active relation terms of one arrangement."""
+    return [name for name in settings.active(RELATION_TERMS) if RELATION_TERMS[name].arrangement is arrangement]
+
+
+def _measure(parts: Sequence[Tensor], mask: Tensor, arrangements: Sequence[Arrangement]) -> Iterator[list[Points]]:
+    """The points of each arrangement, chunk by chunk, without a gradient."""
     for rows in _chunks(parts):
-        vectors = _vectors(parts, rows, real, arrange)
-        yield _points(vectors @ vectors.mT, vectors, real[rows])
-
-
-def _relations(
-    names: Sequence[str], parts: Sequence[Tensor], real: Tensor, arrange: Arrange, settings: DistillationSettings
-) -> dict[str, Tensor]:
-    """The relations [B, groups, ...] of these terms, all of one arrangement, without a gradient."""
-    how, made = _how(settings, arrange, parts[0].dtype), []
-    with torch.no_grad(), torch.autocast(real.device.type, enabled=False):
-        for points in _chunk_points(parts, real, arrange):
-            made.append([RELATION_TERMS[name].relate(points, how) for name in names])
-    return {name: torch.cat(chunks) for name, chunks in zip(names, zip(*made, strict=True), strict=True)}
+        with torch.no_grad(), torch.autocast(mask.device.type, enabled=False):
+            vectors = _vectors(parts, mask, rows)
+            yield [_points(a, _gram(a, vectors), vectors, mask[rows]) for a in arrangements]
 
 
 class _RelationSums(torch.autograd.Function):
-    """The sum of each of several relation terms over one arrangement of the student's hidden states, [terms].
+    """The sums of relation terms over the student's hidden states, as one tensor [terms].
 
-    Chunk by chunk: the Gram matrix, the terms, and the gradient of each term with respect to the Gram matrix, which is
-    all that is kept. So the terms are ordinary differentiable functions of `Points`, share the Gram matrix, and
-    nothing else outlives its chunk.
+    Chunk by chunk: for each arrangement the Gram matrix, its terms, and the gradient of each term with respect to the
+    Gram matrix, which is all that is kept. So the terms are ordinary differentiable functions of `Points`, share the
+    Gram matrix, and nothing else outlives its chunk.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, real: Tensor, arrange: Arrange, sums: Sequence[Callable[[Points, slice], Tensor]], *parts: Tensor
+        ctx: Any, mask: Tensor, sums: Mapping[Arrangement, Sequence[Callable[[Points, slice], Tensor]]], *parts: Tensor
     ) -> Tensor:
-        values, ctx.grads = [], []
+        values, ctx.grads, ctx.arrangements = [], [], list(sums)
         for rows in _chunks(parts):
-            vectors = _vectors(parts, rows, real, arrange)
-            gram = (vectors @ vectors.mT).requires_grad_()
-            with torch.enable_grad():
-                points = _points(gram, vectors, real[rows])
-                chunk_sums = [term(points, rows) for term in sums]
-            if any(ctx.needs_input_grad):
-                ctx.grads.append([torch.autograd.grad(s, gram, retain_graph=True)[0] for s in chunk_sums])
-            values.append(torch.stack([s.detach().to(gram.dtype) for s in chunk_sums]))
-        ctx.real, ctx.arrange = real, arrange
-        ctx.save_for_backward(*parts)
-        return torch.stack(values).sum(0)
+            vectors = _vectors(parts, mask, rows)
+            for arrangement, terms in sums.items():
+                gram = _gram(arrangement, vectors).requires_grad_()
+                with torch.enable_grad():
+                    points = _points(arrangement, gram, vectors, mask[rows])
+                    results = [term(points, rows) for term in terms]
+                if any(ctx.needs_input_grad):
+                    ctx.grads.append([torch.autograd.grad(r, gram, retain_graph=True)[0] for r in results])
+                values += [result.detach().to(gram.dtype) for result in results]
+        ctx.save_for_backward(mask, *parts)
+        return torch.stack(values).unflatten(0, (len(_chunks(parts)), -1)).sum(0)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor | None, ...]:
-        parts = ctx.saved_tensors
-        grad_parts = [torch.empty_like(part) for part in parts]
-        for rows, grads in zip(_chunks(parts), ctx.grads, strict=True):
-            vectors = _vectors(parts, rows, ctx.real, ctx.arrange)
-            grad_gram = torch.stack([g * scale for g, scale in zip(grads, grad_values, strict=True)]).sum(0)
-            grad_vectors = ctx.arrange((grad_gram + grad_gram.mT) @ vectors)
+        mask, *parts = ctx.saved_tensors
+        grad_parts, grads = [torch.empty_like(part) for part in parts], iter(ctx.grads)
+        for rows in _chunks(parts):
+            vectors = _vectors(parts, mask, rows)
+            grad_vectors, scales = torch.zeros_like(vectors), iter(grad_values)
+            for arrangement in ctx.arrangements:
+                grad_gram = sum(grad * next(scales) for grad in next(grads))
+                arrangement.flat(grad_vectors).add_((grad_gram + grad_gram.mT) @ arrangement.flat(vectors))
             for grad_part, grad in zip(grad_parts, _split_layers(grad_vectors, parts), strict=True):
-                grad_part[rows] = grad
-        return None, None, None, *grad_parts
+                grad_part[rows] = grad.transpose(0, 1)
+        return None, None, *grad_parts
 
 
 def _relation_losses(
-    names: Sequence[str],
-    parts: Sequence[Tensor],
-    teacher: Mapping[str, Tensor],
-    real: Tensor,
-    arrange: Arrange,
-    settings: DistillationSettings,
+    parts: Sequence[Tensor], teacher: Mapping[str, Tensor], mask: Tensor, settings: DistillationSettings
 ) -> dict[str, Tensor]:
-    """The terms of these names, all of one arrangement, as means."""
-    how = _how(settings, arrange, parts[0].dtype)
+    """The active relation terms, as means. teacher: the teacher's relation for each of them."""
+    by_arrangement = {a: _names(settings, a) for a in (WORDS, LAYERS)}
+    by_arrangement = {arrangement: names for arrangement, names in by_arrangement.items() if names}
+    names = [name for names in by_arrangement.values() for name in names]
+    hows = {name: _how(settings, RELATION_TERMS[name].arrangement, parts[0].dtype) for name in names}
 
     def summed(name: str) -> Callable[[Points, slice], Tensor]:
-        term = RELATION_TERMS[name]
+        term, how = RELATION_TERMS[name], hows[name]
         return lambda points, rows: term.compare(term.relate(points, how), teacher[name][rows], how)
 
-    with torch.autocast(real.device.type, enabled=False):
-        sums = _RelationSums.apply(real, arrange, [summed(name) for name in names], *parts)
-    counts = [RELATION_TERMS[name].count(real, how).clamp(min=1) for name in names]
-    return {name: (s / n).to(how.dtype) for name, s, n in zip(names, sums, counts, strict=True)}
+    with torch.autocast(mask.device.type, enabled=False):
+        sums = _RelationSums.apply(mask, {a: [summed(n) for n in names] for a, names in by_arrangement.items()}, *parts)
+    return {name: _mean(name, total, hows[name], mask, parts) for name, total in zip(names, sums, strict=True)}
+
+
+def _mean(name: str, total: Tensor, how: How, mask: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    term = RELATION_TERMS[name]
+    real = term.arrangement.real(mask, sum(part.shape[1] for part in parts))
+    return (total / term.count(real, how).clamp(min=1)).to(how.dtype)
 
 
 # ---------------------------------------------------------------------------------------------------- the four terms
@@ -495,10 +517,11 @@ def _relation_term(
     name: str, student_hidden: Tensor, teacher_hidden: Tensor, attention_mask: Tensor, **options: Any
 ) -> Tensor:
     _check_hidden(student_hidden, teacher_hidden, attention_mask)
-    settings, arrange = DistillationSettings(weights={name: 1.0}, **options), RELATION_TERMS[name].arrange
-    real = _real_points(attention_mask, student_hidden.shape[1], arrange)
-    teacher = _relations([name], [teacher_hidden], real, arrange, settings)
-    return _relation_losses([name], [student_hidden], teacher, real, arrange, settings)[name]
+    settings, term = DistillationSettings(weights={name: 1.0}, **options), RELATION_TERMS[name]
+    how = _how(settings, term.arrangement, teacher_hidden.dtype)
+    chunks = _measure([teacher_hidden.detach()], attention_mask, [term.arrangement])
+    teacher = torch.cat([term.relate(points, how) for (points,) in chunks])
+    return _relation_losses([student_hidden], {name: teacher}, attention_mask, settings)[name]
 
 
 def _check_hidden(student_hidden: Tensor, teacher_hidden: Tensor, attention_mask: Tensor) -> None:
@@ -523,8 +546,8 @@ def wr_pair(
 
     For each layer and word i the cosines to the other words make a distribution, p_ij = softmax over j ≠ i of
     cos(h_i, h_j), and the loss is KL(teacher ‖ student) = Σ_ij p_ij·(log p_ij − log q_ij), divided by the count that
-    `average` names. With distance "l2" it is Σ_ij (‖h_i − h_j‖_student − ‖h_i − h_j‖_teacher)², the distance itself, not
-    squared. Only pairs of two different real words take part.
+    `average` names. With distance "l2" it is Σ_ij (‖h_i − h_j‖_student − ‖h_i − h_j‖_teacher)²: distances themselves, not
+    their squares. Only pairs of two different real words take part.
 
     student_hidden [batch, layers, length, hidden_s], teacher_hidden [batch, layers, length, hidden_t], attention_mask
     [batch, length] -> scalar. average "pairs": per ordered pair i ≠ j (the authors divide by the number of pairs with
@@ -661,7 +684,7 @@ SIGNALS: dict[str, dict[str, float]] = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------- the trainer's side
+# --------------------------------------------------------------------------------------------------- the trainer's side
 
 
 class TeacherSignal:
@@ -688,15 +711,22 @@ class TeacherSignal:
         self.layer_count = len(hidden_states) - 1
         self.hidden_states = [h.detach() for h in hidden_states] if settings.active({"hidden_mse": 0}) else []
         self._dtype = hidden_states[0].dtype
-        parts = [h[:, None] for h in hidden_states]
-        self._word_relations: dict[str, Tensor] = {}
-        if names := _of_arrangement(by_words, settings):
-            real = _real_points(attention_mask, len(parts), by_words)
-            self._word_relations = _relations(names, parts, real, by_words, settings)
-        if _of_arrangement(by_layers, settings):
-            real = _real_points(attention_mask, len(parts), by_layers)
-            self._layer_points = _all_points(parts, real, by_layers)
         self._relations: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+        self._word_relations: dict[str, Tensor] = {}
+        self._layer_points: Points | None = None
+        if settings.active(RELATION_TERMS):
+            self._measure([h.detach()[:, None] for h in hidden_states])
+
+    def _measure(self, parts: Sequence[Tensor]) -> None:
+        names, how = _names(self.settings, WORDS), _how(self.settings, WORDS, self._dtype)
+        relations, layer_points = [], []
+        for words, layers in _measure(parts, self.attention_mask, [WORDS, LAYERS]):
+            relations.append([RELATION_TERMS[name].relate(words, how) for name in names])
+            layer_points.append(layers)
+        self._word_relations = {
+            name: torch.cat(made) for name, made in zip(names, zip(*relations, strict=True), strict=True)
+        }
+        self._layer_points = Points(*(torch.cat([getattr(p, f.name) for p in layer_points]) for f in fields(Points)))
 
     def relation(self, name: str, layers: tuple[int, ...]) -> Tensor:
         """The teacher's relation for one term and stack of 0-based layers, with the embedding output before them."""
@@ -711,21 +741,10 @@ class TeacherSignal:
         if name in self._word_relations:
             relation = self._word_relations[name]
             return relation if everything else relation.index_select(1, index)
+        assert self._layer_points is not None
         points = self._layer_points if everything else self._layer_points.select(index)
         with torch.autocast(self.attention_mask.device.type, enabled=False):
-            return RELATION_TERMS[name].relate(points, _how(self.settings, by_layers, self._dtype))
-
-
-def _all_points(parts: Sequence[Tensor], real: Tensor, arrange: Arrange) -> Points:
-    """The points of the whole batch at once; for groups of few points, the layers of a word."""
-    with torch.no_grad(), torch.autocast(real.device.type, enabled=False):
-        chunks = list(_chunk_points(parts, real, arrange))
-    return Points(*(torch.cat([getattr(c, f.name) for c in chunks]) for f in fields(Points)))
-
-
-def _of_arrangement(arrange: Arrange, settings: DistillationSettings) -> list[str]:
-    """The active relation terms of one arrangement."""
-    return [name for name in settings.active(RELATION_TERMS) if RELATION_TERMS[name].arrange is arrange]
+            return RELATION_TERMS[name].relate(points, _how(self.settings, LAYERS, self._dtype))
 
 
 def matched(stack: Sequence[int]) -> list[int]:
@@ -758,12 +777,10 @@ def distillation_losses(
         teacher.attention_mask, labels, teacher.regression,
     )  # fmt: skip
     losses = {name: OUTPUT_TERMS[name](outputs) for name in settings.active(OUTPUT_TERMS)}
-    parts = [h[:, None] for h in student_hidden_states]
-    for arrange in (by_words, by_layers):
-        if names := _of_arrangement(arrange, settings):
-            relations = {name: teacher.relation(name, tuple(layers)) for name in names}
-            real = _real_points(teacher.attention_mask, len(parts), arrange)
-            losses |= _relation_losses(names, parts, relations, real, arrange, settings)
+    if names := settings.active(RELATION_TERMS):
+        relations = {name: teacher.relation(name, tuple(layers)) for name in names}
+        parts = [h[:, None] for h in student_hidden_states]
+        losses |= _relation_losses(parts, relations, teacher.attention_mask, settings)
     return losses
 
 

@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import importlib.util
 import re
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,11 +232,30 @@ def _stage_settings(content: Mapping[str, Any], stage: str) -> StageSettings:
     training = dict(TRAINING_DEFAULTS)
     for where, section in (("training", content.get("training")), (f"stages.{stage}.training", own.get("training"))):
         training |= _section(where, section, training_fields)
+    hints = typing.get_type_hints(TrainingArguments)
+    for name, value in training.items():
+        _check_type(f"training.{name}", value, hints[name])
     for name, instead in OWN_TRAINING_FIELDS.items():
         if name in training:
             raise UserError(f"training.{name} is set by dynackd; use {instead} instead")
     distillation = _merged(content.get("distillation"), own.get("distillation"))
     return StageSettings(training, _distillation_settings(distillation))
+
+
+# What YAML can give for each type that TrainingArguments names; it checks nothing itself.
+_YAML_TYPES: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+
+
+def _check_type(where: str, value: Any, hint: Any) -> None:
+    """Refuse a value whose type is none of a field's; fields of other types than number, text and switch pass."""
+    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    known = [member for member in members if member in _YAML_TYPES]
+    if len(known) < len([member for member in members if member is not type(None)]) or value is None:
+        return
+    allowed = {kind for member in known for kind in _YAML_TYPES[member]}
+    if type(value) not in allowed:
+        names = " or ".join(member.__name__ for member in known)
+        raise UserError(f"{where} must be of type {names}, not {value!r}")
 
 
 def _merged(base: Any, own: Any) -> dict[str, Any]:

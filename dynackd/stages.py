@@ -152,12 +152,19 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     return _train_stage(run, DEPTH_STAGE, supernet, teacher, original, data, train, validation, tokenizer)
 
 
-def evaluate(directory: Path, recipe: Recipe, length: int, teacher: str | None = None) -> dict[str, Any]:
-    """Every sub-network of a supernet directory on the recipe's validation data; the content of `evaluate --json`."""
+def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str | None = None) -> dict[str, Any]:
+    """Every sub-network of a supernet directory on the recipe's validation data; the content of `evaluate --json`.
+
+    FLOPs are counted at `length` tokens, or at the recipe's `data.max_length`.
+    """
     supernet, tokenizer = load_supernet(directory)
+    positions = max_positions(supernet.model.config)
+    length = length or recipe.data.max_length
+    if length > positions:
+        raise UserError(f"--length {length} is beyond the {positions} tokens that {directory} takes")
     original = load_teacher(teacher or str(supernet.origin.teacher), supernet.grid)
     data = load_task_data(recipe.task, recipe.data, ("validation",), label2id=_label2id(supernet))
-    _, validation = _tokenized(data, recipe, tokenizer, max_positions(supernet.model.config))
+    _, validation = _tokenized(data, recipe, tokenizer, positions)
     return _evaluate(supernet, original, data, validation, tokenizer, length)
 
 
