@@ -122,8 +122,8 @@ def _workers(groups: Sequence[Sequence[Case]]) -> Iterator[list[Connection]]:
             process.start()
             end.close()
         for (connection, _), (case, *_rest) in zip(pipes, groups, strict=True):
-            if problem := _answer(connection, case):
-                raise UserError(f"{case.path} cannot run in {case.runtime} on {case.provider}: {problem.splitlines()[0]}")
+            if problem := _answer(connection, case).splitlines():
+                raise UserError(f"{case.path} cannot run in {case.runtime} on {case.provider}: {problem[0]}")
         yield [connection for connection, _ in pipes]
     finally:
         for connection, _ in pipes:

@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints. A user's mistake is one sentence on stderr and exit code 2."""
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         _hide_shard_bars()
-        options.run(options)
+        try:
+            options.run(options)
+        finally:
+            _leave_process_group()
     except UserError as error:
         print(f"dynackd: {error}", file=sys.stderr)
         return 2
@@ -31,6 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("dynackd: interrupted; run the same command with --resume to go on", file=sys.stderr)
         return 130
     return 0
+
+
+def _leave_process_group() -> None:
+    """Under torchrun, leave in order: a process that just exits sometimes aborts."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        gc.collect()  # drops the DDP wrapper, which holds the group
+        distributed.destroy_process_group()
 
 
 def _hide_shard_bars() -> None:
@@ -224,7 +236,11 @@ def _at_least_one(options: argparse.Namespace, name: str) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    """A line that is never wrapped, from the first process only."""
+    from dynackd.report import console
+
+    if not console.quiet:
+        print(text, flush=True)
 
 
 # name -> (help, example, arguments, function)

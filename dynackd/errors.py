@@ -1,4 +1,8 @@
-"""The one exception that stands for a user's mistake."""
+"""The one exception that stands for a user's mistake, and the checks that raise it everywhere alike."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -8,9 +12,32 @@ class UserError(Exception):
     """
 
 
-def nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """`", did you mean 'x'?"` when a known name is close to `name`, else an empty string."""
-    import difflib
-
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, list(known), n=1)
     return f", did you mean '{close[0]}'?" if close else ""
+
+
+def refuse_unknown_keys(where: str, content: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse (`UserError`) a key of the mapping at `where` that is not known, with the nearest known one."""
+    known = list(known)
+    for key in content:
+        if key not in known:
+            full = f"{where}.{key}" if where else str(key)
+            raise UserError(f"unknown key '{full}'{nearest(str(key), known) or '; known: ' + ', '.join(known)}")
+
+
+def one_of(where: str, value: Any, known: Iterable[str]) -> str:
+    """The value, a known name; `UserError` with the nearest and all known names otherwise."""
+    known = list(known)
+    if value not in known:
+        raise UserError(f"{where}: '{value}' is unknown{nearest(str(value), known) or ';'} known: {', '.join(known)}")
+    return str(value)
+
+
+def names_of(where: str, value: Any) -> list[str]:
+    """One name or a list of names as a list; `UserError` otherwise."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: expected a name or a list of names, got {value!r}")
+    return list(names)

@@ -14,11 +14,12 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 
+from dynackd.data import DataSource, resolve_source
 from dynackd.distill import SIGNALS, DistillationSettings
-from dynackd.errors import UserError, nearest
+from dynackd.errors import UserError, one_of, refuse_unknown_keys
 from dynackd.importance import IMPORTANCE
 from dynackd.spec import Grid
-from dynackd.tasks import DataSource, Task, resolve_source, resolve_task
+from dynackd.tasks import Task, resolve_task
 from dynackd.trainer import SubnetSampler
 
 STAGES = ("finetune", "width", "depth")
@@ -123,7 +124,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def make_recipe(content: Mapping[str, Any]) -> Recipe:
     """Check a recipe's mapping. Raises `UserError` that names the key."""
-    _known_keys("", content, RECIPE_KEYS)
+    refuse_unknown_keys("", content, RECIPE_KEYS)
     for key in ("model", "task", "output_dir"):
         if key not in content:
             raise UserError(f"{key!r} is missing; a recipe names at least model, task, data and output_dir")
@@ -140,7 +141,7 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
         data=resolve_source(content.get("data"), task),
         grid=_grid({key: value for key, value in grid.items() if key != "sampler"}),
         sampler=SubnetSampler.parse(grid.get("sampler", "all")),
-        importance=_importance_score(importance.get("score", "gradient")),
+        importance=one_of("importance.score", importance.get("score", "gradient"), IMPORTANCE),
         importance_rows=_whole("importance.rows", importance.get("rows", IMPORTANCE_ROWS)),
         stages={name: _stage_settings(content, name) for name in STAGES},
         output_dir=Path(content["output_dir"]),
@@ -190,18 +191,11 @@ def _load_yaml(text: str) -> Any:
         raise UserError("not valid YAML: " + " ".join(str(error).split())) from error
 
 
-def _known_keys(where: str, content: Mapping[str, Any], known: Sequence[str]) -> None:
-    for key in content:
-        if key not in known:
-            full = f"{where}.{key}" if where else str(key)
-            raise UserError(f"unknown key {full!r}{nearest(str(key), list(known)) or '; known: ' + ', '.join(known)}")
-
-
 def _section(where: str, content: Any, known: Sequence[str]) -> dict[str, Any]:
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise UserError(f"{where} must be a mapping with the keys {', '.join(known)}, not {content!r}")
-    _known_keys(where, content, known)
+    refuse_unknown_keys(where, content, known)
     return content
 
 
@@ -210,12 +204,6 @@ def _grid(content: Mapping[str, Any]) -> Grid:
         if name in content and not isinstance(content[name], list):
             raise UserError(f"grid.{name} must be a list such as [1.0, 0.5], not {content[name]!r}")
     return Grid(**content)
-
-
-def _importance_score(name: Any) -> str:
-    if name not in IMPORTANCE:
-        raise UserError(f"importance.score {name!r} is unknown; it is one of {', '.join(IMPORTANCE)}")
-    return str(name)
 
 
 def _whole(where: str, value: Any) -> int:
@@ -273,10 +261,8 @@ def _merged(base: Any, own: Any) -> dict[str, Any]:
 def _distillation_settings(content: Mapping[str, Any]) -> DistillationSettings:
     """`signal` names a preset of weights; `weights` changes single ones; the rest are `DistillationSettings` fields."""
     fields = [f.name for f in dataclasses.fields(DistillationSettings)]
-    _known_keys("distillation", content, ["signal", *fields])
-    signal = content.get("signal", "ckd")
-    if signal not in SIGNALS:
-        raise UserError(f"distillation.signal {signal!r} is unknown; it is one of {', '.join(SIGNALS)}")
+    refuse_unknown_keys("distillation", content, ["signal", *fields])
+    signal = one_of("distillation.signal", content.get("signal", "ckd"), SIGNALS)
     weights = _section("distillation.weights", content.get("weights"), list(content.get("weights") or {}))
     rest = {key: value for key, value in content.items() if key not in ("signal", "weights")}
     return DistillationSettings(weights={**SIGNALS[signal], **weights}, **rest)

@@ -34,6 +34,7 @@ from dynackd.checkpoints import (
     refuse_existing,
     write_json,
 )
+from dynackd.data import TaskData, load_task_data, tokenize
 from dynackd.errors import UserError
 from dynackd.evaluation import batches_of, evaluate_grid
 from dynackd.families import FAMILIES, FAMILY_KEY, max_positions
@@ -42,7 +43,7 @@ from dynackd.recipe import Recipe, StageSettings
 from dynackd.report import console, grid_table, progress_bar
 from dynackd.spec import Grid, describe
 from dynackd.supernet import CONFIG_KEY, Origin, Supernet, load_supernet
-from dynackd.tasks import TaskData, compute_metrics, load_task_data, tokenize
+from dynackd.tasks import compute_metrics
 from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, ResumableTrainer, Stage, SupernetTrainer
 
 TEACHER = "teacher"
@@ -210,7 +211,10 @@ def prepare(recipe: Recipe, stage: str, name: str, mode: RunMode) -> Run:
     checkpoint = last_checkpoint(checkpoints) if mode.resume else None
     if checkpoint is not None:
         _refuse_changed(recipe, checkpoints)
-    return Run(recipe, settings, directory, settings.arguments(checkpoints), mode, checkpoint)
+    # Under torchrun this is where the processes meet, so none of them writes before all of them have checked.
+    arguments = settings.arguments(checkpoints)
+    console.quiet = arguments.process_index > 0
+    return Run(recipe, settings, directory, arguments, mode, checkpoint)
 
 
 def last_checkpoint(checkpoints: Path) -> Path | None:
@@ -332,7 +336,7 @@ def _train_stage(
 def _train(trainer: Trainer, run: Run) -> float:
     """Train, or go on from the checkpoint; returns the seconds it took."""
     _warn_of_slow_bf16(run.arguments)
-    if run.checkpoint is None:
+    if run.checkpoint is None and run.arguments.should_save:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         run.checkpoints.mkdir(parents=True)
         (run.checkpoints / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")

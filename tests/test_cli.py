@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it prints, what it writes, and one sentence with exit code 2 for a mistake."""
+"""The command line as a user meets it: what it prints, what it writes, and one sentence for a mistake."""
 
 import json
 import os
@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
+
 from dynackd.cli import COMMANDS, main
 from dynackd.spec import Grid
 from dynackd.supernet import Origin, Supernet

@@ -5,10 +5,10 @@ import json
 import onnx
 import pytest
 import torch
+from conftest import tiny_batch, tiny_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import dynackd.export
-from conftest import tiny_batch, tiny_model
 from dynackd.cost import FlopCounter, count_parameters
 from dynackd.errors import UserError
 from dynackd.export import Shape, example_batch, export_student, parity, parity_shapes
@@ -91,7 +91,7 @@ def test_an_export_that_differs_from_torch_leaves_nothing_behind(supernet, token
         honest(changed, names, file)
 
     monkeypatch.setattr(dynackd.export, "export_onnx", wrong)
-    with pytest.raises(UserError, match="differs from the torch student by .* was not written"):
+    with pytest.raises(UserError, match=r"differs from the torch student by .* was not written"):
         export_student(supernet, tokenizer, SPEC, tmp_path / "student")
     assert list(tmp_path.iterdir()) == []
 

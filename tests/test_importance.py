@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-
 from conftest import tiny_batch, tiny_model
+
 from dynackd.families import family_of, layer_list
 from dynackd.importance import IMPORTANCE, gradient_importance, rewire
 from dynackd.spec import Grid, SubnetSpec

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-
 from conftest import tiny_recipe, write_recipe
+
 from dynackd.errors import UserError
 from dynackd.recipe import STAGES, apply_overrides, load_recipe, make_recipe, resolve_model
 from dynackd.spec import Grid
@@ -71,9 +71,9 @@ def test_a_learning_rate_written_as_people_write_it_is_a_number(tmp_path):
         ({"grid": {"widths": 0.5}}, "grid.widths must be a list"),
         ({"grid": {"widths": [1.0, 1.5]}}, r"width 1.5 is outside \(0, 1\]"),
         ({"grid": {"sampler": "sandwhich"}}, "grid.sampler 'sandwhich' is unknown"),
-        ({"importance": {"score": "x"}}, "importance.score 'x' is unknown; it is one of gradient"),
+        ({"importance": {"score": "x"}}, "importance.score: 'x' is unknown; known: gradient"),
         ({"importance": {"rows": 0}}, "importance.rows must be a whole number of 1 or more"),
-        ({"distillation": {"signal": "cdk"}}, "distillation.signal 'cdk' is unknown; it is one of ckd"),
+        ({"distillation": {"signal": "cdk"}}, "distillation.signal: 'cdk' is unknown, did you mean 'ckd'"),
         ({"distillation": {"weights": {"wr_par": 1}}}, "'wr_par', did you mean 'wr_pair'"),
         ({"distillation": {"window": 4}}, "window is 4"),
         ({"distillation": {"temprature": 4}}, "did you mean 'temperature'"),
@@ -84,8 +84,7 @@ def test_a_learning_rate_written_as_people_write_it_is_a_number(tmp_path):
 )
 def test_a_mistake_is_one_sentence_that_names_the_key(tmp_path, change, message):
     with pytest.raises(UserError, match=message) as error:
-        recipe = make_recipe(tiny_recipe(tmp_path, **change))
-        recipe.stages["width"].arguments(tmp_path)
+        make_recipe(tiny_recipe(tmp_path, **change)).stages["width"].arguments(tmp_path)
     assert "\n" not in str(error.value)
 
 

@@ -1,13 +1,13 @@
-"""The road end to end on tiny data: the loss falls, a killed run resumes to the same result, nothing is half-written."""
+"""The road end to end on tiny data: the loss falls, a killed run resumes, nothing is half-written."""
 
 import json
 import shutil
 
 import pytest
 import torch
+from conftest import tiny_recipe
 from safetensors.torch import load_file
 
-from conftest import tiny_recipe
 from dynackd import stages
 from dynackd.errors import UserError
 from dynackd.recipe import load_recipe, make_recipe
@@ -173,7 +173,7 @@ def test_overwriting_keeps_the_old_result_until_the_new_one_is_whole(road, tmp_p
 
 def test_train_width_needs_a_fine_tuned_teacher(road, tmp_path):
     recipe = copy_of(road, tmp_path, "teacher", "width", "depth")
-    with pytest.raises(UserError, match="bare encoder .* run dynackd finetune"):
+    with pytest.raises(UserError, match=r"bare encoder .* run dynackd finetune"):
         stages.train_width(recipe, FRESH)
 
 
@@ -221,7 +221,7 @@ def test_a_damaged_supernet_is_refused_in_one_sentence(road, tmp_path, damage):
         config.write_text(json.dumps(content))
 
     {"truncated": truncate, "missing tensor": lose_a_tensor, "pickle only": pickle_only, "no grid": no_grid}[damage]()
-    with pytest.raises(UserError, match="damaged|missing|no other format") as error:
+    with pytest.raises(UserError, match=r"damaged|missing|no other format") as error:
         load_supernet(place)
     assert "\n" not in str(error.value)
 

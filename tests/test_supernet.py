@@ -6,9 +6,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from conftest import tiny_batch, tiny_model
 from transformers import AutoModelForSequenceClassification
 
-from conftest import tiny_batch, tiny_model
 from dynackd.errors import UserError
 from dynackd.export import export_onnx
 from dynackd.families import family_of, layer_list

@@ -15,19 +15,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from dynackd import tasks
+from dynackd.data import TaskData, label_map, load_task_data, resolve_source, tokenize
 from dynackd.errors import UserError
-from dynackd.tasks import (
-    METRICS,
-    TASKS,
-    Task,
-    compute_metrics,
-    label_map,
-    load_task_data,
-    resolve_source,
-    resolve_task,
-    tokenize,
-)
+from dynackd.tasks import METRICS, TASKS, Task, compute_metrics, resolve_task
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "glue"
 OWN = {"kind": "classification", "text": "text", "label": "class"}
@@ -52,7 +42,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def load(train: str, task: Any = OWN, label2id: dict[str, int] | None = None, **options: Any) -> tasks.TaskData:
+def load(train: str, task: Any = OWN, label2id: dict[str, int] | None = None, **options: Any) -> TaskData:
     source = resolve_source({"train": train, "validation": train, **options})
     return load_task_data(resolve_task(task), source, label2id=label2id)
 
@@ -115,7 +105,7 @@ def test_compute_metrics() -> None:
 
 @pytest.mark.parametrize(("value", "message"), [
     ("sst3", "did you mean 'sst2'"),
-    ({**OWN, "lable": "x"}, "unknown key 'lable', did you mean 'label'"),
+    ({**OWN, "lable": "x"}, "unknown key 'task.lable', did you mean 'label'"),
     ({**OWN, "kind": "regresion"}, "did you mean 'regression'"),
     ({**OWN, "metrics": ["acuracy"]}, "did you mean 'accuracy'"),
     ({**OWN, "metrics": ["pearson"]}, "of a classification task: 'pearson' is unknown"),
@@ -141,7 +131,7 @@ def test_hub_names() -> None:
 
 
 @pytest.mark.parametrize(("value", "message"), [
-    ({"train": "a.csv", "validaton": "b.csv"}, "unknown key 'validaton', did you mean 'validation'"),
+    ({"train": "a.csv", "validaton": "b.csv"}, "unknown key 'data.validaton', did you mean 'validation'"),
     ({"train": "a.csv", "train_rows": 0}, "data.train_rows: expected a whole number of 1 or more, got 0"),
     ({"train": "a.csv", "validation_share": 1}, "between 0 and 1"),
     ({"train": "a.csv", "validation": "b.csv", "validation_share": 0.1}, "not both"),

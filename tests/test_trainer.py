@@ -1,0 +1,225 @@
+"""What one training step does: every sub-network, the right teacher, the right scale, the same on several processes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import tiny_batch, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, TrainingArguments
+
+from dynackd import stages
+from dynackd.distill import DistillationSettings, TeacherSignal, distillation_losses, total_loss
+from dynackd.errors import UserError
+from dynackd.recipe import make_recipe
+from dynackd.spec import FULL, Grid, SubnetSpec
+from dynackd.supernet import Supernet
+from dynackd.tasks import resolve_task
+from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, SubnetSampler, SupernetTrainer
+
+TASK = resolve_task({"kind": "classification", "text": "sentence", "label": "label"})
+CKD = {"ce": 0.1, "logits": 1.0, "wr_pair": 10.0, "wr_triple": 10.0, "ltr_pair": 10.0, "ltr_triple": 10.0}
+GRID = Grid((1.0, 0.5), (1.0, 0.5))
+
+
+def rows(count=8):
+    ids = tiny_batch(8 if count == 8 else count, 9)["input_ids"][:, :7]
+    return Dataset.from_dict(
+        {
+            "input_ids": [row[: 4 + i % 4].tolist() for i, row in enumerate(ids)],
+            "attention_mask": [[1] * (4 + i % 4) for i in range(count)],
+            "labels": [i % 2 for i in range(count)],
+            "length": [4 + i % 4 for i in range(count)],
+        }
+    )
+
+
+def trainer_of(tmp_path, stage, weights=CKD, sampler="all", supernet=None, **arguments):
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    supernet = supernet or Supernet(tiny_model(**no_dropout), stage.grid_of(GRID))
+    teacher = Supernet(tiny_model(seed=1, **no_dropout), GRID)
+    options = {"use_cpu": True, "report_to": "none", "length_column_name": "length", "max_steps": 2, **arguments}
+    tokenizer = tiny_tokenizer()
+    return SupernetTrainer(
+        supernet,
+        teacher,
+        stage,
+        TASK,
+        DistillationSettings(weights=weights),
+        TrainingArguments(str(tmp_path), per_device_train_batch_size=8, **options),
+        SubnetSampler.parse(sampler),
+        train_dataset=rows(),
+        eval_dataset={"": rows()},
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
+
+
+def batch():
+    return {**tiny_batch(), "labels": torch.tensor([0, 1, 1, 0])}
+
+
+def gradients(trainer):
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.zero_grad()
+    loss = trainer.training_step(trainer.model, batch())
+    return loss, {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+
+
+@pytest.mark.parametrize("stage", [WIDTH_STAGE, DEPTH_STAGE], ids=lambda stage: stage.name)
+def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_path, stage):
+    trainer = trainer_of(tmp_path, stage)
+    loss, grads = gradients(trainer)
+    # The same, written out: width stage from the full teacher, depth stage from the teacher at the same width.
+    inputs, labels, settings = tiny_batch(), batch()["labels"], trainer.settings
+    trainer.model.zero_grad()
+    total = 0
+    for spec in stage.grid_of(GRID).specs():
+        with torch.no_grad():
+            output = trainer.teacher({"width": FULL, "depth": SubnetSpec(spec.width, 1.0)}[stage.name], **inputs)
+        signal = TeacherSignal(settings, output.logits, output.hidden_states, inputs["attention_mask"])
+        own = trainer.model(spec, **inputs)
+        layers = {1.0: (0, 1, 2, 3), 0.5: (1, 3)}[spec.depth]
+        total += total_loss(
+            settings, distillation_losses(settings, own.logits, own.hidden_states, signal, layers, labels)
+        )
+    expected = total / len(stage.grid_of(GRID).specs())
+    expected.backward()
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for name, parameter in trainer.model.named_parameters():
+        torch.testing.assert_close(grads[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_the_teacher_never_changes_and_takes_no_gradient(tmp_path):
+    trainer = trainer_of(tmp_path, DEPTH_STAGE)
+    before = {name: tensor.clone() for name, tensor in trainer.teacher.state_dict().items()}
+    trainer.train()
+    assert not trainer.teacher.training
+    assert all(p.grad is None and not p.requires_grad for p in trainer.teacher.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("stage", [WIDTH_STAGE, DEPTH_STAGE], ids=lambda stage: stage.name)
+def test_the_full_network_runs_last_so_that_it_synchronises(tmp_path, stage, monkeypatch):
+    trainer = trainer_of(tmp_path, stage)
+    seen = []
+    whole = Supernet.forward
+
+    def watched(self, spec=FULL, **inputs):
+        if self is trainer.model:
+            seen.append(spec)
+        return whole(self, spec, **inputs)
+
+    monkeypatch.setattr(Supernet, "forward", watched)
+    gradients(trainer)
+    assert seen[-1] == FULL
+    assert sorted(seen) == sorted(stage.grid_of(GRID).specs())
+
+
+def test_padding_never_matters_to_the_loss_or_a_gradient(tmp_path, monkeypatch):
+    # Right padding, as batches have it; what stands at padded places must not be seen.
+    def step(at_padding):
+        inputs = tiny_batch()
+        inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+        inputs["attention_mask"][1, 5:] = 0
+        inputs["attention_mask"][2, 2:] = 0
+        inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, at_padding)
+        trainer = trainer_of(tmp_path, DEPTH_STAGE)
+        trainer.current_gradient_accumulation_steps = 1
+        loss = trainer.training_step(trainer.model, {**inputs, "labels": torch.tensor([0, 1, 1, 0])})
+        table = "model.bert.embeddings.word_embeddings.weight"
+        return loss, {name: p.grad for name, p in trainer.model.named_parameters() if name != table}
+
+    (loss, grads), (other_loss, other_grads) = step(7), step(9)
+    assert float(loss) == pytest.approx(float(other_loss), rel=1e-6)
+    for name in grads:
+        torch.testing.assert_close(grads[name], other_grads[name], atol=1e-6, rtol=1e-4)
+
+
+def test_gradient_accumulation_equals_one_large_batch(tmp_path):
+    nets = []
+    for size, steps in ((8, 1), (4, 2)):
+        trainer = trainer_of(
+            tmp_path,
+            DEPTH_STAGE,
+            {"logits": 1.0},
+            gradient_accumulation_steps=steps,
+            optim="sgd",
+            max_grad_norm=0.0,
+            train_sampling_strategy="sequential",
+            max_steps=1,
+            learning_rate=0.1,
+        )
+        trainer._train_batch_size = trainer.args.per_device_train_batch_size = size
+        trainer.train()
+        nets.append(trainer.model.state_dict())
+    start = Supernet(tiny_model()).state_dict()
+    assert any((nets[0][name] - start[name]).abs().max() > 1e-4 for name in start)
+    for name in nets[0]:
+        torch.testing.assert_close(nets[0][name], nets[1][name], atol=1e-6, rtol=1e-5)
+
+
+def test_the_sampler_keeps_the_largest_and_smallest_and_depends_on_the_step_alone():
+    specs = Grid((1.0, 0.75, 0.5, 0.25), (1.0, 0.5)).specs()
+    sampler = SubnetSampler.parse("sandwich(2)")
+    chosen = [sampler.sample(specs, 42, step) for step in range(20)]
+    assert all(len(set(c)) == 4 and c[0] == FULL and c[-1] == SubnetSpec(0.25, 0.5) for c in chosen)
+    assert len({tuple(c) for c in chosen}) > 5
+    assert chosen == [sampler.sample(specs, 42, step) for step in range(20)]
+    assert SubnetSampler.parse("all").sample(specs, 42, 0) == specs
+
+
+@pytest.mark.parametrize("text", ["sandwich", "sandwich(x)", "all(2)", "some", "sandwich()"])
+def test_an_unknown_sampler_is_refused(text):
+    with pytest.raises(UserError, match=r"grid\.sampler"):
+        SubnetSampler.parse(text)
+
+
+def test_arguments_that_a_supernet_cannot_honour_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"training\.label_smoothing_factor is not possible"):
+        trainer_of(tmp_path, WIDTH_STAGE, label_smoothing_factor=0.1)
+
+
+def test_evaluation_while_training_covers_every_subnetwork(tmp_path):
+    trainer = trainer_of(tmp_path, DEPTH_STAGE, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    evaluated = [row for row in trainer.state.log_history if "eval_w0.5_d0.5_accuracy" in row]
+    assert len(evaluated) == 2
+    assert {"eval_w1_d1_accuracy", "eval_w0.5_d1_accuracy", "eval_w1_d0.5_accuracy"} <= set(evaluated[0])
+
+
+def test_a_learning_curve_stays_what_it_was(tmp_path):
+    # Golden losses: pinned so that a change of the loss, the order or the scale cannot pass unseen.
+    options = {"max_steps": 4, "logging_steps": 1, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+    trainer = trainer_of(tmp_path, DEPTH_STAGE, **options)
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses == pytest.approx(GOLDEN, rel=2e-3)
+
+
+GOLDEN = [4.48119, 3.30855, 2.70993, 2.39553]
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+def test_two_processes_train_as_one(tmp_path):
+    # One batch of 8 against two of 4; the logits term alone, since the relations' means depend on the batch.
+    content = tiny_recipe(tmp_path, distillation={"signal": "logits"})
+    config = tmp_path / "encoder" / "config.json"
+    config.write_text(config.read_text().replace('dropout_prob": 0.1', 'dropout_prob": 0.0'))
+    content["training"] |= {"max_steps": 3, "train_sampling_strategy": "sequential", "optim": "sgd"}
+    stages.finetune(make_recipe(content), stages.RunMode())
+    stages.train_width(make_recipe(content), stages.RunMode())
+    alone = Supernet(stages.load_supernet(tmp_path / "run" / "width")[0].model).state_dict()
+    content["training"]["per_device_train_batch_size"] = 4
+    recipe = write_recipe(tmp_path, content)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, "-m", "dynackd", "train-width", str(recipe), "--overwrite"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("results: ") == 1, "only the first process tells"
+    together = Supernet(stages.load_supernet(tmp_path / "run" / "width")[0].model).state_dict()
+    for name in alone:
+        torch.testing.assert_close(alone[name], together[name], atol=1e-6, rtol=1e-5)
