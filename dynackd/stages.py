@@ -127,7 +127,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, WIDTH_STAGE.grid_of(recipe.grid), origin)
     _describe_grid(supernet)
     if run.checkpoint is None:
-        _rewire(supernet, recipe, train, tokenizer)
+        _rewire(supernet.to(run.arguments.device), recipe, train, tokenizer)
     return _train_stage(run, WIDTH_STAGE, supernet, teacher, teacher, data, train, validation, tokenizer)
 
 
@@ -146,7 +146,7 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
         )
     data = load_task_data(recipe.task, recipe.data, label2id=_label2id(teacher))
     train, validation = _tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
-    origin = Origin(DEPTH_STAGE.name, teacher.origin.teacher, str(parent))
+    origin = Origin(DEPTH_STAGE.name, teacher.origin.teacher, _absolute(str(parent)))
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, DEPTH_STAGE.grid_of(recipe.grid), origin)
     _describe_grid(supernet)
     original = load_teacher(str(teacher.origin.teacher), recipe.grid)
@@ -166,24 +166,30 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
     original = load_teacher(teacher or str(supernet.origin.teacher), supernet.grid)
     data = load_task_data(recipe.task, recipe.data, ("validation",), label2id=_label2id(supernet))
     _, validation = _tokenized(data, recipe, tokenizer, positions)
-    return _evaluate(supernet, original, data, validation, tokenizer, length)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return _evaluate(supernet.to(device), original.to(device), data, validation, tokenizer, length)
 
 
 def teacher_of(recipe: Recipe) -> str:
-    """The directory or hub name of the fine-tuned model: the recipe's `teacher`, else what `finetune` made, else
-    the recipe's `model` if that is fine-tuned already."""
+    """The hub name or absolute directory of the fine-tuned model: the recipe's `teacher`, else what `finetune` made,
+    else the recipe's `model` if that is fine-tuned already."""
     finetuned = recipe.output_dir / TEACHER
     if recipe.teacher:
-        return recipe.teacher
+        return _absolute(recipe.teacher)
     if finetuned.is_dir():
-        return str(finetuned)
+        return _absolute(str(finetuned))
     architectures = load_config(recipe.model).architectures or ["nothing named"]
     if not architectures[0].endswith("ForSequenceClassification"):
         raise UserError(
             f"{recipe.model} is a bare encoder ({architectures[0]}), not a fine-tuned classifier; run dynackd finetune "
             f"with this recipe first, or name a fine-tuned model under 'teacher'"
         )
-    return recipe.model
+    return _absolute(recipe.model)
+
+
+def _absolute(source: str) -> str:
+    """A local directory as a path that holds from everywhere, since results remember it; a hub name as it is."""
+    return str(Path(source).resolve()) if Path(source).is_dir() else source
 
 
 def load_teacher(source: str, grid: Grid) -> Supernet:
@@ -325,8 +331,7 @@ def _train_stage(
         data_collator=DataCollatorWithPadding(tokenizer),
     )
     seconds = _train(trainer, run)
-    supernet.cpu()
-    evaluation = _evaluate(supernet, original, data, validation, tokenizer, run.recipe.data.max_length)
+    evaluation = _evaluate(supernet, original.to(run.arguments.device), data, validation, tokenizer, run.recipe.data.max_length)
     about = {**evaluation, "stage": stage.name, "train_seconds": round(seconds, 1)}
     _finish(run, trainer, lambda directory: supernet.save(directory, tokenizer), about)
     console.print(grid_table(evaluation))
