@@ -36,8 +36,9 @@ from torch import Tensor
 
 from dynackd.errors import UserError, nearest
 
-# Vectors of one chunk of sentences, in elements: large enough to keep the cores busy, small enough to stay in cache.
-CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
+# Vectors of one chunk of sentences, in elements: large enough to keep the cores busy, small enough to
+# stay in cache and for the allocator to reuse the memory (from 32 MiB on glibc fetches fresh pages every time).
+CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 # Below this share of the squared norms, a squared distance from the Gram matrix has lost more than half its digits and
 # is computed again from the difference itself.
 CLOSE = 1e-8
@@ -273,11 +274,15 @@ def _count_pair_terms(real: Tensor, how: How) -> Tensor:
 # ---------------------------------------------------------------------------------------------------- triples
 
 
-# divergence -> (its value, its derivative) of the difference of two cosines
+def _smooth_l1(x: Tensor) -> Tensor:
+    return torch.where(x.abs() < 1, x.square() / 2, x.abs() - 0.5)
+
+
+# divergence -> (its sum, its derivative) over the differences of two cosines; the derivative may overwrite them
 DIVERGENCES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "mse": (lambda x: x.square(), lambda x: 2 * x),
-    "l1": (lambda x: x.abs(), lambda x: x.sign()),
-    "smooth_l1": (lambda x: torch.where(x.abs() < 1, x.square() / 2, x.abs() - 0.5), lambda x: x.clamp(-1, 1)),
+    "mse": (lambda x: x.flatten().dot(x.flatten()), lambda x: x.mul_(2)),
+    "l1": (lambda x: x.abs().sum(), lambda x: x.sign_()),
+    "smooth_l1": (lambda x: _smooth_l1(x).sum(), lambda x: x.clamp_(-1, 1)),
 }
 
 
@@ -313,24 +318,24 @@ class _AngleDivergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, how: How) -> Tensor:
-        value_of, derivative_of = DIVERGENCES[how.settings.divergence]
-        ours, theirs = _Angles(student, how), _Angles(teacher, how)
+        sum_of, derivative_of = DIVERGENCES[how.settings.divergence]
+        angles = _Angles(torch.stack([student, teacher]), how)
         value = student.new_zeros(())
-        grad_sides, grad_logs = torch.zeros_like(ours.inverses), torch.zeros_like(ours.inverses)
-        grad_spans = torch.zeros_like(ours.spans)
-        for delta in range(1, len(ours.spans)):
-            cosine, scale = ours.cosines(delta)
-            difference = cosine - theirs.cosines(delta)[0]
-            value += value_of(difference).sum()
+        grad_sides, grad_logs = torch.zeros_like(angles.sides[0]), torch.zeros_like(angles.sides[0])
+        grad_spans = torch.zeros_like(angles.spans[0])
+        for delta in range(1, len(grad_spans)):
+            (cosine, teacher_cosine), (scale, _) = angles.cosines(delta)
+            difference = cosine - teacher_cosine
+            value += sum_of(difference)
             slope = derivative_of(difference)
             cosine *= slope
             scale *= slope
-            for place in ours.places(delta):
+            for place in angles.places(delta):
                 grad_sides[place].add_(scale)  # not +=, which would copy the result onto itself
                 grad_logs[place].add_(cosine)
             grad_spans[delta, : scale.shape[1]].sub_(scale.sum(0))
-        grad_sides -= grad_logs.mul_(ours.inverses).mul_(ours.inverses)
-        ctx.save_for_backward(ours.to_band(grad_sides, grad_spans, student.shape))
+        grad_sides -= grad_logs.mul_(angles.inverses[0]).mul_(angles.inverses[0])
+        ctx.save_for_backward(angles.to_band(grad_sides, grad_spans, student.shape))
         return value
 
     @staticmethod
@@ -340,48 +345,51 @@ class _AngleDivergence(torch.autograd.Function):
 
 
 class _Angles:
-    """The angles over a band of squared distances, for all centres j at once, by the distance δ = k − i.
+    """The angles over bands of squared distances, for all centres j at once, by the distance δ = k − i.
 
-    spans [reach + 1, P, n], n = B·groups: spans[δ, i] = D²(i, i + δ), how far i is from k.
-    sides [centres, P, n]: how far i (or k) is from the centre j. Within a window narrower than the points it is
-    sides[half + t, i] = D²(i, i + t), the centre counted from i; else sides[j, i] = D²(i, j).
+    bands [2, b, groups, P, reach + 1], the student's and the teacher's; n = b·groups, which comes last so that all work
+    is on long contiguous rows.
+    spans [2, reach + 1, P, n]: spans[:, δ, i] = D²(i, i + δ), how far i is from k.
+    sides [2, centres, P, n]: how far i (or k) is from the centre j. Within a window narrower than the points it is
+    sides[:, half + t, i] = D²(i, i + t), the centre counted from i; else sides[:, j, i] = D²(i, j).
     inverses: 1/(√2·d) of the sides, so that the product of two is s; 0 where a point is not real or there is no length.
-    The groups come last so that all work is on long contiguous rows.
     """
 
-    def __init__(self, band: Tensor, how: How) -> None:
-        self.spans = band.flatten(0, 1).permute(2, 1, 0).contiguous()
-        _, self.count, groups = self.spans.shape
+    def __init__(self, bands: Tensor, how: How) -> None:
+        self.spans = bands.flatten(1, 2).permute(0, 3, 2, 1).contiguous()
+        *_, self.count, groups = self.spans.shape
         self.half = _half_window(how, self.count)
         self.windowed = self.half < self.count - 1
-        self.sides = self.spans.new_zeros(2 * self.half + 1 if self.windowed else self.count, self.count, groups)
+        centres = 2 * self.half + 1 if self.windowed else self.count
+        self.sides = self.spans.new_zeros(2, centres, self.count, groups)
         for t in range(1, self.half + 1):
             for place in self._at_distance(self.sides, t):
-                place.copy_(self.spans[t, : self.count - t])
-        self.inverses = torch.where(self.sides > 0, (2 * self.sides).rsqrt(), 0)
+                place.copy_(self.spans[:, t, : self.count - t])
+        self.inverses = F.threshold(self.sides, 0, torch.inf).mul_(2).rsqrt_()
 
     def _at_distance(self, sides: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        """The two places of D²(i, i + t) in `sides`, each [P − t, n] for all i: from i to i + t, from i + t to i."""
+        """The two places of D²(i, i + t) in `sides`, each [..., P − t, n]: from i to i + t and from i + t to i."""
         if self.windowed:
-            return sides[self.half + t, : self.count - t], sides[self.half - t, t:]
-        return sides.diagonal(-t).T, sides.diagonal(t).T
+            return sides[..., self.half + t, : self.count - t, :], sides[..., self.half - t, t:, :]
+        return sides.diagonal(-t, -3, -2).mT, sides.diagonal(t, -3, -2).mT
 
-    def places(self, delta: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    def places(self, delta: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Where `sides` holds i, and where k = i + δ, for the same centre j, for all i and j."""
         skip = delta if self.windowed else 0
-        of_i = slice(skip, None), slice(None, self.count - delta)
-        of_k = slice(None, len(self.sides) - skip), slice(delta, None)
+        of_i = ..., slice(skip, None), slice(None, self.count - delta), slice(None)
+        of_k = ..., slice(None, self.sides.shape[1] - skip), slice(delta, None), slice(None)
         return of_i, of_k
 
     def cosines(self, delta: int) -> tuple[Tensor, Tensor]:
         """cos∠(i, j, i + δ) and s for all i and j, both 0 where a point is not real or there is no length."""
         i, k = self.places(delta)
-        numerator = (self.sides[i] + self.sides[k]).sub_(self.spans[delta, : self.count - delta])
+        numerator = self.sides[i] + self.sides[k]
+        numerator -= self.spans[:, delta, None, : self.count - delta]
         scale = self.inverses[i] * self.inverses[k]
         return numerator.mul_(scale), scale
 
     def to_band(self, grad_sides: Tensor, grad_spans: Tensor, shape: torch.Size) -> Tensor:
-        """The gradient with respect to the band from that with respect to sides and spans."""
+        """The gradient with respect to the student's band from that with respect to its sides and spans."""
         for t in range(1, self.half + 1):
             for place in self._at_distance(grad_sides, t):
                 grad_spans[t, : self.count - t].add_(place)

@@ -201,7 +201,7 @@ tags: [dynackd, onnx]
 ---
 # Student at width {about["width"]:g}, depth {about["depth"]:g}
 
-Cut by [dynackd](https://pypi.org/project/dynackd) out of a supernet distilled from `{Path(str(about["teacher"])).name}`.
+Cut by dynackd out of a supernet distilled from `{Path(str(about["teacher"])).name}`.
 
 | | student | full |
 |---|---|---|

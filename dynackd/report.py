@@ -50,12 +50,23 @@ def grid_table(evaluation: Mapping[str, Any]) -> Table:
             f"{row['depth']:g}",
             str(row["heads"]),
             str(row["neurons"]),
-            " ".join(map(str, row["layers"])),
+            layer_ranges(row["layers"]),
             *_costs_and_metrics(row, names),
         )
     table.add_section()
     table.add_row("teacher", "", "", "", "", *_costs_and_metrics(evaluation["teacher"], names))
     return table
+
+
+def layer_ranges(layers: Sequence[int]) -> str:
+    """`[0, 1, 2, 3, 5]` as `"0-3 5"`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return " ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else " ".join(map(str, run)) for run in runs)
 
 
 def _costs_and_metrics(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:

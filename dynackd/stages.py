@@ -331,7 +331,8 @@ def _train_stage(
         data_collator=DataCollatorWithPadding(tokenizer),
     )
     seconds = _train(trainer, run)
-    evaluation = _evaluate(supernet, original.to(run.arguments.device), data, validation, tokenizer, run.recipe.data.max_length)
+    length = run.recipe.data.max_length
+    evaluation = _evaluate(supernet, original.to(run.arguments.device), data, validation, tokenizer, length)
     about = {**evaluation, "stage": stage.name, "train_seconds": round(seconds, 1)}
     _finish(run, trainer, lambda directory: supernet.save(directory, tokenizer), about)
     console.print(grid_table(evaluation))
