@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import tiny_batch, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import DataCollatorWithPadding, TrainingArguments
 
 from dynackd import stages
@@ -211,15 +212,17 @@ def test_two_processes_train_as_one(tmp_path):
     content["training"] |= {"max_steps": 3, "train_sampling_strategy": "sequential", "optim": "sgd"}
     stages.finetune(make_recipe(content), stages.RunMode())
     stages.train_width(make_recipe(content), stages.RunMode())
-    alone = Supernet(stages.load_supernet(tmp_path / "run" / "width")[0].model).state_dict()
+    alone = {stage: load_file(tmp_path / "run" / stage / "model.safetensors") for stage in ("teacher", "width")}
     content["training"]["per_device_train_batch_size"] = 4
     recipe = write_recipe(tmp_path, content)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, "-m", "dynackd", "train-width", str(recipe), "--overwrite"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("results: ") == 1, "only the first process tells"
-    together = Supernet(stages.load_supernet(tmp_path / "run" / "width")[0].model).state_dict()
-    for name in alone:
-        torch.testing.assert_close(alone[name], together[name], atol=1e-6, rtol=1e-5)
+    # The width stage first, from the teacher that one process trained.
+    for command, stage in (("train-width", "width"), ("finetune", "teacher")):
+        call = [*launcher, "-m", "dynackd", command, str(recipe), "--overwrite"]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("results: ") == 1, "only the first process tells"
+        together = load_file(tmp_path / "run" / stage / "model.safetensors")
+        for name in together:
+            torch.testing.assert_close(alone[stage][name], together[name], atol=1e-6, rtol=1e-5)
