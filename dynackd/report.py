@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -77,25 +78,32 @@ def _costs_and_metrics(row: Mapping[str, Any], names: Sequence[str]) -> list[str
 def benchmark_table(result: Mapping[str, Any]) -> Table:
     """The table of `benchmark`: one row for each model, runtime, batch size and length; the ratio is to the first row
     of the same batch size and length."""
-    table = Table(title=f"Latency in ms, {result['machine']}")
-    for column in ("path", "runtime", "provider", "threads", "batch", "length", "p50", "p90", "p99", "per s", "ratio"):
-        table.add_column(column, justify="left" if column in {"path", "runtime"} else "right", overflow="fold")
+    names = short_names([row["path"] for row in result["rows"]])
+    threads = sorted({row["threads"] for row in result["rows"]})
+    caption = f"{result['machine']}; threads: {', '.join(map(str, threads))}; shape: batch x tokens"
+    table = Table(title="Latency in ms", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("model", "runtime", "shape", "p50", "p90", "p99", "per s", "ratio"):
+        table.add_column(column, justify="left" if column in {"model", "runtime"} else "right", no_wrap=True)
     first: dict[tuple[int, int], float] = {}
-    for row in result["rows"]:
+    for row, name in zip(result["rows"], names, strict=True):
         p50 = row["latency_ms"]["p50"]
         reference = first.setdefault((row["batch_size"], row["length"]), p50)
         table.add_row(
-            row["path"],
-            row["runtime"],
-            row["provider"],
-            str(row["threads"]),
-            str(row["batch_size"]),
-            str(row["length"]),
-            *(f"{row['latency_ms'][name]:.2f}" for name in ("p50", "p90", "p99")),
+            name,
+            row["runtime"] + {"cpu": ""}.get(row["provider"], f" {row['provider']}"),
+            f"{row['batch_size']}x{row['length']}",
+            *(f"{row['latency_ms'][name]:.1f}" for name in ("p50", "p90", "p99")),
             f"{row['throughput_per_s']:,.0f}",
             f"{p50 / reference:.2f}",
         )
     return table
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The paths without the directories that all of them share."""
+    parents = [Path(path).absolute().parent for path in paths]
+    shared = os.path.commonpath(parents) if parents else ""
+    return [os.path.relpath(Path(path).absolute(), shared) for path in paths]
 
 
 def plot_tradeoff(points: Sequence[Mapping[str, Any]], metric: str, file: Path) -> None:

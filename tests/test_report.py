@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from dynackd.report import benchmark_table, grid_table, layer_ranges, machine_name, plot_tradeoff
+from dynackd.report import benchmark_table, grid_table, layer_ranges, machine_name, plot_tradeoff, short_names
 
 
 def printed(table):
@@ -44,6 +44,11 @@ def test_the_benchmarks_ratio_is_to_the_first_row_of_the_same_shape():
     rows = [row("a", 8, 10.0), row("a", 16, 40.0), row("b", 8, 5.0), row("b", 16, 10.0)]
     text = printed(benchmark_table({"machine": "here", "rows": rows}))
     assert [line.split()[-2] for line in text.splitlines() if " torch " in line] == ["1.00", "1.00", "0.50", "0.25"]
+
+
+def test_paths_lose_what_they_share():
+    assert short_names(["runs/a/teacher", "runs/a/students/w0.5"]) == ["teacher", "students/w0.5"]
+    assert short_names(["model.onnx"]) == ["model.onnx"]
 
 
 def test_the_plot_is_a_picture(tmp_path):
