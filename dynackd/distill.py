@@ -27,6 +27,7 @@ function and a line in `OUTPUT_TERMS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -39,8 +40,8 @@ from dynackd.errors import UserError, nearest
 # Vectors of one chunk of sentences, in elements: large enough to keep the cores busy, small enough to
 # stay in cache and for the allocator to reuse the memory (from 32 MiB on glibc fetches fresh pages every time).
 CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
-# Below this share of the squared norms, a squared distance from the Gram matrix has lost more than half its digits and
-# is computed again from the difference itself.
+# Below this share of the largest squared norm of its group, a squared distance from the Gram matrix may have lost more
+# than half its digits, and is computed again from the difference itself.
 CLOSE = 1e-8
 
 
@@ -162,7 +163,8 @@ def _vectors(parts: Sequence[Tensor], mask: Tensor, rows: slice) -> Tensor:
     vectors = parts[0].new_empty(shape, dtype=wide)
     for part, place in zip(parts, _split_layers(vectors, parts), strict=True):
         place.copy_(part[rows].transpose(0, 1))
-    return vectors.masked_fill_(~real[..., None], 0)  # a fill, no product: there may be NaN at padded places
+    vectors.flatten(1, 2).index_fill_(1, (~real).flatten().nonzero()[:, 0], 0)  # no product: NaN may be there
+    return vectors
 
 
 def _split_layers(vectors: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -206,7 +208,7 @@ def _recompute(distances: Tensor, vectors: Tensor, close: Tensor) -> Tensor:
     if not len(index):
         return distances
     correction = torch.zeros_like(distances)
-    for batch, group, i, j in (some.unbind(-1) for some in index.split(4096)):
+    for batch, group, i, j in (some.unbind(-1) for some in index.split(1024)):
         exact = (vectors[batch, group, i] - vectors[batch, group, j]).square().sum(-1)
         correction[batch, group, i, j] = exact - distances.detach()[batch, group, i, j]
     return distances + correction
@@ -219,7 +221,7 @@ def _cosine_log_softmax(points: Points, how: How) -> Tensor:
     """log softmax over j ≠ i of cos(h_i, h_j), [B, groups, P, P]; next to nothing where i, j is no pair."""
     norms = points.gram.diagonal(dim1=-2, dim2=-1)
     inverse = torch.where(norms > 0, norms, 1).rsqrt()
-    cosines = points.gram * inverse[..., :, None] * inverse[..., None, :]
+    cosines = points.gram * (inverse[..., :, None] @ inverse[..., None, :])
     return cosines.masked_fill(~points.pairs, -1e4).log_softmax(-1)  # finite, so that a row without pairs is finite
 
 
@@ -294,12 +296,32 @@ def _half_window(how: How, point_count: int) -> int:
 def _relate_triples(points: Points, how: How) -> Tensor:
     """The squared distances that the angles need: [B, groups, P, reach + 1] holds D²(i, i + δ) at [i, δ], else 0."""
     count = points.gram.shape[-1]
-    reach = min(2 * _half_window(how, count), count - 1)
-    padded = F.pad(points.squared_distances, (0, reach)).contiguous()
-    batch, groups, _, stride = padded.shape
-    return padded.as_strided(
-        (batch, groups, count, reach + 1), (groups * count * stride, count * stride, stride + 1, 1)
-    )
+    return _Band.apply(points.squared_distances, min(2 * _half_window(how, count), count - 1))
+
+
+class _Band(torch.autograd.Function):
+    """[B, groups, P, P] -> [B, groups, P, reach + 1], the entries (i, i + δ) at [i, δ], else 0.
+
+    Autograd's own gradient of `as_strided` takes three times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, square: Tensor, reach: int) -> Tensor:
+        return _Band.view(F.pad(square, (0, reach)).contiguous(), reach)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        *sizes, count, width = grad.shape
+        padded = grad.new_zeros(*sizes, count, count + width - 1)
+        _Band.view(padded, width - 1).copy_(grad)
+        return padded[..., :count], None
+
+    @staticmethod
+    def view(padded: Tensor, reach: int) -> Tensor:
+        """The band of a contiguous square that `reach` columns were added to."""
+        batch, groups, count, stride = padded.shape
+        strides = (groups * count * stride, count * stride, stride + 1, 1)
+        return padded.as_strided((batch, groups, count, reach + 1), strides)
 
 
 def _compare_triples(student: Tensor, teacher: Tensor, how: How) -> Tensor:
@@ -441,11 +463,17 @@ def _names(settings: DistillationSettings, arrangement: Arrangement) -> list[str
 
 
 def _measure(parts: Sequence[Tensor], mask: Tensor, arrangements: Sequence[Arrangement]) -> Iterator[list[Points]]:
-    """The points of each arrangement, chunk by chunk, without a gradient."""
+    """The points of each arrangement, chunk by chunk; for the teacher, within `_plain`."""
     for rows in _chunks(parts):
-        with torch.no_grad(), torch.autocast(mask.device.type, enabled=False):
-            vectors = _vectors(parts, mask, rows)
-            yield [_points(a, _gram(a, vectors), vectors, mask[rows]) for a in arrangements]
+        vectors = _vectors(parts, mask, rows)
+        yield [_points(a, _gram(a, vectors), vectors, mask[rows]) for a in arrangements]
+
+
+@contextmanager
+def _plain(device: torch.device) -> Iterator[None]:
+    """Without a gradient and without autocast."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 class _RelationSums(torch.autograd.Function):
@@ -481,10 +509,11 @@ class _RelationSums(torch.autograd.Function):
         grad_parts, grads = [torch.empty_like(part) for part in parts], iter(ctx.grads)
         for rows in _chunks(parts):
             vectors = _vectors(parts, mask, rows)
-            grad_vectors, scales = torch.zeros_like(vectors), iter(grad_values)
-            for arrangement in ctx.arrangements:
+            grad_vectors, scales = torch.empty_like(vectors), iter(grad_values)
+            for nth, arrangement in enumerate(ctx.arrangements):
                 grad_gram = sum(grad * next(scales) for grad in next(grads))
-                arrangement.flat(grad_vectors).add_((grad_gram + grad_gram.mT) @ arrangement.flat(vectors))
+                place, grad = arrangement.flat(grad_vectors), (grad_gram + grad_gram.mT) @ arrangement.flat(vectors)
+                place.copy_(grad) if nth == 0 else place.add_(grad)
             for grad_part, grad in zip(grad_parts, _split_layers(grad_vectors, parts), strict=True):
                 grad_part[rows] = grad.transpose(0, 1)
         return None, None, *grad_parts
@@ -524,8 +553,9 @@ def _relation_term(
     _check_hidden(student_hidden, teacher_hidden, attention_mask)
     settings, term = DistillationSettings(weights={name: 1.0}, **options), RELATION_TERMS[name]
     how = _how(settings, term.arrangement)
-    chunks = _measure([teacher_hidden.detach()], attention_mask, [term.arrangement])
-    teacher = torch.cat([term.relate(points, how) for (points,) in chunks])
+    with _plain(attention_mask.device):
+        chunks = _measure([teacher_hidden], attention_mask, [term.arrangement])
+        teacher = torch.cat([term.relate(points, how) for (points,) in chunks])
     return _relation_losses([student_hidden], {name: teacher}, attention_mask, settings)[name]
 
 
@@ -721,7 +751,8 @@ class TeacherSignal:
         self._word_relations: dict[str, Tensor] = {}
         self._layer_points: Points | None = None
         if settings.active(RELATION_TERMS):
-            self._measure([h.detach()[:, None] for h in hidden_states])
+            with _plain(attention_mask.device):
+                self._measure([h[:, None] for h in hidden_states])
 
     def _measure(self, parts: Sequence[Tensor]) -> None:
         names, how = _names(self.settings, WORDS), _how(self.settings, WORDS)
@@ -737,10 +768,10 @@ class TeacherSignal:
     def relation(self, name: str, layers: tuple[int, ...]) -> Tensor:
         """The teacher's relation for one term and stack of 0-based layers, with the embedding output before them."""
         if (name, layers) not in self._relations:
-            self._relations[name, layers] = self._relate(name, layers)
+            with _plain(self.attention_mask.device):
+                self._relations[name, layers] = self._relate(name, layers)
         return self._relations[name, layers]
 
-    @torch.no_grad()
     def _relate(self, name: str, layers: tuple[int, ...]) -> Tensor:
         everything = layers == tuple(range(self.layer_count))
         index = torch.tensor(matched(layers), device=self.attention_mask.device)
@@ -749,8 +780,7 @@ class TeacherSignal:
             return relation if everything else relation.index_select(1, index)
         assert self._layer_points is not None
         points = self._layer_points if everything else self._layer_points.select(index)
-        with torch.autocast(self.attention_mask.device.type, enabled=False):
-            return RELATION_TERMS[name].relate(points, _how(self.settings, LAYERS))
+        return RELATION_TERMS[name].relate(points, _how(self.settings, LAYERS))
 
 
 def matched(stack: Sequence[int]) -> list[int]:

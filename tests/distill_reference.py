@@ -79,7 +79,9 @@ def triple(groups, window, divergence):
             for i in around:
                 for k in around:
                     if i != k:
-                        difference = angle(student[i], student[j], student[k]) - angle(teacher[i], teacher[j], teacher[k])
+                        difference = angle(student[i], student[j], student[k]) - angle(
+                            teacher[i], teacher[j], teacher[k]
+                        )
                         total, count = total + DIVERGENCES[divergence](difference), count + 1
     return total / max(1, count)
 

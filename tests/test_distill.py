@@ -100,7 +100,7 @@ def test_the_size_of_a_chunk_changes_nothing(name, chunk_elements, monkeypatch):
     torch.testing.assert_close(with_gradient(getattr(distill, name), student, teacher, mask), expected)
 
 
-# ---------------------------------------------------------------------------------------------------- what must not matter
+# ------------------------------------------------------------------------------------------------- what must not matter
 
 
 @pytest.mark.parametrize("garbage", [0.0, 7.0, 1e30, float("inf"), float("nan")])
@@ -243,7 +243,8 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("name", "options"), [*((name, {}) for name in TERMS), ("wr_pair", {"distance": "l2"}), ("ltr_pair", {"distance": "l2"})]
+    ("name", "options"),
+    [*((name, {}) for name in TERMS), ("wr_pair", {"distance": "l2"}), ("ltr_pair", {"distance": "l2"})],
 )
 def test_float32_error_is_at_most_the_naive_one(name, options, kind):
     """Tolerance relative to the rounding error of the plain evaluation in float32, both against float64."""
@@ -328,11 +329,11 @@ def test_every_signal_is_valid(name):
     assert DistillationSettings(weights=distill.SIGNALS[name]).active(distill.TERMS)
 
 
-# ---------------------------------------------------------------------------------------------------- the trainer's side
+# ------------------------------------------------------------------------------------------------- the trainer's side
 
 
 def states(seed, count, size=5):
-    return [h for h in hidden(seed, size=size, layers=count, dtype=torch.float32).unbind(1)]
+    return list(hidden(seed, size=size, layers=count, dtype=torch.float32).unbind(1))
 
 
 def logits(seed, classes=3):
@@ -344,7 +345,11 @@ ALL = dict.fromkeys(distill.RELATION_TERMS, 1.0) | {"logits": 1.0}
 
 @pytest.mark.parametrize("layers", [(0, 1, 2, 3, 4, 5), (1, 3, 5), (0, 5), (4,)])
 def test_each_layer_is_matched_with_the_one_that_it_came_from(layers):
-    settings, teacher_states, student_states = DistillationSettings(weights=ALL), states(0, 7, 6), states(1, 1 + len(layers))
+    settings, teacher_states, student_states = (
+        DistillationSettings(weights=ALL),
+        states(0, 7, 6),
+        states(1, 1 + len(layers)),
+    )
     teacher = TeacherSignal(settings, logits(0), teacher_states, HOLES)
     losses = distillation_losses(settings, logits(1), student_states, teacher, layers)
     matched = torch.stack([teacher_states[0], *(teacher_states[1 + i] for i in layers)], 1)
