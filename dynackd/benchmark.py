@@ -13,13 +13,16 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynackd.checkpoints import load_config, load_tokenizer
+from dynackd.checkpoints import load_classifier, load_config, load_tokenizer
 from dynackd.errors import UserError
 from dynackd.report import machine_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROUNDS = 10
 PERCENTILES = (50, 90, 99)
@@ -43,14 +46,14 @@ Runner = Callable[[], None]
 def _torch_runner(case: Case) -> Runner:
     """One forward pass of the torch model."""
     import torch
-    from transformers import AutoModelForSequenceClassification
 
-    from dynackd.export import Shape, example_batch, input_names
+    from dynackd.graph import Shape, example_batch, input_names
 
     torch.set_num_threads(case.threads)
     device = torch.device(case.provider)
-    model = AutoModelForSequenceClassification.from_pretrained(case.path, dtype=torch.float32).eval().to(device)
-    names = input_names(model, load_tokenizer(case.path))
+    model, tokenizer = _load(case.path)
+    torch.nn.Module.to(model, device)
+    names = input_names(model, tokenizer)
     batch = example_batch(Shape(case.batch_size, case.length), names, model)
     # No padding: every row has the stated length.
     batch["attention_mask"].fill_(1)
@@ -61,6 +64,16 @@ def _torch_runner(case: Case) -> Runner:
             model(**batch).logits.cpu()  # waits for the device
 
     return run
+
+
+def _load(path: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """A student or a fine-tuned model, in evaluation mode, and its tokenizer."""
+    from dynackd.student import MODEL_TYPE_PREFIX, load_student
+
+    config = load_config(path)
+    if config.model_type.startswith(MODEL_TYPE_PREFIX):
+        return load_student(path)
+    return load_classifier(path, config).eval(), load_tokenizer(path)
 
 
 def _onnx_runner(case: Case) -> Runner:
@@ -209,7 +222,7 @@ def _usable(runtime: str) -> list[str]:
 
 def _files(path: str) -> dict[str, str]:
     """What each runtime reads of a path."""
-    from dynackd.export import ONNX_FILE
+    from dynackd.graph import ONNX_FILE
 
     place = Path(path)
     if place.is_file() and place.suffix == ".onnx":
@@ -224,17 +237,15 @@ def _files(path: str) -> dict[str, str]:
 @contextmanager
 def with_onnx(paths: Sequence[str]) -> Iterator[dict[str, str]]:
     """For each model directory without an ONNX file (a teacher), a temporary one: path -> .onnx file."""
-    from transformers import AutoModelForSequenceClassification
-
-    from dynackd.export import ONNX_FILE, input_names, quietly_export
+    from dynackd.graph import ONNX_FILE, export_onnx, input_names
 
     with tempfile.TemporaryDirectory() as directory:
         made = {}
         for index, path in enumerate(paths):
             if Path(path).is_dir() and not (Path(path) / ONNX_FILE).is_file():
-                model = AutoModelForSequenceClassification.from_pretrained(path).eval()
+                model, tokenizer = _load(path)
                 made[path] = str(Path(directory) / f"{index}.onnx")
-                quietly_export(model, input_names(model, load_tokenizer(path)), Path(made[path]))
+                export_onnx(model, input_names(model, tokenizer), Path(made[path]))
         yield made
 
 

@@ -28,7 +28,7 @@ from dynackd.families import family_of
 def load_config(path: str) -> PreTrainedConfig:
     """The config of a local directory or hub model, of a supported family; `UserError` otherwise."""
     with _told(path, "config"):
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     family_of(config)
     return config
 
@@ -36,7 +36,7 @@ def load_config(path: str) -> PreTrainedConfig:
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model."""
     with _told(path, "tokenizer"):
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def load_classifier(path: str, config: PreTrainedConfig | None = None, new_head: bool = False) -> PreTrainedModel:
@@ -49,7 +49,12 @@ def load_classifier(path: str, config: PreTrainedConfig | None = None, new_head:
     _check_safetensors(path)
     with _told(path, "weights"):
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            path,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     # from_pretrained re-initialises what it does not find, without an error.
     missing = sorted(name for name in info["missing_keys"] if not (new_head and _is_head(name)))

@@ -118,6 +118,31 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="DIR", help="the student directory (default: students/wW-dD beside SUPERNET)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what the output directory holds")
+    _add_targets(parser)
+    _add_set(parser)
+
+
+def _add_targets(parser: argparse.ArgumentParser) -> None:
+    from dynackd.export import FASTEST, MAX_DROP
+    from dynackd.graph import GRAPHS
+    from dynackd.quantize import VARIANTS
+
+    for name, variant in VARIANTS.items():
+        parser.add_argument(f"--{name}", action="append_const", dest="variants", const=name, help=variant.help)
+    drop = f"leave out such a file if it loses more than this of the task's metric (default: {MAX_DROP})"
+    parser.add_argument("--max-drop", type=float, default=MAX_DROP, metavar="X", help=drop)
+    parser.add_argument(
+        "--validation",
+        action=argparse.BooleanOptionalAction,
+        help="measure the metric on the recipe's validation data (default: where an option above needs it)",
+    )
+    parser.add_argument("--compat", action="store_true", help="a stock checkpoint, padded, that needs no dynackd")
+    parser.add_argument("--with-code", action="store_true", help="add the file for trust_remote_code=True")
+    kinds = [*GRAPHS, FASTEST]
+    parser.add_argument("--graph", default="plain", choices=kinds, help="how ONNX is written (default: plain)")
+    parser.add_argument("--static-length", type=int, metavar="N", help="fix the ONNX input's length in tokens")
+    parser.add_argument("--static-batch", type=int, metavar="N", help="fix the ONNX input's rows")
+    parser.add_argument("--measure", action="store_true", help="measure latencies here for the model card")
 
 
 def _add_benchmark(parser: argparse.ArgumentParser) -> None:
@@ -180,7 +205,7 @@ def _run_export(options: argparse.Namespace) -> None:
     from dynackd.spec import SubnetSpec, describe
     from dynackd.supernet import load_supernet
 
-    spec = SubnetSpec(options.width, options.depth)
+    spec, export_options = SubnetSpec(options.width, options.depth), _export_options(options)
     supernet, tokenizer = load_supernet(options.supernet)
     name = f"w{spec.width:g}-d{spec.depth:g}"
     output = options.output or options.supernet.resolve().parent / "students" / name
@@ -188,14 +213,78 @@ def _run_export(options: argparse.Namespace) -> None:
     if spec not in supernet.grid.specs():
         nearest_spec = supernet.grid.nearest(spec)
         console.print(f"warning: ({spec}) was not trained; the nearest trained one is ({nearest_spec})")
-    about = export_student(supernet, tokenizer, spec, output, options.overwrite)
-    size = about["files"]["onnx/model.onnx"]["size_bytes"]
-    console.print(
-        f"{about['parameters']:,} parameters, ONNX {size / 1e6:.1f} MB, "
-        f"parity with torch {about['parity_max_abs_diff']:.1e}"
-    )
+    validation = _export_validation(options, supernet, tokenizer)
+    facts = _export_facts(options, spec)
+    about = export_student(supernet, tokenizer, spec, output, options.overwrite, facts, export_options, validation)
+    console.print(f"{about['parameters']:,} parameters")
+    if compat := about.get("compat"):
+        cost = compat["flops"] / about["flops"]["student"]
+        console.print(f"stock checkpoint: {compat['parameters']:,} parameters, {cost:.2f} times the student's FLOPs")
+    for file, own in about["files"].items():
+        if "max_abs_diff" in own:
+            change = f", metric {0.0 - own['drop']:+.4f}" if "drop" in own else ""
+            size = own["size_bytes"] / 1e6
+            console.print(f"{file}: {size:.1f} MB, differs from torch by {own['max_abs_diff']:.1e}{change}")
     _say(f"results: {output}")
+    for file, own in about.get("refused", {}).items():
+        raise UserError(f"{file} was left out of {output}: {own['reason']}; the other files are there")
     _say(f"next: dynackd benchmark {output}")
+
+
+def _export_options(options: argparse.Namespace) -> Any:
+    from dynackd.export import ExportOptions
+    from dynackd.graph import Fixed
+
+    return ExportOptions(
+        variants=tuple(dict.fromkeys(options.variants or ())),
+        graph=options.graph,
+        fixed=Fixed(options.static_batch, options.static_length),
+        max_drop=options.max_drop,
+        compat=options.compat,
+        with_code=options.with_code,
+        measure=options.measure,
+    )
+
+
+def _export_validation(options: argparse.Namespace, supernet: Any, tokenizer: Any) -> Any:
+    """The validation rows of the supernet's recipe, or None. Data that are named must be there, and so must those
+    that an 8- or 16-bit file is judged by."""
+    from dynackd.recipe import load_recipe
+    from dynackd.report import console
+    from dynackd.validation import load_validation
+
+    wanted = options.validation if options.validation is not None else bool(options.variants or options.set)
+    if not wanted:
+        if options.variants:
+            console.print("warning: without validation data nothing says what the smaller files lose")
+        return None
+    try:
+        recipe = load_recipe(options.supernet / "recipe.yaml", options.set)
+        return load_validation(recipe.task, recipe.data, supernet.model, tokenizer, options.static_length)
+    except UserError as error:
+        raise UserError(f"no validation data: {error} (--set data.validation=FILE, or --no-validation)") from error
+
+
+def _export_facts(options: argparse.Namespace, spec: Any) -> dict[str, Any]:
+    """What the supernet's directory knows about its data, its teacher's licence and this sub-network's metrics."""
+    from dynackd.card import licence_of
+    from dynackd.export import known_metrics
+    from dynackd.recipe import load_recipe
+
+    facts: dict[str, Any] = {}
+    if (options.supernet / "recipe.yaml").is_file():
+        recipe = load_recipe(options.supernet / "recipe.yaml")
+        facts["task"], facts["data"] = recipe.task.name, _data_name(recipe.data)
+        if licence := licence_of([recipe.teacher, recipe.output_dir / "teacher", recipe.model]):
+            facts["licence"] = licence
+    if options.validation is None and not options.variants:
+        facts |= known_metrics(options.supernet, spec)
+    return facts
+
+
+def _data_name(data: Any) -> str:
+    """A data set as a card names it, without the places of this machine."""
+    return "/".join(part for part in data.hub if part) if data.hub else Path(str(data.train)).name
 
 
 def _run_benchmark(options: argparse.Namespace) -> None:
@@ -279,7 +368,7 @@ COMMANDS: dict[
     ),
     "export": (
         "slice one size out of a supernet, as a torch and an ONNX model",
-        "dynackd export runs/sst2/depth --width 0.5 --depth 0.75 --output student",
+        "dynackd export runs/sst2/depth --width 0.5 --depth 0.75 --int8 --output student",
         _add_export,
         _run_export,
     ),

@@ -1,133 +1,78 @@
-"""A student directory: the sliced torch model and its ONNX graph, written only if the two agree."""
+"""A student directory: the sliced torch model and its ONNX files, written only if they agree with one another."""
 
 import copy
-import inspect
-import logging
-import warnings
+import math
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime
 import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dynackd.checkpoints import new_directory, write_json
-from dynackd.cost import count_parameters
-from dynackd.errors import UserError
-from dynackd.families import max_positions
-from dynackd.spec import SubnetSpec
+from dynackd.benchmark import benchmark
+from dynackd.card import licence_of, model_card
+from dynackd.checkpoints import load_classifier, new_directory, read_json, write_json
+from dynackd.compat import stock_model
+from dynackd.cost import FlopCounter, count_parameters
+from dynackd.errors import UserError, one_of
+from dynackd.families import geometry_of
+from dynackd.graph import (
+    DYNAMIC,
+    GRAPHS,
+    ONNX_FILE,
+    OPSET,
+    Fixed,
+    OnnxModel,
+    check_fixed,
+    example_batch,
+    export_onnx,
+    input_names,
+    max_length,
+    parity,
+    parity_shapes,
+)
+from dynackd.quantize import VARIANTS
+from dynackd.spec import FULL, Grid, SubnetSpec
 from dynackd.student import cut
 from dynackd.supernet import Supernet
+from dynackd.tasks import main_metric
+from dynackd.travel import CODE_FILE, add_code
+from dynackd.validation import Logits, Validation, agreement, torch_predictor
 
-OPSET = 17
 MAX_ABS_DIFF = 1e-4
-INPUT_ORDER = ("input_ids", "attention_mask", "token_type_ids")
-ONNX_FILE = "onnx/model.onnx"
+MAX_DROP = 0.01
+FASTEST = "fastest"
+LENGTHS = (32, 128)  # tokens at which latencies are measured
+FLOPS_LENGTH = 128
 
 
 @dataclass(frozen=True)
-class Shape:
-    """One shape at which ONNX is compared with torch; `padding` says which places of the later rows are padding."""
+class ExportOptions:
+    """What is written beside the torch student and its float32 graph, and how.
 
-    batch_size: int
-    length: int
-    padding: str = "right"
-
-
-class _Logits(nn.Module):
-    """The model as a function of positional tensors, which is what the exporter traces."""
-
-    def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.names, tensors, strict=True))).logits
-
-
-def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The tokenizer's outputs that the model reads, in the order in which the graph takes them."""
-    accepted = inspect.signature(model.forward).parameters
-    return [name for name in INPUT_ORDER if name in tokenizer.model_input_names and name in accepted]
-
-
-def max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The longest input in tokens that both the model and the tokenizer take."""
-    return min(max_positions(model.config), tokenizer.model_max_length)
-
-
-def export_onnx(model: PreTrainedModel, names: list[str], file: Path) -> None:
-    """Write the ONNX graph of a classifier with dynamic batch and length, and check it with `onnx.checker`.
-
-    torch's tracing exporter over eager attention: it is ten times as fast as the dynamo one, its graphs run as fast or
-    faster in ONNX Runtime, and both agree with torch to 1e-6.
+    `variants` are names in `quantize.VARIANTS`; `graph` a name in `graph.GRAPHS`, or "fastest" to measure them all
+    here; `max_drop` how much of the task's main metric a variant may lose, in the metric's unit.
     """
-    traced = copy.deepcopy(model).eval()
-    traced.set_attn_implementation("eager")
-    # Batch 2, length 3: sizes of 1 could be traced as constants.
-    example = tuple(torch.ones(2, 3, dtype=torch.long) for _ in names)
-    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in names} | {"logits": {0: "batch_size"}}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        # Tracer and deprecation warnings; whether the graph is right is decided by the comparison.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _Logits(traced, names),
-            example,
-            str(file),
-            input_names=names,
-            output_names=["logits"],
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    onnx.checker.check_model(str(file), full_check=True)
 
+    variants: tuple[str, ...] = ()
+    graph: str = "plain"
+    fixed: Fixed = DYNAMIC
+    max_drop: float = MAX_DROP
+    compat: bool = False
+    with_code: bool = False
+    measure: bool = False
 
-def parity_shapes(longest: int) -> list[Shape]:
-    """Batch 1 and more; length 1, 7, 128 and the maximum; padding on the right, on the left and in the middle."""
-    lengths = sorted({1, min(7, longest), min(128, longest), longest})
-    shapes = [Shape(batch_size, length) for length in lengths for batch_size in (1, 3)]
-    return [*shapes, Shape(3, lengths[1], "left"), Shape(3, lengths[1], "middle")]
-
-
-def example_batch(shape: Shape, names: list[str], model: PreTrainedModel, seed: int = 0) -> dict[str, Tensor]:
-    """A random batch of that shape, row i padded by a further i-th of its length."""
-    generator = torch.Generator().manual_seed(seed)
-    config = model.config
-    pad = config.pad_token_id or 0
-    ids = torch.randint(pad + 1, config.vocab_size, (shape.batch_size, shape.length), generator=generator)
-    mask = torch.ones_like(ids)
-    for row in range(1, shape.batch_size):
-        padded = min(row * shape.length // (shape.batch_size + 1), shape.length - 1)
-        start = {"right": shape.length - padded, "left": 0, "middle": 1}[shape.padding]
-        mask[row, start : start + padded] = 0
-    ids = ids.masked_fill(mask == 0, pad)
-    types = torch.zeros_like(ids)
-    if getattr(config, "type_vocab_size", 0) > 1:
-        types[:, shape.length // 2 :] = 1
-    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-    return {name: batch[name] for name in names}
-
-
-@torch.no_grad()
-def parity(model: PreTrainedModel, names: list[str], longest: int, file: Path) -> float:
-    """The largest absolute difference of the logits between torch and ONNX Runtime (CPU) over `parity_shapes`."""
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    worst = 0.0
-    for shape in parity_shapes(longest):
-        batch = example_batch(shape, names, model)
-        (logits,) = session.run(["logits"], {name: tensor.numpy() for name, tensor in batch.items()})
-        difference = np.abs(logits - model(**batch).logits.numpy()).max()
-        # max() would drop a NaN.
-        worst = float(difference) if not difference <= worst else worst
-    return worst
+    def __post_init__(self) -> None:
+        one_of("--graph", self.graph, [*GRAPHS, FASTEST])
+        for name in self.variants:
+            one_of("variants", name, VARIANTS)
+        if not self.max_drop >= 0:  # nor NaN
+            raise UserError(f"--max-drop is {self.max_drop}; it must be 0 or more")
+        if self.compat and self.with_code:
+            raise UserError("--compat and --with-code exclude each other: a stock checkpoint needs no code")
 
 
 def export_student(
@@ -136,88 +81,254 @@ def export_student(
     spec: SubnetSpec,
     directory: Path,
     overwrite: bool = False,
-    facts: dict[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    options: ExportOptions | None = None,
+    validation: Validation | None = None,
 ) -> dict[str, Any]:
     """Slice `spec` out, write the student directory and return the content of its `export.json`.
 
-    Raises `UserError`, and leaves no file behind, where the ONNX outputs differ from torch's by more than 1e-4.
+    Raises `UserError`, and leaves no file behind, where the ONNX outputs differ from torch's by more than 1e-4. A
+    variant that loses more than `options.max_drop` of the metric on the validation data is left out, and why stands
+    under "refused". `facts` are added to export.json; the card tells "task", "data", "licence" and "metrics" of them.
     """
+    options = options or ExportOptions()
     resolved = supernet.resolve(spec)
-    with new_directory(directory, overwrite) as temporary:
+    with new_directory(Path(directory), overwrite) as temporary:
         student = cut(supernet, resolved)
         names, longest = input_names(student, tokenizer), max_length(student, tokenizer)
-        student.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        quietly_export(student, names, temporary / ONNX_FILE)
+        check_fixed(options.fixed, longest)
+        graph, graph_facts = _write_graph(student, names, longest, temporary / ONNX_FILE, options)
         difference = parity(student, names, longest, temporary / ONNX_FILE)
         if not difference <= MAX_ABS_DIFF:
             raise UserError(
                 f"the ONNX graph of ({spec}) differs from the torch student by {difference:.1e}, more than "
                 f"{MAX_ABS_DIFF:.0e}; {directory} was not written"
             )
+        flops = FlopCounter(supernet)
+        length = min(FLOPS_LENGTH, longest)
         about = {
+            "name": Path(directory).name,
+            "family": supernet.model.config.model_type,
             "width": spec.width,
             "depth": spec.depth,
             "heads": resolved.heads,
             "neurons": resolved.neurons,
             "layers": list(resolved.layers),
+            "labels": student.config.num_labels,
             "parameters": count_parameters(supernet, spec),
+            "flops": {"length": length, "student": flops.count(spec, length), "full": flops.count(FULL, length)},
             "parity_max_abs_diff": difference,
             "opset": OPSET,
             "inputs": names,
             "max_length": longest,
+            "static_batch": options.fixed.batch_size,
+            "static_length": options.fixed.length,
+            "graph": graph,
+            "graphs": graph_facts,
             "teacher": supernet.origin.teacher,
             "versions": {name: version(name) for name in ("dynackd", "torch", "transformers", "onnx", "onnxruntime")},
-            **(facts or {}),
+            **_write_torch(student, tokenizer, longest, temporary, options),
         }
-        (temporary / "README.md").write_text(_model_card(supernet, about), encoding="utf-8")
-        about["files"] = {
-            str(file.relative_to(temporary)): {"size_bytes": file.stat().st_size}
-            for file in sorted(temporary.rglob("*"))
-            if file.is_file()
-        }
+        onnx_facts, measured = _write_variants(student, names, longest, temporary, options, validation, difference)
+        if validation is not None:
+            about["metrics"] = _metrics(supernet, validation, onnx_facts[ONNX_FILE])
+        about |= {"licence": licence_of([supernet.origin.teacher]), **measured, **(facts or {})}
+        if options.measure:
+            about["latency"] = _measured(supernet, temporary, options, longest)
+        about["files"] = _sizes(temporary, onnx_facts)
+        full = sum(parameter.numel() for parameter in supernet.model.parameters())
+        (temporary / "README.md").write_text(model_card(about, supernet.geometry, full), encoding="utf-8")
+        about["files"] = _sizes(temporary, onnx_facts)
         write_json(temporary / "export.json", about)
     return about
 
 
-def quietly_export(model: PreTrainedModel, names: list[str], file: Path) -> None:
-    """Export without the exporter's own log lines."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        export_onnx(model, names, file)
-    finally:
-        logger.setLevel(level)
+def known_metrics(supernet_directory: Path, spec: SubnetSpec) -> dict[str, Any]:
+    """The facts for `export_student` that the supernet's metrics.json holds of a trained sub-network, or none."""
+    if not (supernet_directory / "metrics.json").is_file():
+        return {}
+    known = read_json(supernet_directory / "metrics.json")
+    rows = "On the validation data, when the supernet was trained"
+    for row in known.get("subnetworks", []):
+        if (row["width"], row["depth"]) == (spec.width, spec.depth):
+            metrics = {"rows": rows, "student": row["metrics"], "teacher": known["teacher"]["metrics"]}
+            return {"task": known["task"], "metrics": metrics}
+    return {}
 
 
-def _model_card(supernet: Supernet, about: dict[str, Any]) -> str:
-    """A short model card."""
-    geometry = supernet.geometry
-    return f"""---
-library_name: transformers
-pipeline_tag: text-classification
-tags: [dynackd, onnx]
----
-# Student at width {about["width"]:g}, depth {about["depth"]:g}
+# --- torch -----------------------------------------------------------------------------------------------------------
 
-Cut by dynackd out of a supernet distilled from `{Path(str(about["teacher"])).name}`.
 
-| | student | full |
-|---|---|---|
-| layers | {len(about["layers"])} (0-based {about["layers"]}) | {geometry.layers} |
-| heads per layer | {about["heads"]} of size {geometry.head_size} | {geometry.heads} |
-| FFN neurons per layer | {about["neurons"]} | {geometry.neurons} |
-| parameters | {about["parameters"]:,} | {sum(p.numel() for p in supernet.model.parameters()):,} |
+def _write_torch(
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    longest: int,
+    directory: Path,
+    options: ExportOptions,
+) -> dict[str, Any]:
+    """The torch model and the tokenizer; returns what is to be told of them."""
+    _save_tokenizer(tokenizer, options.fixed.length, longest, directory)
+    if options.compat:
+        return {"compat": _write_stock(student, longest, directory)}
+    if options.with_code:
+        add_code(student, directory)
+    student.save_pretrained(directory)
+    return {"with_code": CODE_FILE} if options.with_code else {}
 
-The ONNX graph `{ONNX_FILE}` (opset {about["opset"]}, inputs {", ".join(about["inputs"])}) differs from the torch
-student by at most {about["parity_max_abs_diff"]:.1e}.
 
-```python
-import dynackd
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, length: int | None, longest: int, directory: Path) -> None:
+    """The tokenizer, with what a client that reads tokenizer.json alone needs: cut at the longest input, padded to a
+    fixed length only. transformers sets both anew at every call, and would save whatever the last one was."""
+    tokenizer = copy.deepcopy(tokenizer)
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(length or longest)
+    backend.no_padding()
+    if length:
+        pad = {"pad_id": tokenizer.pad_token_id, "pad_token": str(tokenizer.pad_token)}
+        backend.enable_padding(direction=tokenizer.padding_side, length=length, **pad)
+    tokenizer.save_pretrained(directory)
 
-model = AutoModelForSequenceClassification.from_pretrained("this directory")
-tokenizer = AutoTokenizer.from_pretrained("this directory")
-```
-"""
+
+@torch.no_grad()
+def _write_stock(student: PreTrainedModel, longest: int, directory: Path) -> dict[str, Any]:
+    """The plain checkpoint of `--compat`, compared with the student, and what it costs."""
+    stock = stock_model(student)
+    names = ["input_ids", "attention_mask"]
+    for shape in parity_shapes(min(FLOPS_LENGTH, longest)):
+        batch = example_batch(shape, names, student)
+        difference = float((stock(**batch).logits - student(**batch).logits).abs().max())
+        if not difference <= MAX_ABS_DIFF:
+            raise UserError(f"the stock checkpoint differs from the student by {difference:.1e}; nothing was written")
+    stock.save_pretrained(directory)
+    net = Supernet(stock, Grid((1.0,), (1.0,)))
+    return {
+        "heads": net.geometry.heads,
+        "head_size": net.geometry.head_size,
+        "head_size_from": geometry_of(student.config).head_size,
+        "parameters": sum(parameter.numel() for parameter in stock.parameters()),
+        "flops": FlopCounter(net).count(FULL, min(FLOPS_LENGTH, longest)),
+    }
+
+
+# --- ONNX ------------------------------------------------------------------------------------------------------------
+
+
+def _write_graph(
+    student: PreTrainedModel, names: list[str], longest: int, file: Path, options: ExportOptions
+) -> tuple[str, dict[str, Any]]:
+    """Write the float32 graph; returns its kind and, where all kinds were measured, their figures."""
+    if options.graph != FASTEST:
+        export_onnx(student, names, file, options.fixed, options.graph)
+        return options.graph, {}
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        files = {name: Path(directory) / f"{name}.onnx" for name in GRAPHS}
+        for name, place in files.items():
+            export_onnx(student, names, place, options.fixed, name)
+            figures[name] = {"max_abs_diff": parity(student, names, longest, place)}
+        sizes = _benchmark_sizes(options.fixed, longest)
+        measured = benchmark([str(place) for place in files.values()], ["onnxruntime"], 1, *sizes, 100, 10)
+        for row in measured["rows"]:
+            facts = figures[Path(row["path"]).stem]
+            facts.setdefault("p50_ms", {})[str(row["length"])] = row["latency_ms"]["p50"]
+        right = [name for name in GRAPHS if figures[name]["max_abs_diff"] <= MAX_ABS_DIFF] or ["plain"]
+        best = min(right, key=lambda name: sum(figures[name]["p50_ms"].values()))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(files[best].read_bytes())
+    return best, figures
+
+
+def _write_variants(
+    student: PreTrainedModel,
+    names: list[str],
+    longest: int,
+    directory: Path,
+    options: ExportOptions,
+    validation: Validation | None,
+    difference: float,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Write the variants that were asked for; returns the facts of each ONNX file, and of those refused."""
+    source = directory / ONNX_FILE
+    reference = _logits(source, validation)
+    facts: dict[str, dict[str, Any]] = {ONNX_FILE: {"max_abs_diff": difference}}
+    if validation is not None:
+        facts[ONNX_FILE]["metrics"] = validation.metrics(reference)
+    refused = {}
+    for name in options.variants:
+        file = directory / VARIANTS[name].file
+        VARIANTS[name].write(source, file)
+        own: dict[str, Any] = {"max_abs_diff": parity(student, names, longest, file)}
+        finite = math.isfinite(own["max_abs_diff"])
+        if validation is not None and finite:
+            own |= _loss(validation, facts[ONNX_FILE]["metrics"], reference, _logits(file, validation))
+        if not finite:
+            refused[VARIANTS[name].file] = {"reason": "its outputs are not finite numbers"}
+        elif own.get("drop", 0.0) > options.max_drop:
+            metric = main_metric(validation.task) if validation else "the metric"
+            reason = f"it loses {own['drop']:.4f} of {metric}, more than --max-drop {options.max_drop:g}"
+            refused[VARIANTS[name].file] = {"reason": reason, **own}
+        else:
+            facts[VARIANTS[name].file] = own
+            continue
+        file.unlink()
+    return facts, {"refused": refused} if refused else {}
+
+
+def _logits(file: Path, validation: Validation | None) -> Logits:
+    if validation is None:
+        return {}
+    model = OnnxModel(file)
+    return validation.logits(model, model.fixed.batch_size or 1)
+
+
+def _loss(validation: Validation, before: dict[str, float], reference: Logits, logits: Logits) -> dict[str, Any]:
+    """What a variant loses against the float32 graph on the validation rows."""
+    after = validation.metrics(logits)
+    own = {"metrics": after, "drop": validation.drop(before, after)}
+    return {**own, "agreement": agreement(logits, reference)} if validation.task.kind == "classification" else own
+
+
+def _metrics(supernet: Supernet, validation: Validation, own: dict[str, Any]) -> dict[str, Any]:
+    """The student's metrics and, where its directory is here, the teacher's on the same rows."""
+    teacher = supernet.origin.teacher
+    metrics: dict[str, Any] = {"rows": f"On {len(validation):,} validation rows", "student": own["metrics"]}
+    if teacher and Path(teacher).is_dir():
+        predict = torch_predictor(load_classifier(teacher).eval())
+        metrics["teacher"] = validation.metrics(validation.logits(predict, 32))
+    return metrics
+
+
+# --- sizes and latencies ---------------------------------------------------------------------------------------------
+
+
+def _sizes(directory: Path, onnx_facts: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"size_bytes": file.stat().st_size, **onnx_facts.get(name, {})}
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and (name := file.relative_to(directory).as_posix())
+    }
+
+
+def _benchmark_sizes(fixed: Fixed, longest: int) -> tuple[list[int], list[int]]:
+    """(batch sizes, lengths) at which a graph is measured."""
+    lengths = [fixed.length] if fixed.length else sorted({min(length, longest) for length in LENGTHS})
+    return [fixed.batch_size or 1], lengths
+
+
+def _measured(supernet: Supernet, directory: Path, options: ExportOptions, longest: int) -> dict[str, Any]:
+    """p50 latencies here on one thread, of the teacher where its directory is here, and of every file."""
+    teacher = supernet.origin.teacher
+    variants = [str(directory / VARIANTS[name].file) for name in options.variants]
+    named = {str(directory): "student", **{path: Path(path).relative_to(directory).as_posix() for path in variants}}
+    paths = [*([teacher] if teacher and Path(teacher).is_dir() else []), str(directory)]
+    paths += [path for path in variants if Path(path).is_file()]
+    result = benchmark(paths, ["torch", "onnxruntime"], 1, *_benchmark_sizes(options.fixed, longest), 100, 10)
+    rows = [
+        {
+            "path": named.get(row["path"], "teacher"),
+            **{key: row[key] for key in ("runtime", "provider", "batch_size", "length")},
+            "p50_ms": row["latency_ms"]["p50"],
+        }
+        for row in result["rows"]
+    ]
+    return {"machine": result["machine"], "threads": 1, "rows": rows}

@@ -11,7 +11,7 @@ from dynackd.benchmark import benchmark
 from dynackd.checkpoints import read_json, refuse_existing, write_json
 from dynackd.docstrings import write_docstring_dataset
 from dynackd.errors import UserError
-from dynackd.export import export_student
+from dynackd.export import export_student, known_metrics
 from dynackd.recipe import load_recipe
 from dynackd.report import benchmark_table, console, grid_table, plot_tradeoff, progress_bar
 from dynackd.spec import SubnetSpec
@@ -70,7 +70,8 @@ def _export(supernet_directory: Path, directory: Path) -> dict[str, Path]:
     students = {}
     for spec in EXPORTED:
         place = directory / f"w{spec.width:g}-d{spec.depth:g}"
-        about = export_student(supernet, tokenizer, spec, place, overwrite=True)
+        facts = known_metrics(supernet_directory, spec)
+        about = export_student(supernet, tokenizer, spec, place, overwrite=True, facts=facts)
         console.print(f"{place}: {about['parameters']:,} parameters, parity {about['parity_max_abs_diff']:.1e}")
         students[place.name] = place
     return students
