@@ -19,8 +19,8 @@ from dynackd.stages import RunMode
 from dynackd.supernet import load_supernet
 from dynackd.tasks import main_metric
 
-ROWS_PER_LABEL = 400
-VALIDATION_ROWS_PER_LABEL = 80
+ROWS_PER_LABEL = 300
+VALIDATION_ROWS_PER_LABEL = 70
 # The README's own `export --width 0.5 --depth 0.75`, and the smallest.
 EXPORTED = (SubnetSpec(0.5, 0.75), SubnetSpec(0.25, 0.5))
 RECIPE = "quickstart.yaml"
@@ -91,7 +91,7 @@ def _measure(output: Path, students: dict[str, Path], metric: str) -> dict[str, 
             ["torch", "onnxruntime"],
             threads=1,
             batch_sizes=[1],
-            lengths=[64],
+            lengths=[48],
             repeats=100,
             warmup=10,
             on_round=lambda total: progress.update(bar, total=total, advance=1),
