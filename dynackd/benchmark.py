@@ -103,6 +103,9 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 def _worker(connection: Connection, cases: Sequence[Case]) -> None:
     """Build the cases' runners, then answer each (case, n) with n latencies in ms, until None comes."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a process of its own has not heard of the parent's wish
     try:
         runners = [RUNNERS[case.runtime](case) for case in cases]
         for run in runners:

@@ -115,4 +115,4 @@ def _tell(output: Path, result: dict[str, Any]) -> None:
     console.print(benchmark_table(result["latency"]))
     console.print(f"plot of the metric against latency: {output / 'tradeoff.png'}")
     console.print(f"results: {output} ({result['seconds']} s in all)")
-    console.print(f"next: dynackd export {output / 'depth'} --width 0.75 --depth 0.5, or a recipe of your own")
+    console.print(f"next: dynackd export {output / 'depth'} --width 0.5 --depth 0.5, or a recipe of your own")
