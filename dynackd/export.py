@@ -152,7 +152,7 @@ def known_metrics(supernet_directory: Path, spec: SubnetSpec) -> dict[str, Any]:
     for row in known.get("subnetworks", []):
         if (row["width"], row["depth"]) == (spec.width, spec.depth):
             metrics = {"rows": rows, "student": row["metrics"], "teacher": known["teacher"]["metrics"]}
-            return {"task": known["task"], "metrics": metrics}
+            return {"metrics": metrics}
     return {}
 
 

@@ -70,7 +70,7 @@ def _export(supernet_directory: Path, directory: Path) -> dict[str, Path]:
     students = {}
     for spec in EXPORTED:
         place = directory / f"w{spec.width:g}-d{spec.depth:g}"
-        facts = known_metrics(supernet_directory, spec)
+        facts = {"task": "docstring sentence -> package", **known_metrics(supernet_directory, spec)}
         about = export_student(supernet, tokenizer, spec, place, overwrite=True, facts=facts)
         console.print(f"{place}: {about['parameters']:,} parameters, parity {about['parity_max_abs_diff']:.1e}")
         students[place.name] = place
