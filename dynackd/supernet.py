@@ -3,9 +3,9 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -36,7 +36,6 @@ class Origin:
     stage: str = "untrained"
     teacher: str | None = None
     parent: str | None = None
-    more: dict[str, Any] = field(default_factory=dict)
 
 
 class Supernet(nn.Module):
@@ -95,7 +94,6 @@ class Supernet(nn.Module):
                 "teacher": self.origin.teacher,
                 "parent": self.origin.parent,
                 "grid": self.grid.to_dict(),
-                **self.origin.more,
             },
         )
         self.model.save_pretrained(directory)
@@ -149,6 +147,5 @@ def load_supernet(directory: Path) -> tuple[Supernet, PreTrainedTokenizerBase]:
     except (KeyError, TypeError) as error:
         raise UserError(f"{directory}/config.json is damaged: its {CONFIG_KEY!r} part lacks {error}") from error
     model = load_classifier(str(directory), config)
-    more = {key: value for key, value in about.items() if key not in {"format", "family", "grid", *known}}
-    return Supernet(model, grid, Origin(**known, more=more)), load_tokenizer(str(directory))
+    return Supernet(model, grid, Origin(**known)), load_tokenizer(str(directory))
 

@@ -44,6 +44,8 @@ def sample_all(specs: list[SubnetSpec], _count: int, _rng: random.Random) -> lis
 
 def sample_sandwich(specs: list[SubnetSpec], count: int, rng: random.Random) -> list[SubnetSpec]:
     """The largest, the smallest and `count` random ones between (Yu and Huang 2019, "sandwich rule")."""
+    if len(specs) <= 2:
+        return specs
     largest, *between, smallest = specs
     return [largest, *rng.sample(between, min(count, len(between))), smallest]
 

@@ -170,6 +170,7 @@ def test_the_sampler_keeps_the_largest_and_smallest_and_depends_on_the_step_alon
     assert len({tuple(c) for c in chosen}) > 5
     assert chosen == [sampler.sample(specs, 42, step) for step in range(20)]
     assert SubnetSampler.parse("all").sample(specs, 42, 0) == specs
+    assert sampler.sample([FULL], 42, 0) == [FULL]  # a grid of one has no between
 
 
 @pytest.mark.parametrize("text", ["sandwich", "sandwich(x)", "all(2)", "some", "sandwich()"])
