@@ -13,7 +13,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from dynackd.cost import FlopCounter, count_parameters
 from dynackd.spec import FULL, SubnetSpec
 from dynackd.supernet import Supernet
-from dynackd.tasks import Task, compute_metrics
+from dynackd.tasks import Task, compute_fidelity, compute_metrics
 
 Predictions = tuple[list[np.ndarray], np.ndarray]
 
@@ -87,11 +87,17 @@ def evaluate_grid(
     length: int,
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """The content of `evaluate --json`: every sub-network's geometry, cost at `length` tokens and metrics, and the
-    teacher's."""
+    """The content of `evaluate --json`: every sub-network's geometry, cost at `length` tokens, metrics and fidelity to
+    the teacher, and the teacher's geometry, cost and metrics."""
     specs = supernet.grid.specs()
-    (teacher_metrics,) = subnet_metrics(teacher, [FULL], task, dict(batches), on_batch=on_batch)
-    rows = subnet_metrics(supernet, specs, task, dict(batches), on_batch=on_batch)
+    teacher_metrics: dict[str, float] = {}
+    rows: list[dict[str, dict[str, float]]] = [{"metrics": {}, "fidelity": {}} for _ in specs]
+    for suffix, loader in batches.items():
+        (expected,), labels = predict(teacher, [FULL], loader, on_batch=on_batch)
+        teacher_metrics |= compute_metrics(task, expected, labels, suffix)
+        for row, logits in zip(rows, predict(supernet, specs, loader, on_batch=on_batch)[0], strict=True):
+            row["metrics"] |= compute_metrics(task, logits, labels, suffix)
+            row["fidelity"] |= compute_fidelity(task, logits, expected, suffix)
     flops = FlopCounter(supernet)
     return {
         "task": task.name,
@@ -102,7 +108,6 @@ def evaluate_grid(
             "metrics": teacher_metrics,
         },
         "subnetworks": [
-            {**subnet_row(supernet, spec, flops, length), "metrics": metrics}
-            for spec, metrics in zip(specs, rows, strict=True)
+            {**subnet_row(supernet, spec, flops, length), **row} for spec, row in zip(specs, rows, strict=True)
         ],
     }

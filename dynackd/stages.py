@@ -44,7 +44,7 @@ from dynackd.report import console, grid_table, progress_bar
 from dynackd.spec import Grid, describe
 from dynackd.supernet import CONFIG_KEY, Origin, Supernet, load_supernet
 from dynackd.tasks import compute_metrics
-from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, ResumableTrainer, Stage, SupernetTrainer
+from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, ResumableTrainer, Stage, SupernetTrainer, set_dropout
 
 TEACHER = "teacher"
 PROBLEM_TYPES: dict[str, Any] = {"classification": "single_label_classification", "regression": "regression"}
@@ -98,6 +98,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=lambda p: compute_metrics(data.task, np.asarray(p.predictions), np.asarray(p.label_ids)),
     )
+    set_dropout(model, run.settings.dropout)
     seconds = _train(trainer, run)
     metrics = {
         name: value
@@ -330,6 +331,7 @@ def _train_stage(
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
     )
+    set_dropout(supernet, run.settings.dropout)
     seconds = _train(trainer, run)
     length = run.recipe.data.max_length
     evaluation = _evaluate(supernet, original.to(run.arguments.device), data, validation, tokenizer, length)

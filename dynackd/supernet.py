@@ -1,11 +1,12 @@
 """The supernet: one set of weights that holds all sub-networks, and runs the one it is asked for."""
 
 import copy
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -18,6 +19,7 @@ from dynackd.families import FAMILY_KEY, family_of, geometry_of, layer_list, sub
 from dynackd.spec import FULL, Geometry, Grid, ResolvedSubnet, SubnetSpec
 
 CONFIG_KEY = "dynackd"
+EMBEDDINGS = "embeddings"  # from the base model, in every family
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,20 @@ class Supernet(nn.Module):
         """What `spec` keeps of this supernet."""
         return self.grid.resolve(spec, self.geometry)
 
-    def forward(self, spec: SubnetSpec = FULL, **batch: Tensor) -> SubnetOutput:
-        """Run the sub-network `spec` on a tokenised batch (`input_ids` [batch, length], `attention_mask`, ...)."""
+    def embed(self, **batch: Tensor) -> Tensor:
+        """The output of the embedding layer, [batch, length, embedding], which is the same for every sub-network."""
+        embeddings = self.model.base_model.get_submodule(EMBEDDINGS)
+        known = inspect.signature(embeddings.forward).parameters
+        return cast(Tensor, embeddings(**{name: tensor for name, tensor in batch.items() if name in known}))
+
+    def forward(self, spec: SubnetSpec = FULL, embedded: Tensor | None = None, **batch: Tensor) -> SubnetOutput:
+        """Run the sub-network `spec` on a tokenised batch (`input_ids` [batch, length], `attention_mask`, ...), or on
+        what `embed` made of it."""
         resolved = self.resolve(spec)
         full_width = resolved.heads == self.geometry.heads and resolved.neurons == self.geometry.neurons
         weights = {} if full_width else subnet_parameters(self.model, resolved)
         arguments = {**batch, "output_hidden_states": True, "return_dict": True}
-        with _kept_layers(self.model, resolved):
+        with _kept_layers(self.model, resolved), _embedded(self.model, embedded):
             output = functional_call(self.model, weights, (), arguments)
         if len(output.hidden_states) != len(resolved.layers) + 1:
             raise RuntimeError(f"{len(output.hidden_states)} hidden states for {len(resolved.layers)} layers")
@@ -123,6 +132,29 @@ def _kept_layers(model: PreTrainedModel, resolved: ResolvedSubnet) -> Iterator[N
         setattr(parent, name, layers)
         for (holder, attribute), heads in zip(holders, before, strict=True):
             setattr(holder, attribute, heads)
+
+
+class _Given(nn.Module):
+    """Stands in for the embedding layer, whose output is known."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> Tensor:
+        return self.output
+
+
+@contextmanager
+def _embedded(model: PreTrainedModel, output: Tensor | None) -> Iterator[None]:
+    """For the length of the block, the embedding layer returns `output`, where one is given."""
+    embeddings = model.base_model.get_submodule(EMBEDDINGS)
+    try:
+        if output is not None:
+            setattr(model.base_model, EMBEDDINGS, _Given(output))
+        yield
+    finally:
+        setattr(model.base_model, EMBEDDINGS, embeddings)
 
 
 def check_supernet(directory: Path) -> PreTrainedConfig:

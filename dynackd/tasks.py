@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.special import log_softmax
 from sklearn import metrics as skm
 
 from dynackd.errors import UserError, names_of, nearest, one_of, refuse_unknown_keys
@@ -198,3 +199,19 @@ def compute_metrics(task: Task, logits: np.ndarray, labels: np.ndarray, suffix: 
             order = np.asarray(task.class_order)
             predictions, references = order[predictions], order[references]
     return {name + suffix: METRICS[name](predictions, references) for name in task.metrics}
+
+
+def compute_fidelity(task: Task, logits: np.ndarray, teacher_logits: np.ndarray, suffix: str = "") -> dict[str, float]:
+    """How closely outputs `[rows, labels]` follow the teacher's, whoever is right, each name followed by `suffix`.
+
+    Classification: `agreement`, the share of rows with the teacher's label, and `kl`, the mean over rows of
+    KL(teacher ‖ student) in nats. Regression: `rmse`, the root of the mean squared difference.
+    """
+    logits, teacher_logits = logits.astype(np.float64), teacher_logits.astype(np.float64)
+    if task.kind == "regression":
+        return {f"rmse{suffix}": float(np.sqrt(np.square(logits - teacher_logits).mean()))}
+    student, teacher = log_softmax(logits, axis=-1), log_softmax(teacher_logits, axis=-1)
+    return {
+        f"agreement{suffix}": float((logits.argmax(-1) == teacher_logits.argmax(-1)).mean()),
+        f"kl{suffix}": float((np.exp(teacher) * (teacher - student)).sum(-1).mean()),
+    }

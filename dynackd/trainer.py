@@ -131,6 +131,13 @@ def check_arguments(args: TrainingArguments) -> None:
             raise UserError(f"training.{name} is not possible for a supernet: {reason}; remove it")
 
 
+def set_dropout(model: nn.Module, rate: float | None) -> None:
+    """Give every dropout in the model this rate, for training alone: the config keeps its own. None: change nothing."""
+    for module in model.modules():
+        if rate is not None and isinstance(module, nn.Dropout):
+            module.p = rate
+
+
 class SupernetTrainer(ResumableTrainer):
     """Trains the sub-networks of one stage together: for each batch every sampled sub-network runs forward and
     backward, the gradients accumulate in the shared weights, and one optimiser step follows.
@@ -164,6 +171,19 @@ class SupernetTrainer(ResumableTrainer):
     def _set_signature_columns(self, names: list[str]) -> None:
         self._signature_columns: Any = names
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the stock Trainer's; on a CPU the attention is plain meanwhile: backward through the fused kernel takes up
+        to twice the time there, in bf16 above all."""
+        models = [net.model for net in (self.teacher, cast(Supernet, self.model)) if self.args.device.type == "cpu"]
+        before = [model.config._attn_implementation for model in models]
+        for model in models:
+            model.set_attn_implementation("eager")
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for model, name in zip(models, before, strict=True):
+                model.set_attn_implementation(name)
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         model.train()
         inputs = self._prepare_inputs(inputs)
@@ -172,13 +192,19 @@ class SupernetTrainer(ResumableTrainer):
         scale = 1 / (len(specs) * self.current_gradient_accumulation_steps)
         # The full network runs last: it alone touches every weight, so it is the one that synchronises processes.
         ordered = sorted(specs, key=lambda spec: (self.stage.teacher_spec(spec).width, spec.depth, spec.width))
+        # The embedding layer is not sliced: it runs once, and once backward, with the gradient of all sub-networks.
+        with self.compute_loss_context_manager():
+            embedded = self.accelerator.unwrap_model(model).embed(**inputs)
+        shared = embedded.detach().requires_grad_()
+        embedded.register_hook(lambda grad: grad if shared.grad is None else grad + shared.grad)
         total = torch.zeros((), device=self.args.device)
         for teacher_spec, group in groupby(ordered, key=self.stage.teacher_spec):
             signal = self._teacher_signal(teacher_spec, inputs)
             for spec in group:
                 last = spec is ordered[-1]
                 with nullcontext() if last else self.accelerator.no_sync(model):
-                    loss = self._subnet_loss(model, spec, signal, inputs, labels) * scale
+                    given = {**inputs, "embedded": embedded if last else shared}
+                    loss = self._subnet_loss(model, spec, signal, given, labels) * scale
                     self.accelerator.backward(loss)
                 total += loss.detach()
         return total
