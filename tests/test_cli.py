@@ -45,7 +45,7 @@ def test_evaluate_prints_the_grid_and_writes_the_json_that_is_promised(road, cap
     assert set(content) == {"task", "length", "teacher", "subnetworks"}
     assert content["length"] == 32
     assert set(content["teacher"]) == {"parameters", "flops", "metrics"}
-    keys = {"width", "depth", "heads", "neurons", "layers", "parameters", "flops", "metrics"}
+    keys = {"width", "depth", "heads", "neurons", "layers", "parameters", "flops", "metrics", "fidelity"}
     assert len(content["subnetworks"]) == 4
     assert all(set(row) == keys for row in content["subnetworks"])
 
