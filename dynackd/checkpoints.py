@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -46,16 +47,7 @@ def load_classifier(path: str, config: PreTrainedConfig | None = None, new_head:
     fine-tuning a bare encoder. `UserError` for a missing, damaged, foreign or incomplete checkpoint.
     """
     config = config or load_config(path)
-    _check_safetensors(path)
-    with _told(path, "weights"):
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            config=config,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+    model, info = _load(AutoModelForSequenceClassification, path, config)
     # from_pretrained re-initialises what it does not find, without an error.
     missing = sorted(name for name in info["missing_keys"] if not (new_head and _is_head(name)))
     if missing or info["mismatched_keys"]:
@@ -66,6 +58,34 @@ def load_classifier(path: str, config: PreTrainedConfig | None = None, new_head:
             f"the first is {first!r}"
         )
     return model
+
+
+def load_masked_lm(path: str) -> PreTrainedModel:
+    """A masked language model of any architecture in float32, from safetensors only; `UserError` for another model."""
+    with _told(path, "config"):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    model, info = _load(AutoModelForMaskedLM, path, config)
+    if info["missing_keys"] or info["mismatched_keys"]:
+        first = next(iter(sorted(info["missing_keys"]) or (key[0] for key in info["mismatched_keys"])))
+        raise UserError(
+            f"{path} is no masked language model: its head or other weights are missing, the first is {first!r}; name "
+            "one such as google-bert/bert-base-uncased"
+        )
+    return model.eval()
+
+
+def _load(auto: Any, path: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model in float32 and what the library says of its weights."""
+    _check_safetensors(path)
+    with _told(path, "weights"):
+        return auto.from_pretrained(
+            path,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
 
 
 def _is_head(name: str) -> bool:

@@ -77,6 +77,16 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     _add_mode(parser)
 
 
+def _add_augment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML recipe; its section augmentation says how")
+    _add_set(parser)
+    _add_overwrite(parser)
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace what the output directory holds")
+
+
 def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
@@ -89,7 +99,7 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 
 def _add_mode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of an unfinished run")
-    parser.add_argument("--overwrite", action="store_true", help="replace what the output directory holds")
+    _add_overwrite(parser)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +127,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="the student directory (default: students/wW-dD beside SUPERNET)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what the output directory holds")
+    _add_overwrite(parser)
     _add_targets(parser)
     _add_set(parser)
 
@@ -181,6 +191,21 @@ def _stage_command(name: str, following: str) -> Callable[[argparse.Namespace], 
         _say("next: " + following.format(recipe=options.recipe, directory=directory))
 
     return run
+
+
+def _run_augment(options: argparse.Namespace) -> None:
+    import shlex
+
+    from dynackd.augment import augment
+    from dynackd.recipe import load_recipe
+    from dynackd.report import console
+
+    recipe = load_recipe(options.recipe, options.set)
+    directory, about = augment(recipe, options.overwrite)
+    console.print(f"{about['rows']['original']:,} rows and {about['rows']['new']:,} new ones")
+    _say(f"results: {directory}")
+    following = [part for override in about["overrides"] for part in ("--set", override)]
+    _say(f"next: {shlex.join(['dynackd', 'train-width', str(options.recipe), *following])}")
 
 
 def _run_evaluate(options: argparse.Namespace) -> None:
@@ -347,6 +372,12 @@ COMMANDS: dict[
         "dynackd finetune recipes/glue/sst2.yaml --set training.learning_rate=3e-5",
         _add_recipe,
         _stage_command("finetune", "dynackd train-width {recipe}"),
+    ),
+    "augment": (
+        "make more training rows by replacing words, and label them with the teacher",
+        "dynackd augment recipes/glue/sst2.yaml --set augmentation.copies=20",
+        _add_augment,
+        _run_augment,
     ),
     "train-width": (
         "rewire the teacher and train all widths of the supernet",

@@ -327,12 +327,14 @@ class TaskData:
 
     task: the task as resolved with the labels found; hand this one to `compute_metrics`. validation: suffix of the
     metrics' names -> rows; "" is the main one. label_names: in the order of the class ids, empty for regression.
+    written_labels: how the data write each class, in the same order.
     """
 
     task: Task
     train: Dataset | None
     validation: dict[str, Dataset]
     label_names: tuple[str, ...]
+    written_labels: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:
@@ -352,14 +354,14 @@ def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("tra
     model_names = None if label2id is None else tuple(sorted(label2id, key=lambda name: label2id[name]))
     _check_outputs(task, model_names)
     raw = _read_splits(task, source, splits)
-    labels, names = _labels_of(task, raw, model_names)
+    labels, names, written = _labels_of(task, raw, model_names)
     built = {split: _build(task, raw[split].columns, labels[split]) for split in raw}
     train = built.pop("train", None)
     if train is not None:
         train = _subset(train, source.train_rows, source.seed)
     validation = {split.removeprefix("validation"): _subset(rows, source.validation_rows, source.seed)
                   for split, rows in built.items()}
-    return TaskData(_with_names(task, names), train, validation, names)
+    return TaskData(_with_names(task, names), train, validation, names, written)
 
 
 def _check_outputs(task: Task, model_names: Sequence[str] | None) -> None:
@@ -435,18 +437,21 @@ def _cut_off_validation(rows: Rows, share: float, seed: int) -> dict[str, Rows]:
 
 
 def _labels_of(task: Task, raw: Mapping[str, Rows], model_names: Sequence[str] | None
-               ) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
-    """(split -> labels as numbers, names of the classes)."""
+               ) -> tuple[dict[str, list[Any]], tuple[str, ...], tuple[str, ...]]:
+    """(split -> labels as numbers, names of the classes, how the data write them)."""
     column = task.label_column
     if task.kind == "regression":
-        return {split: _numbers(rows.columns[column], rows.where, column) for split, rows in raw.items()}, ()
+        return {split: _numbers(rows.columns[column], rows.where, column) for split, rows in raw.items()}, (), ()
     keys = {split: [_label_key(v) for v in rows.columns[column]] for split, rows in raw.items()}
     first = next(iter(raw))
     where = f"{raw[first].where}, column '{column}'"
     mapping = label_map(keys[first], where, task.label_names or raw[first].class_names.get(column), model_names)
     if len(mapping.names) < 2:
         raise UserError(f"{where}: a classification needs two labels or more, got only {_listed(mapping.names)}")
-    return {split: _class_ids(keys[split], mapping, rows.where, column) for split, rows in raw.items()}, mapping.names
+    ids = {split: _class_ids(keys[split], mapping, rows.where, column) for split, rows in raw.items()}
+    # What the rows hold counts before what they might hold: of a task that names its labels, numbers and names.
+    written = {i: key for key, i in mapping.ids.items()} | {mapping.ids[key]: key for key in keys[first]}
+    return ids, mapping.names, tuple(written.get(i, name) for i, name in enumerate(mapping.names))
 
 
 def _class_ids(keys: Sequence[str], mapping: LabelMap, where: str, column: str) -> list[int]:

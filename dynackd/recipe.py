@@ -21,6 +21,7 @@ from dynackd.importance import IMPORTANCE
 from dynackd.spec import Grid
 from dynackd.tasks import Task, resolve_task
 from dynackd.trainer import SubnetSampler
+from dynackd.words import AugmentationSettings
 
 STAGES = ("finetune", "width", "depth")
 PACKAGE_PREFIX = "package:"
@@ -79,6 +80,7 @@ class Recipe:
     stages: Mapping[str, StageSettings]
     output_dir: Path
     teacher: str | None = None
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     content: Mapping[str, Any] = field(default_factory=dict)
 
     def to_yaml(self) -> str:
@@ -102,7 +104,7 @@ _Loader.add_implicit_resolver(
 
 RECIPE_KEYS = (
     *("model", "teacher", "task", "data", "grid"),
-    *("importance", "distillation", "training", "stages", "output_dir"),
+    *("augmentation", "importance", "distillation", "training", "stages", "output_dir"),
 )
 GRID_KEYS = ("widths", "depths", "kept_layers", "sampler")
 IMPORTANCE_KEYS = ("score", "rows")
@@ -149,6 +151,7 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
         importance=one_of("importance.score", importance.get("score", "gradient"), IMPORTANCE),
         importance_rows=_whole("importance.rows", importance.get("rows", IMPORTANCE_ROWS)),
         stages={name: _stage_settings(content, name) for name in STAGES},
+        augmentation=_augmentation(content.get("augmentation")),
         output_dir=Path(content["output_dir"]),
         content=content,
     )
@@ -209,6 +212,14 @@ def _grid(content: Mapping[str, Any]) -> Grid:
         if name in content and not isinstance(content[name], list):
             raise UserError(f"grid.{name} must be a list such as [1.0, 0.5], not {content[name]!r}")
     return Grid(**content)
+
+
+def _augmentation(content: Any) -> AugmentationSettings:
+    fields = [f.name for f in dataclasses.fields(AugmentationSettings)]
+    settings = AugmentationSettings(**_section("augmentation", content, fields))
+    if settings.masked_lm is None:
+        return settings
+    return dataclasses.replace(settings, masked_lm=resolve_model(settings.masked_lm))
 
 
 def _whole(where: str, value: Any) -> int:

@@ -1,0 +1,154 @@
+"""`dynackd augment`: the training rows of a recipe with new ones beside them, which the teacher labels.
+
+The result is `<output_dir>/augmented`: `train.jsonl`, `augment.json` and, where the recipe's validation rows are not a
+file already, `validation.jsonl`. Labels matter to the cross-entropy term alone; the other terms ask the teacher itself.
+With `training.bf16` the models here run in bf16 too.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from dynackd.checkpoints import load_masked_lm, load_tokenizer, new_directory, refuse_existing, write_json
+from dynackd.data import DataSource, TaskData, load_task_data, tokenize
+from dynackd.errors import UserError
+from dynackd.evaluation import batches_of, predict
+from dynackd.families import max_positions
+from dynackd.recipe import Recipe
+from dynackd.report import progress_bar
+from dynackd.spec import FULL
+from dynackd.stages import load_teacher, teacher_of
+from dynackd.supernet import Supernet
+from dynackd.words import Row, Slots, masked_slots, neighbour_slots, new_rows
+
+AUGMENTED = "augmented"
+Labelled = tuple[Row, Any]  # a row's texts, and its class id or value
+
+
+def augment(recipe: Recipe, overwrite: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Make and label new rows (see `words.py`). Returns their directory and the content of its `augment.json`, whose
+    `overrides` of the recipe let the stages train on them."""
+    directory, settings, start = recipe.output_dir / AUGMENTED, recipe.augmentation, time.monotonic()
+    refuse_existing(directory, overwrite)
+    source = teacher_of(recipe)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    teacher, tokenizer = load_teacher(source, recipe.grid).to(device), load_tokenizer(source)
+    # No new row may be a validation row, and not only one of those that this recipe evaluates on.
+    everything = dataclasses.replace(recipe.data, validation_rows=None)
+    label2id = {str(name): int(index) for name, index in (teacher.model.config.label2id or {}).items()}
+    data = load_task_data(recipe.task, everything, label2id=label2id)
+    assert data.train is not None
+    originals = _labelled(data, data.train)
+    held_out = {suffix: _labelled(data, rows) for suffix, rows in data.validation.items()}
+    rows = [texts for texts, _ in originals]
+    bf16 = bool(recipe.stages["width"].training.get("bf16"))
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        slots = _slots({text for row in rows for text in row}, recipe, teacher, tokenizer)
+        made = list(new_rows(rows, slots, settings, [texts for some in held_out.values() for texts, _ in some]))
+        if not made:
+            raise UserError(f"no word of the {len(rows):,} training rows can be replaced; there is nothing to augment")
+        labels = _teacher_labels(teacher, tokenizer, data, [row for _, row in made], recipe.data.max_length)
+    about: dict[str, Any] = {
+        "task": data.task.name,
+        "teacher": source,
+        **dataclasses.asdict(settings),
+        "rows": {"original": len(rows), "new": len(made)},
+        "overrides": _overrides(recipe.data, directory, list(held_out)),
+    }
+    if data.label_names:
+        about["new_labels"] = {name: labels.count(index) for index, name in enumerate(data.label_names)}
+        changed = sum(originals[origin][1] != label for (origin, _), label in zip(made, labels, strict=True))
+        about["label_changed"] = round(changed / len(made), 4)
+    train = [*originals, *zip((row for _, row in made), labels, strict=True)]
+    with new_directory(directory, overwrite) as temporary:
+        _write(temporary / "train.jsonl", data, train)
+        for suffix, some in {} if _has_files(recipe.data) else held_out.items():
+            _write(temporary / f"validation{suffix}.jsonl", data, some)
+        _check_reads_back(temporary / "train.jsonl", recipe, data, train, label2id)
+        write_json(temporary / "augment.json", {**about, "seconds": round(time.monotonic() - start, 1)})
+    return directory, about
+
+
+def _labelled(data: TaskData, rows: Dataset) -> list[Labelled]:
+    texts = zip(*(rows[name][:] for name in data.task.text_columns), strict=True)
+    return list(zip(texts, rows["label"][:], strict=True))
+
+
+def _slots(texts: Collection[str], recipe: Recipe, teacher: Supernet, tokenizer: PreTrainedTokenizerBase) -> Slots:
+    """What may change in each text, by the recipe's masked language model or else by the teacher's embeddings."""
+    settings, texts = recipe.augmentation, sorted(texts)
+    if settings.masked_lm is None:
+        embeddings = teacher.model.get_input_embeddings()
+        assert isinstance(embeddings, torch.nn.Embedding)
+        return neighbour_slots(texts, tokenizer, embeddings.weight.cpu(), settings)
+    own = load_tokenizer(settings.masked_lm)
+    if own.mask_token is None:
+        raise UserError(f"augmentation.masked_lm: the tokenizer of {settings.masked_lm} has no mask token")
+    model = load_masked_lm(settings.masked_lm)
+    model.to(next(teacher.parameters()).device)  # type: ignore[arg-type]
+    with progress_bar() as progress:
+        bar = progress.add_task("the language model's candidates", total=None)
+        told = lambda done, total: progress.update(bar, completed=done, total=total)  # noqa: E731
+        return masked_slots(texts, own, model, settings, told)
+
+
+def _teacher_labels(
+    teacher: Supernet, tokenizer: PreTrainedTokenizerBase, data: TaskData, rows: Sequence[Row], max_length: int
+) -> list[Any]:
+    """The teacher's class id, or its value, for each row."""
+    columns = dict(zip(data.task.text_columns, map(list, zip(*rows, strict=True)), strict=True))
+    numbered = Dataset.from_dict({**columns, "label": list(range(len(rows)))})  # the batches are by length
+    tokens, _ = tokenize(numbered, data.task, tokenizer, max_length, "new", max_positions(teacher.model.config))
+    batches = batches_of(tokens, tokenizer, 64)
+    with progress_bar() as progress:
+        bar = progress.add_task(f"the teacher labels {len(rows):,} new rows", total=len(batches))
+        (outputs,), order = predict(teacher, [FULL], batches, on_batch=lambda: progress.advance(bar))
+    if not np.isfinite(outputs).all():
+        raise UserError("the teacher's outputs are not finite numbers, so it cannot label anything")
+    logits = outputs[np.argsort(order)]
+    return (logits.argmax(-1) if data.label_names else logits.reshape(-1).astype(float)).tolist()
+
+
+def _write(file: Path, data: TaskData, rows: Sequence[Labelled]) -> None:
+    """JSON lines, which hold any text; labels as the original data write them, so that files can be mixed."""
+    with file.open("w", encoding="utf-8") as out:
+        for texts, label in rows:
+            row = dict(zip(data.task.text_columns, texts, strict=True))
+            row[data.task.label_column] = data.written_labels[label] if data.written_labels else label
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _check_reads_back(
+    file: Path, recipe: Recipe, data: TaskData, rows: Sequence[Labelled], label2id: Mapping[str, int]
+) -> None:
+    """The stages must read from the file what was meant, class by class."""
+    back = load_task_data(recipe.task, DataSource(train=str(file)), ("train",), label2id=label2id).train
+    if back is None or _labelled(data, back) != list(rows):
+        raise UserError(
+            f"the labels {', '.join(data.written_labels)} would be read in another order from a file; take a teacher "
+            "whose config names its labels"
+        )
+
+
+def _has_files(source: DataSource) -> bool:
+    """Whether the validation rows are files of the user's, which stay as they are."""
+    return source.hub is None and source.validation_share is None
+
+
+def _overrides(source: DataSource, directory: Path, suffixes: Sequence[str]) -> list[str]:
+    """What `--set` must say for a recipe to train on the new file and be judged by the same rows as before."""
+    overrides = [f"data.train={directory / 'train.jsonl'}"]
+    if source.train_rows is not None:
+        overrides.append("data.train_rows=null")
+    if not _has_files(source):
+        overrides += [f"data.{key}=null" for key in ("hub", "validation_share") if getattr(source, key) is not None]
+        overrides += [f"data.validation{suffix}={directory}/validation{suffix}.jsonl" for suffix in suffixes]
+    return overrides
