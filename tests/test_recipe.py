@@ -78,6 +78,7 @@ def test_a_learning_rate_written_as_people_write_it_is_a_number(tmp_path):
         ({"distillation": {"window": 4}}, "window is 4"),
         ({"distillation": {"temprature": 4}}, "did you mean 'temperature'"),
         ({"stages": {"dept": {}}}, "unknown key 'stages.dept', did you mean 'depth'"),
+        ({"stages": {"width": {"dropout": 1.0}}}, "stages.width.dropout must be a number from 0 to below 1"),
         ({"output_dir": 3}, "output_dir must be a text"),
         ({"task": "sst3"}, "'sst3' is unknown, did you mean 'sst2'"),
     ],

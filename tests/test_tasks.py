@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dynackd.data import TaskData, label_map, load_task_data, resolve_source, tokenize
 from dynackd.errors import UserError
-from dynackd.tasks import METRICS, TASKS, Task, compute_metrics, resolve_task
+from dynackd.tasks import METRICS, TASKS, Task, compute_fidelity, compute_metrics, resolve_task
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "glue"
 OWN = {"kind": "classification", "text": "text", "label": "class"}
@@ -101,6 +101,16 @@ def test_compute_metrics() -> None:
     assert result == {"pearson": pytest.approx(1.0), "spearmanr": pytest.approx(1.0)}
     with pytest.raises(UserError, match="diverged"):
         compute_metrics(TASKS["sst2"], logits * math.nan, np.array([0, 1, 1, 1]))
+
+
+def test_fidelity_is_to_the_teacher_whoever_is_right() -> None:
+    student, teacher = np.array([[1.0, 1.0], [3.0, 0.0]]), np.array([[0.0, math.log(3)], [3.0, 0.0]])
+    result = compute_fidelity(TASKS["sst2"], student, teacher, "_mm")
+    # The first row: p = (1/4, 3/4) against q = (1/2, 1/2); argmax of a tie is the first class. The second is equal.
+    kl = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    assert result == {"agreement_mm": 0.5, "kl_mm": pytest.approx(kl / 2)}
+    values = compute_fidelity(TASKS["stsb"], np.array([[1.0], [2.0]]), np.array([[1.0], [5.0]]))
+    assert values == {"rmse": pytest.approx(math.sqrt(4.5))}
 
 
 @pytest.mark.parametrize(("value", "message"), [

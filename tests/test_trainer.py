@@ -18,7 +18,7 @@ from dynackd.recipe import make_recipe
 from dynackd.spec import FULL, Grid, SubnetSpec
 from dynackd.supernet import Supernet
 from dynackd.tasks import resolve_task
-from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, SubnetSampler, SupernetTrainer
+from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, SubnetSampler, SupernetTrainer, set_dropout
 
 TASK = resolve_task({"kind": "classification", "text": "sentence", "label": "label"})
 CKD = {"ce": 0.1, "logits": 1.0, "wr_pair": 10.0, "wr_triple": 10.0, "ltr_pair": 10.0, "ltr_triple": 10.0}
@@ -190,6 +190,30 @@ def test_evaluation_while_training_covers_every_subnetwork(tmp_path):
     evaluated = [row for row in trainer.state.log_history if "eval_w0.5_d0.5_accuracy" in row]
     assert len(evaluated) == 2
     assert {"eval_w1_d1_accuracy", "eval_w0.5_d1_accuracy", "eval_w1_d0.5_accuracy"} <= set(evaluated[0])
+
+
+def test_dropout_is_set_for_training_and_the_config_keeps_its_own():
+    model = tiny_model()
+    set_dropout(model, None)
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}
+    set_dropout(model, 0.0)
+    first, second = (model.train()(**tiny_batch()).logits for _ in range(2))
+    assert torch.equal(first, second)
+    assert model.config.hidden_dropout_prob == 0.1
+
+
+def test_attention_is_plain_while_training_on_a_cpu_and_as_before_afterwards(tmp_path):
+    trainer, seen = trainer_of(tmp_path, WIDTH_STAGE, max_steps=1), []
+    step, configs = trainer.training_step, [trainer.model.model.config, trainer.teacher.model.config]
+
+    def watched(*args, **kwargs):
+        seen.extend(config._attn_implementation for config in configs)
+        return step(*args, **kwargs)
+
+    trainer.training_step = watched
+    trainer.train()
+    assert seen == ["eager", "eager"]
+    assert [config._attn_implementation for config in configs] == ["sdpa", "sdpa"]
 
 
 def test_a_learning_curve_stays_what_it_was(tmp_path):
