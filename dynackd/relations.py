@@ -235,13 +235,18 @@ class _CosineDivergence(torch.autograd.Function):
         cosines.mul_(grad)
         grad_norms = (cosines.sum(-1) + cosines.sum(-2)).mul_(inverse).mul_(inverse).mul_(-0.5)
         grad.mul_(inverse[..., :, None]).mul_(inverse[..., None, :]).diagonal(dim1=-2, dim2=-1).add_(grad_norms)
-        ctx.save_for_backward(grad)
+        ctx.grad = grad
         return value
 
     @staticmethod
     def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (grad,) = ctx.saved_tensors
-        return grad * grad_value, None, None
+        return _scaled(ctx, grad_value), None, None
+
+
+def _scaled(ctx: Any, grad_value: Tensor) -> Tensor:
+    """The gradient that a term made in its forward pass, for the one backward pass within `_RelationLosses`."""
+    grad, ctx.grad = ctx.grad, None
+    return grad.mul_(grad_value)
 
 
 def _distances(points: Points) -> Tensor:
@@ -349,13 +354,12 @@ class _AngleDivergence(torch.autograd.Function):
             difference = cosines[0] - cosines[1]
             value += sum_of(difference)
             angles.add_gradient(cosines, derivative_of(difference), i, k, span)
-        ctx.save_for_backward(angles.gradient(distances.shape).mul_(factor))
+        ctx.grad = angles.gradient(distances.shape).mul_(factor)
         return value
 
     @staticmethod
     def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        (grad,) = ctx.saved_tensors
-        return grad * grad_value, None, None, None
+        return _scaled(ctx, grad_value), None, None, None
 
 
 Place = tuple[Any, ...]
