@@ -3,7 +3,8 @@
 Paper: Park, Kim and Yang, "Distilling Linguistic Context for Language Model Compression", EMNLP 2021, pages 364-378:
 its word relations (WR) and layer-transforming relations (LTR), each pair-wise and triple-wise, and their losses.
 
-Its relations, which no other term shares anything with, are in `relations.py`.
+The relations themselves, their comparison and gradients are in `relations.py`; here are the settings, the four terms as
+pure functions, all other terms, and the trainer's side.
 
 To add a relation term: one `Relation` and a line in `RELATION_TERMS` there; any other term: one function and a line in
 `OUTPUT_TERMS` here.

@@ -197,9 +197,7 @@ class SupernetTrainer(ResumableTrainer):
         with self.compute_loss_context_manager():
             output = model(spec, **inputs)
             layers = self.teacher.resolve(spec).layers
-            loss, terms = distillation_loss(
-                self.settings, output.logits, output.hidden_states, signal, layers, labels
-            )
+            loss, terms = distillation_loss(self.settings, output.logits, output.hidden_states, signal, layers, labels)
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value
         self._terms_count += 1

@@ -363,14 +363,15 @@ def test_each_layer_is_matched_with_the_one_that_it_came_from(layers):
         distillation_loss(settings, logits(1), student_states, teacher, (*layers[1:], 6))
 
 
-def test_gradients_reach_every_hidden_state_of_the_student():
-    settings, layers = DistillationSettings(weights=ALL), (1, 3)
+def test_gradients_are_weighted_and_reach_every_hidden_state_of_the_student():
+    weights = dict(zip(TERMS, (1.0, 20.0, 0.3, 7.0), strict=True))
+    settings, layers = DistillationSettings(weights=weights), (1, 3)
     teacher = TeacherSignal(settings, logits(0), states(0, 5), HOLES)
     student = [h.requires_grad_() for h in states(1, 3)]
     distillation_loss(settings, logits(1), student, teacher, layers)[0].backward()
     stacked = torch.stack([h.detach() for h in student], 1).requires_grad_()
     matched = torch.stack([states(0, 5)[i] for i in (0, 2, 4)], 1)
-    sum(getattr(distill, name)(stacked, matched, HOLES) for name in TERMS).backward()
+    sum(weights[name] * getattr(distill, name)(stacked, matched, HOLES) for name in TERMS).backward()
     torch.testing.assert_close(torch.stack([h.grad for h in student], 1), stacked.grad)
 
 
