@@ -51,7 +51,7 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
-from dynackd import distill, stages, trainer
+from dynackd import distill, relations, stages, trainer
 from dynackd.recipe import Recipe, apply_overrides, make_recipe, resolve_model
 from dynackd.report import machine_name
 from dynackd.spec import Geometry, ResolvedSubnet
@@ -243,10 +243,9 @@ def watch_methods(watch: Stopwatch) -> None:
         if hasattr(Supernet, name):
             watch.wrap(Supernet, name, forward)
     watch.wrap(distill.TeacherSignal, "__init__", "CKD, teacher")
-    watch.wrap(distill.TeacherSignal, "relation", "CKD, teacher")
-    watch.wrap(trainer, "distillation_losses", "CKD, student")
-    watch.wrap(trainer, "total_loss", "CKD, student")
-    watch.wrap(distill._RelationSums, "backward", "CKD, student")  # runs within the whole backward
+    watch.wrap(distill.TeacherSignal, "share", "CKD, teacher")
+    watch.wrap(trainer, "distillation_loss", "CKD, student")
+    watch.wrap(relations._RelationLosses, "backward", "CKD, student")  # runs within the whole backward
     watch.wrap(accelerate.Accelerator, "backward", "backward")
     watch.wrap(accelerate.Accelerator, "clip_grad_norm_", "optimiser")
     watch.wrap(AcceleratedOptimizer, "step", "optimiser")

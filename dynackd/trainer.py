@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from dynackd.distill import DistillationSettings, TeacherSignal, distillation_losses, total_loss
+from dynackd.distill import DistillationSettings, TeacherSignal, distillation_loss
 from dynackd.errors import UserError
 from dynackd.evaluation import subnet_metrics
 from dynackd.spec import FULL, Grid, SubnetSpec
@@ -223,10 +223,9 @@ class SupernetTrainer(ResumableTrainer):
         with self.compute_loss_context_manager():
             output = model(spec, **inputs)
             layers = self.teacher.resolve(spec).layers
-            losses = distillation_losses(self.settings, output.logits, output.hidden_states, signal, layers, labels)
-            loss = total_loss(self.settings, losses)
-        for name, value in losses.items():
-            self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value.detach()
+            loss, terms = distillation_loss(self.settings, output.logits, output.hidden_states, signal, layers, labels)
+        for name, value in terms.items():
+            self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value
         self._terms_count += 1
         return loss
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dynackd import distill
-from dynackd.distill import DistillationSettings, TeacherSignal, distillation_losses, total_loss
+from dynackd import distill, relations
+from dynackd.distill import DistillationSettings, TeacherSignal, distillation_loss
 from dynackd.errors import UserError
 
 TERMS = ("wr_pair", "wr_triple", "ltr_pair", "ltr_triple")
@@ -81,14 +81,14 @@ def test_gradcheck(name, options):
 @pytest.mark.parametrize("window", [3, 5, 7, 9, 21, None])
 def test_every_triple_of_three_real_words_in_the_window_counts_once(window):
     """The authors' code counts clamped edge words twice and looks at the mask of the centre only."""
-    how = distill._how(DistillationSettings(window=window), distill.WORDS)
+    how = relations.How(window)
     expected = 0
     for row in HOLES.tolist():
         for i, j, k in itertools.permutations(range(7), 3):
             near = window is None or max(abs(i - j), abs(k - j)) <= window // 2
             expected += i < k and near and bool(row[i] and row[j] and row[k])
-    real = distill.WORDS.real(HOLES, 3)
-    assert int(distill._count_triples(real, how)) == 3 * expected > 0
+    real = relations.WORDS.real(HOLES, 3)
+    assert int(relations._count_triples(real, how)) == 3 * expected > 0
 
 
 @pytest.mark.parametrize("chunk_elements", [1, 300, 10**9])
@@ -96,7 +96,7 @@ def test_every_triple_of_three_real_words_in_the_window_counts_once(window):
 def test_the_size_of_a_chunk_changes_nothing(name, chunk_elements, monkeypatch):
     student, teacher, mask = hidden(0, batch=3), hidden(1, batch=3), torch.ones(3, 7)
     expected = with_gradient(getattr(distill, name), student, teacher, mask)
-    monkeypatch.setitem(distill.CHUNK_ELEMENTS, "cpu", chunk_elements)
+    monkeypatch.setitem(relations.CHUNK_ELEMENTS, "cpu", chunk_elements)
     torch.testing.assert_close(with_gradient(getattr(distill, name), student, teacher, mask), expected)
 
 
@@ -351,25 +351,27 @@ def test_each_layer_is_matched_with_the_one_that_it_came_from(layers):
         states(1, 1 + len(layers)),
     )
     teacher = TeacherSignal(settings, logits(0), teacher_states, HOLES)
-    losses = distillation_losses(settings, logits(1), student_states, teacher, layers)
+    total, losses = distillation_loss(settings, logits(1), student_states, teacher, layers)
     matched = torch.stack([teacher_states[0], *(teacher_states[1 + i] for i in layers)], 1)
     for name in TERMS:
         assert losses[name] == getattr(distill, name)(torch.stack(student_states, 1), matched, HOLES)
     assert list(losses) == ["logits", *TERMS]
+    torch.testing.assert_close(total, sum(losses.values()))
     with pytest.raises(UserError, match="of the student do not match"):
-        distillation_losses(settings, logits(1), student_states[1:], teacher, layers)
+        distillation_loss(settings, logits(1), student_states[1:], teacher, layers)
     with pytest.raises(UserError, match="of a teacher with 6 layers"):
-        distillation_losses(settings, logits(1), student_states, teacher, (*layers[1:], 6))
+        distillation_loss(settings, logits(1), student_states, teacher, (*layers[1:], 6))
 
 
-def test_gradients_reach_every_hidden_state_of_the_student():
-    settings, layers = DistillationSettings(weights=ALL), (1, 3)
+def test_gradients_are_weighted_and_reach_every_hidden_state_of_the_student():
+    weights = dict(zip(TERMS, (1.0, 20.0, 0.3, 7.0), strict=True))
+    settings, layers = DistillationSettings(weights=weights), (1, 3)
     teacher = TeacherSignal(settings, logits(0), states(0, 5), HOLES)
     student = [h.requires_grad_() for h in states(1, 3)]
-    total_loss(settings, distillation_losses(settings, logits(1), student, teacher, layers)).backward()
+    distillation_loss(settings, logits(1), student, teacher, layers)[0].backward()
     stacked = torch.stack([h.detach() for h in student], 1).requires_grad_()
     matched = torch.stack([states(0, 5)[i] for i in (0, 2, 4)], 1)
-    sum(getattr(distill, name)(stacked, matched, HOLES) for name in TERMS).backward()
+    sum(weights[name] * getattr(distill, name)(stacked, matched, HOLES) for name in TERMS).backward()
     torch.testing.assert_close(torch.stack([h.grad for h in student], 1), stacked.grad)
 
 
@@ -381,12 +383,12 @@ def test_the_teachers_relations_are_made_once_for_all_subnetworks(monkeypatch):
             calls.append((name, torch.is_grad_enabled()))
             return term.relate(points, how)
 
-        counted = distill.Relation(term.arrangement, relate, term.compare, term.count)
+        counted = relations.Relation(term.arrangement, relate, term.compare, term.count)
         monkeypatch.setitem(distill.RELATION_TERMS, name, counted)
     settings = DistillationSettings(weights=ALL)
     teacher = TeacherSignal(settings, logits(0), states(0, 5), HOLES)
     for layers in ((0, 1, 2, 3), (1, 3), (1, 3), (0, 1, 2, 3)):
-        distillation_losses(settings, logits(1), states(1, 1 + len(layers)), teacher, layers)
+        distillation_loss(settings, logits(1), states(1, 1 + len(layers)), teacher, layers)
     made_for_teacher = [name for name, with_gradient in calls if not with_gradient]
     # words once for all layers, layers once for each of the two stacks
     assert {name: made_for_teacher.count(name) for name in TERMS} == {
@@ -402,23 +404,23 @@ def test_the_teachers_hidden_states_are_not_kept():
     gc.collect()
     assert not any(state() is not None for state in alive)
     assert not teacher.hidden_states
-    distillation_losses(settings, logits(1), states(1, 3), teacher, (1, 3))
+    distillation_loss(settings, logits(1), states(1, 3), teacher, (1, 3))
 
 
 def test_a_term_without_weight_is_not_computed():
     settings = DistillationSettings(weights={"logits": 2.0, "wr_pair": 0.0, "hidden_mse": 0, "ce": 0})
     teacher = TeacherSignal(settings, logits(0), states(0, 5, size=9), HOLES)
-    losses = distillation_losses(settings, logits(1), states(1, 5), teacher, (0, 1, 2, 3))
+    total, losses = distillation_loss(settings, logits(1), states(1, 5), teacher, (0, 1, 2, 3))
     assert list(losses) == ["logits"]
-    assert total_loss(settings, losses) == 2 * losses["logits"]
+    assert total == 2 * losses["logits"]
     with pytest.raises(UserError, match="no distillation term has a weight"):
-        total_loss(settings, {})
+        distillation_loss(DistillationSettings(weights={}), logits(1), states(1, 5), teacher, (0, 1, 2, 3))
 
 
 def one_loss(name, student_logits, teacher_logits, labels=None, regression=False, **options):
     settings = DistillationSettings(weights={name: 1.0}, **options)
     teacher = TeacherSignal(settings, teacher_logits, states(0, 3), HOLES, regression)
-    return distillation_losses(settings, student_logits, states(1, 3), teacher, (0, 1), labels)[name]
+    return distillation_loss(settings, student_logits, states(1, 3), teacher, (0, 1), labels)[0]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -471,7 +473,7 @@ def test_hidden_mse_counts_real_words_only():
         h[HOLES == 0] = float("nan")
     teacher = TeacherSignal(settings, logits(0), teacher_states, HOLES)
     student_states = [h.requires_grad_() for h in student_states]
-    loss = distillation_losses(settings, logits(1), student_states, teacher, (1,))["hidden_mse"]
+    loss = distillation_loss(settings, logits(1), student_states, teacher, (1,))[0]
     torch.testing.assert_close(loss, torch.stack(expected).mean())
     gradients = torch.autograd.grad(loss, student_states)
     assert all(torch.isfinite(g).all() for g in gradients)
@@ -481,4 +483,4 @@ def test_hidden_mse_needs_equal_hidden_sizes_and_ckd_does_not():
     settings = DistillationSettings(weights={"hidden_mse": 1.0})
     teacher = TeacherSignal(settings, logits(0), states(0, 3, size=6), HOLES)
     with pytest.raises(UserError, match=r"equal hidden sizes, but these are \[5, 6\].*have no such limit"):
-        distillation_losses(settings, logits(1), states(1, 3), teacher, (0, 1))
+        distillation_loss(settings, logits(1), states(1, 3), teacher, (0, 1))

@@ -8,9 +8,10 @@ import pytest
 import dynackd
 
 ORDER = [
-    *("version", "errors", "spec", "families", "checkpoints", "supernet", "importance", "distill", "tasks", "data"),
-    *("words", "docstrings", "slicing", "student", "cost", "evaluation", "trainer", "graph", "report", "benchmark"),
-    *("quantize", "compat", "travel", "validation", "card", "export", "recipe", "stages", "augment", "quickstart"),
+    *("version", "errors", "spec", "families", "checkpoints", "supernet", "importance", "relations", "distill"),
+    *("tasks", "data", "words", "docstrings", "slicing", "student", "cost", "evaluation", "trainer", "graph"),
+    *("report", "benchmark", "quantize", "compat", "travel", "validation", "card", "export", "recipe", "stages"),
+    *("augment", "quickstart"),
     *("cli", "__main__"),
 ]
 PACKAGE = Path(dynackd.__file__).parent

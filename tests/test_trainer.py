@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import DataCollatorWithPadding, TrainingArguments
 
 from dynackd import stages
-from dynackd.distill import DistillationSettings, TeacherSignal, distillation_losses, total_loss
+from dynackd.distill import DistillationSettings, TeacherSignal, distillation_loss
 from dynackd.errors import UserError
 from dynackd.recipe import make_recipe
 from dynackd.spec import FULL, Grid, SubnetSpec
@@ -83,9 +83,7 @@ def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_p
         signal = TeacherSignal(settings, output.logits, output.hidden_states, inputs["attention_mask"])
         own = trainer.model(spec, **inputs)
         layers = {1.0: (0, 1, 2, 3), 0.5: (1, 3)}[spec.depth]
-        total += total_loss(
-            settings, distillation_losses(settings, own.logits, own.hidden_states, signal, layers, labels)
-        )
+        total += distillation_loss(settings, own.logits, own.hidden_states, signal, layers, labels)[0]
     expected = total / len(stage.grid_of(GRID).specs())
     expected.backward()
     assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-5)
