@@ -2,9 +2,9 @@
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,8 @@ from dynackd.families import FAMILY_KEY, family_of, geometry_of, layer_list, sub
 from dynackd.spec import FULL, Geometry, Grid, ResolvedSubnet, SubnetSpec
 
 CONFIG_KEY = "dynackd"
-EMBEDDINGS = "embeddings"  # from the base model, in every family
+# From the base model, in every family; ELECTRA may project the embeddings to the hidden size.
+EMBEDDINGS = ("embeddings", "embeddings_project")
 
 
 @dataclass(frozen=True)
@@ -68,23 +69,31 @@ class Supernet(nn.Module):
         return self.grid.resolve(spec, self.geometry)
 
     def embed(self, **batch: Tensor) -> Tensor:
-        """The output of the embedding layer, [batch, length, embedding], which is the same for every sub-network."""
-        embeddings = self.model.base_model.get_submodule(EMBEDDINGS)
+        """The embedding output, [batch, length, hidden], which is the first hidden state of every sub-network."""
+        embeddings, *projections = _embedding_layers(self.model).values()
         known = inspect.signature(embeddings.forward).parameters
-        return cast(Tensor, embeddings(**{name: tensor for name, tensor in batch.items() if name in known}))
+        output = embeddings(**{name: tensor for name, tensor in batch.items() if name in known})
+        for projection in projections:
+            output = projection(output)
+        return cast(Tensor, output)
 
-    def forward(self, spec: SubnetSpec = FULL, embedded: Tensor | None = None, **batch: Tensor) -> SubnetOutput:
-        """Run the sub-network `spec` on a tokenised batch (`input_ids` [batch, length], `attention_mask`, ...), or on
-        what `embed` made of it."""
+    def forward(self, spec: SubnetSpec = FULL, below: Sequence[Tensor] = (), **batch: Tensor) -> SubnetOutput:
+        """Run the sub-network `spec` on a tokenised batch (`input_ids` [batch, length], `attention_mask`, ...).
+
+        below: its first hidden states where they are known: the embedding output (`embed`), and those of its first
+        layers, which another sub-network of the same width may have too. Only what comes after them is run.
+        """
         resolved = self.resolve(spec)
+        above = replace(resolved, layers=resolved.layers[max(0, len(below) - 1) :])
         full_width = resolved.heads == self.geometry.heads and resolved.neurons == self.geometry.neurons
-        weights = {} if full_width else subnet_parameters(self.model, resolved)
+        weights = {} if full_width else subnet_parameters(self.model, above)
         arguments = {**batch, "output_hidden_states": True, "return_dict": True}
-        with _kept_layers(self.model, resolved), _embedded(self.model, embedded):
+        with _kept_layers(self.model, above), _embedded(self.model, below):
             output = functional_call(self.model, weights, (), arguments)
-        if len(output.hidden_states) != len(resolved.layers) + 1:
-            raise RuntimeError(f"{len(output.hidden_states)} hidden states for {len(resolved.layers)} layers")
-        return SubnetOutput(output.logits, tuple(output.hidden_states))
+        hidden_states = (*below[:-1], *output.hidden_states)
+        if len(hidden_states) != len(resolved.layers) + 1:
+            raise RuntimeError(f"{len(hidden_states)} hidden states for {len(resolved.layers)} layers")
+        return SubnetOutput(output.logits, hidden_states)
 
     def frozen_copy(self) -> "Supernet":
         """A copy in evaluation mode that takes no gradients, to be a teacher."""
@@ -135,7 +144,7 @@ def _kept_layers(model: PreTrainedModel, resolved: ResolvedSubnet) -> Iterator[N
 
 
 class _Given(nn.Module):
-    """Stands in for the embedding layer, whose output is known."""
+    """Stands in for a layer whose output is known."""
 
     def __init__(self, output: Tensor) -> None:
         super().__init__()
@@ -145,16 +154,21 @@ class _Given(nn.Module):
         return self.output
 
 
+def _embedding_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    return {name: getattr(model.base_model, name) for name in EMBEDDINGS if hasattr(model.base_model, name)}
+
+
 @contextmanager
-def _embedded(model: PreTrainedModel, output: Tensor | None) -> Iterator[None]:
-    """For the length of the block, the embedding layer returns `output`, where one is given."""
-    embeddings = model.base_model.get_submodule(EMBEDDINGS)
+def _embedded(model: PreTrainedModel, below: Sequence[Tensor]) -> Iterator[None]:
+    """For the length of the block, what feeds the layers is the last of `below`, where there is any."""
+    before = _embedding_layers(model)
     try:
-        if output is not None:
-            setattr(model.base_model, EMBEDDINGS, _Given(output))
+        for name in before if below else ():
+            setattr(model.base_model, name, _Given(below[-1]))
         yield
     finally:
-        setattr(model.base_model, EMBEDDINGS, embeddings)
+        for name, layer in before.items():
+            setattr(model.base_model, name, layer)
 
 
 def check_supernet(directory: Path) -> PreTrainedConfig:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any, cast
 
 import torch
@@ -18,7 +18,7 @@ from dynackd.distill import DistillationSettings, TeacherSignal, distillation_lo
 from dynackd.errors import UserError
 from dynackd.evaluation import subnet_metrics
 from dynackd.spec import FULL, Grid, SubnetSpec
-from dynackd.supernet import Supernet
+from dynackd.supernet import SubnetOutput, Supernet
 from dynackd.tasks import Task
 
 
@@ -138,6 +138,12 @@ def set_dropout(model: nn.Module, rate: float | None) -> None:
             module.p = rate
 
 
+def _common(layers: tuple[int, ...], others: tuple[int, ...]) -> int:
+    """How many first layers two sub-networks of one width share; at least one is left to run."""
+    same = (mine == theirs for mine, theirs in zip(layers[:-1], others, strict=False))
+    return sum(takewhile(bool, same))
+
+
 class SupernetTrainer(ResumableTrainer):
     """Trains the sub-networks of one stage together: for each batch every sampled sub-network runs forward and
     backward, the gradients accumulate in the shared weights, and one optimiser step follows.
@@ -190,40 +196,67 @@ class SupernetTrainer(ResumableTrainer):
         labels = inputs.pop("labels")
         specs = self.sampler.sample(self.specs, self.args.seed, self.state.global_step)
         scale = 1 / (len(specs) * self.current_gradient_accumulation_steps)
-        # The full network runs last: it alone touches every weight, so it is the one that synchronises processes.
-        ordered = sorted(specs, key=lambda spec: (self.stage.teacher_spec(spec).width, spec.depth, spec.width))
         # The embedding layer is not sliced: it runs once, and once backward, with the gradient of all sub-networks.
+        supernet = self.accelerator.unwrap_model(model)
         with self.compute_loss_context_manager():
-            embedded = self.accelerator.unwrap_model(model).embed(**inputs)
-        shared = embedded.detach().requires_grad_()
-        embedded.register_hook(lambda grad: grad if shared.grad is None else grad + shared.grad)
+            embedded = supernet.embed(**inputs)
+        leaf = embedded.detach().requires_grad_()
+        embedded.register_hook(lambda grad: grad if leaf.grad is None else grad + leaf.grad)
         total = torch.zeros((), device=self.args.device)
-        for teacher_spec, group in groupby(ordered, key=self.stage.teacher_spec):
+        bunches = self._bunches(supernet, specs)
+        for teacher_spec, group in groupby(bunches, key=lambda bunch: self.stage.teacher_spec(bunch[0])):
             signal = self._teacher_signal(teacher_spec, inputs)
-            for spec in group:
-                last = spec is ordered[-1]
+            for bunch in group:
+                last = bunch is bunches[-1]
                 with nullcontext() if last else self.accelerator.no_sync(model):
-                    given = {**inputs, "embedded": embedded if last else shared}
-                    loss = self._subnet_loss(model, spec, signal, given, labels) * scale
+                    loss = self._bunch_loss(model, bunch, signal, embedded if last else leaf, inputs, labels) * scale
                     self.accelerator.backward(loss)
                 total += loss.detach()
         return total
+
+    def _bunches(self, supernet: Supernet, specs: list[SubnetSpec]) -> list[list[SubnetSpec]]:
+        """The sub-networks of a step, those with the same width and first layer together, the deepest first; the bunch
+        of the full network comes last, since it alone touches every weight and so synchronises processes."""
+
+        def bunch_of(spec: SubnetSpec) -> tuple[float, int, float]:
+            return self.stage.teacher_spec(spec).width, -supernet.resolve(spec).layers[0], spec.width
+
+        ordered = sorted(specs, key=lambda spec: (bunch_of(spec), -spec.depth))
+        return [list(bunch) for _, bunch in groupby(ordered, key=bunch_of)]
+
+    def _bunch_loss(
+        self,
+        model: nn.Module,
+        bunch: list[SubnetSpec],
+        signal: TeacherSignal,
+        embedded: Tensor,
+        inputs: dict[str, Tensor],
+        labels: Tensor,
+    ) -> Tensor:
+        """The sum over the sub-networks of a bunch, which share the first layers that they have in common."""
+        done: list[tuple[tuple[int, ...], tuple[Tensor, ...]]] = []
+        losses = []
+        for spec in bunch:
+            layers = self.teacher.resolve(spec).layers
+            shared, states = max(
+                ((_common(layers, other), states) for other, states in done),
+                default=(0, (embedded,)),
+                key=lambda item: item[0],
+            )
+            with self.compute_loss_context_manager():
+                output = model(spec, below=states[: shared + 1], **inputs)
+                losses.append(self._loss(output, layers, signal, labels))
+            done.append((layers, output.hidden_states))
+        return torch.stack(losses).sum()
 
     def _teacher_signal(self, teacher_spec: SubnetSpec, inputs: dict[str, Tensor]) -> TeacherSignal:
         with torch.no_grad(), self.compute_loss_context_manager():
             output = self.teacher(teacher_spec, **inputs)
         regression = self.task.kind == "regression"
-        return TeacherSignal(
-            self.settings, output.logits, output.hidden_states, inputs["attention_mask"], regression
-        )
+        return TeacherSignal(self.settings, output.logits, output.hidden_states, inputs["attention_mask"], regression)
 
-    def _subnet_loss(
-        self, model: nn.Module, spec: SubnetSpec, signal: TeacherSignal, inputs: dict[str, Tensor], labels: Tensor
-    ) -> Tensor:
-        with self.compute_loss_context_manager():
-            output = model(spec, **inputs)
-            layers = self.teacher.resolve(spec).layers
-            loss, terms = distillation_loss(self.settings, output.logits, output.hidden_states, signal, layers, labels)
+    def _loss(self, output: SubnetOutput, layers: tuple[int, ...], signal: TeacherSignal, labels: Tensor) -> Tensor:
+        loss, terms = distillation_loss(self.settings, output.logits, output.hidden_states, signal, layers, labels)
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value
         self._terms_count += 1

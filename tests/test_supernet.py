@@ -50,17 +50,20 @@ def test_the_full_subnetwork_is_the_hugging_face_model_exactly(family):
         assert torch.equal(mine, theirs)
 
 
-def test_a_subnetwork_on_the_embedding_output_is_the_same_with_the_same_gradients(family):
-    supernet, batch, spec = Supernet(tiny_model(family)), tiny_batch(), SubnetSpec(0.5, 0.5)
+@pytest.mark.parametrize("known", [1, 2, 3])
+def test_a_subnetwork_goes_on_from_hidden_states_that_are_known_with_the_same_gradients(family, known):
+    supernet, batch, spec = Supernet(tiny_model(family)), tiny_batch(), SubnetSpec(0.5, 0.75)
+    full = supernet(SubnetSpec(0.5, 1.0), **batch).hidden_states  # layers 0, 1, 2, 3; those of spec are 0, 1, 3
     results = []
-    for given in ({}, {"embedded": supernet.embed(**batch)}):
+    for below in ((), full[:known] if known > 1 else (supernet.embed(**batch),)):
         supernet.zero_grad()
-        output = supernet(spec, **given, **batch)
+        output = supernet(spec, below=below, **batch)
         (output.logits.sum() + sum(h.square().sum() for h in output.hidden_states)).backward()
         grads = [p.grad.clone() for p in supernet.parameters() if p.grad is not None]
         results.append([output.logits.detach(), *output.hidden_states, *grads])
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs)
+    assert torch.equal(results[1][known], full[known - 1])
 
 
 def test_a_first_call_at_half_depth_leaves_the_hidden_states_of_the_others_whole(family):

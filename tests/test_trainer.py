@@ -23,6 +23,7 @@ from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, SubnetSampler, SupernetTra
 TASK = resolve_task({"kind": "classification", "text": "sentence", "label": "label"})
 CKD = {"ce": 0.1, "logits": 1.0, "wr_pair": 10.0, "wr_triple": 10.0, "ltr_pair": 10.0, "ltr_triple": 10.0}
 GRID = Grid((1.0, 0.5), (1.0, 0.5))
+DEEP = Grid((1.0, 0.5), (1.0, 0.75, 0.5))  # depth 0.75 has the first two layers of the full depth
 
 
 def rows(count=8):
@@ -37,10 +38,10 @@ def rows(count=8):
     )
 
 
-def trainer_of(tmp_path, stage, weights=CKD, sampler="all", supernet=None, **arguments):
+def trainer_of(tmp_path, stage, weights=CKD, sampler="all", supernet=None, grid=GRID, **arguments):
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    supernet = supernet or Supernet(tiny_model(**no_dropout), stage.grid_of(GRID))
-    teacher = Supernet(tiny_model(seed=1, **no_dropout), GRID)
+    supernet = supernet or Supernet(tiny_model(**no_dropout), stage.grid_of(grid))
+    teacher = Supernet(tiny_model(seed=1, **no_dropout), grid)
     options = {"use_cpu": True, "report_to": "none", "length_column_name": "length", "max_steps": 2, **arguments}
     tokenizer = tiny_tokenizer()
     return SupernetTrainer(
@@ -71,20 +72,20 @@ def gradients(trainer):
 
 @pytest.mark.parametrize("stage", [WIDTH_STAGE, DEPTH_STAGE], ids=lambda stage: stage.name)
 def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_path, stage):
-    trainer = trainer_of(tmp_path, stage)
+    trainer = trainer_of(tmp_path, stage, grid=DEEP)
     loss, grads = gradients(trainer)
     # The same, written out: width stage from the full teacher, depth stage from the teacher at the same width.
     inputs, labels, settings = tiny_batch(), batch()["labels"], trainer.settings
     trainer.model.zero_grad()
     total = 0
-    for spec in stage.grid_of(GRID).specs():
+    for spec in stage.grid_of(DEEP).specs():
         with torch.no_grad():
             output = trainer.teacher({"width": FULL, "depth": SubnetSpec(spec.width, 1.0)}[stage.name], **inputs)
         signal = TeacherSignal(settings, output.logits, output.hidden_states, inputs["attention_mask"])
         own = trainer.model(spec, **inputs)
-        layers = {1.0: (0, 1, 2, 3), 0.5: (1, 3)}[spec.depth]
+        layers = {1.0: (0, 1, 2, 3), 0.75: (0, 1, 3), 0.5: (1, 3)}[spec.depth]
         total += distillation_loss(settings, own.logits, own.hidden_states, signal, layers, labels)[0]
-    expected = total / len(stage.grid_of(GRID).specs())
+    expected = total / len(stage.grid_of(DEEP).specs())
     expected.backward()
     assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-5)
     for name, parameter in trainer.model.named_parameters():
@@ -234,14 +235,17 @@ def test_two_processes_train_as_one(tmp_path):
     config.write_text(config.read_text().replace('dropout_prob": 0.1', 'dropout_prob": 0.0'))
     content["training"] |= {"max_steps": 3, "train_sampling_strategy": "sequential", "optim": "sgd"}
     stages.finetune(make_recipe(content), stages.RunMode())
+    content["grid"] = {"widths": [0.5, 1.0], "depths": [0.5, 0.75, 1.0]}
     stages.train_width(make_recipe(content), stages.RunMode())
-    alone = {stage: load_file(tmp_path / "run" / stage / "model.safetensors") for stage in ("teacher", "width")}
+    stages.train_depth(make_recipe(content), stages.RunMode())
+    names = ("teacher", "width", "depth")
+    alone = {stage: load_file(tmp_path / "run" / stage / "model.safetensors") for stage in names}
     content["training"]["per_device_train_batch_size"] = 4
     recipe = write_recipe(tmp_path, content)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     # The width stage first, from the teacher that one process trained.
-    for command, stage in (("train-width", "width"), ("finetune", "teacher")):
+    for command, stage in (("train-width", "width"), ("train-depth", "depth"), ("finetune", "teacher")):
         call = [*launcher, "-m", "dynackd", command, str(recipe), "--overwrite"]
         done = subprocess.run(call, capture_output=True, text=True, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr[-2000:]
