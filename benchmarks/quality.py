@@ -65,7 +65,7 @@ SIGNALS = {
         "wr": weights(only("wr_pair", "wr_triple")),
         "ltr": weights(only("ltr_pair", "ltr_triple")),
     },
-    "mse": {f"ckd+mse x{w:g}": weights({**CKD, "hidden_mse": w}) for w in (0.1, 1, 10)},
+    "mse": {f"ckd x0.1+mse x{w:g}": weights({**scaled(0.1), "hidden_mse": w}) for w in (0.1, 1, 10)},
     "distance": {"ckd l2": {**weights(CKD), "distillation.distance": "l2"}},
     "dropout": {
         "ckd, dropout 0.1": {**weights(CKD), "stages.width.dropout": 0.1, "stages.depth.dropout": 0.1},
