@@ -21,8 +21,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, or 2 for a user's mistake, or 130 when interrupted."""
+    advice = "nothing was written"
     try:
         options = _parser().parse_args(arguments)
+        advice = "run the same command with --resume to go on" if hasattr(options, "resume") else advice
         _hide_shard_bars()
         try:
             options.run(options)
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dynackd: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dynackd: interrupted; run the same command with --resume to go on", file=sys.stderr)
+        print(f"dynackd: interrupted; {advice}", file=sys.stderr)
         return 130
     return 0
 
