@@ -42,7 +42,7 @@ from dynackd.validation import (
 
 FILES = {"fp32": ONNX_FILE, **{name: variant.file for name, variant in VARIANTS.items()}}
 TEACHERS = ("torch", "onnxruntime")
-console = Console(width=120, highlight=False)
+console = Console(width=130, highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -63,6 +63,7 @@ from dynackd.trainer import WIDTH_STAGE, SupernetTrainer
 VARIANTS: dict[str, tuple[str, ...]] = {
     "default": (),
     "bf16": ("training.bf16=true",),
+    "dropout": ("stages.width.dropout=0.1", "stages.depth.dropout=0.1"),  # as theirs; ours has none by default
 }
 RECIPE: dict[str, Any] = {
     "task": "sst2",
@@ -509,7 +510,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--variants", nargs="*", metavar="NAME", help=f"of {', '.join(VARIANTS)} (all that the processor is fit for)")
     add("--variant", action="append", type=_parse_variant, default=[], metavar="NAME:KEY=VALUE,...", dest="added",
         help="one more variant: recipe overrides")  # fmt: skip
-    add("--same-variants", nargs="*", default=["default"], metavar="NAME", help="those in the same shapes (default)")
+    add("--same-variants", nargs="*", default=["default", "dropout"], metavar="NAME",
+        help="those in the same shapes (default dropout)")  # fmt: skip
     add("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
     add("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     add("--batch", type=int, default=32)
