@@ -66,7 +66,7 @@ def all_terms(distill, student, teacher, mask, window):
     settings = distill.DistillationSettings(weights=dict.fromkeys(TERMS, 1.0), window=window)
     signal = distill.TeacherSignal(settings, teacher.new_zeros(len(mask), 2), teacher.unbind(1), mask)
     stack = tuple(range(student.shape[1] - 1))
-    return distill.distillation_loss(settings, signal.logits, student.unbind(1), signal, stack)[0]
+    return distill.distillation_loss(settings, [distill.Student(signal.logits, student.unbind(1), stack)], signal)[0]
 
 
 class Memory:
@@ -353,7 +353,7 @@ def step(options):
                 leaves = [state.detach().requires_grad_() for state in out]
 
                 def terms(leaves=leaves, kept=kept, signal=signal):
-                    distill.distillation_loss(settings, logits, leaves, signal, kept)[0].backward()
+                    distill.distillation_loss(settings, [distill.Student(logits, leaves, kept)], signal)[0].backward()
 
                 timed("terms", terms)
                 timed("networks", lambda o=out, g=leaves: torch.autograd.backward(o, [leaf.grad for leaf in g]))

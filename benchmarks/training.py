@@ -244,7 +244,7 @@ def watch_methods(watch: Stopwatch) -> None:
         if hasattr(Supernet, name):
             watch.wrap(Supernet, name, forward)
     watch.wrap(distill.TeacherSignal, "__init__", "CKD, teacher")
-    watch.wrap(distill.TeacherSignal, "share", "CKD, teacher")
+    watch.wrap(distill.TeacherSignal, "relation", "CKD, teacher")
     watch.wrap(trainer, "distillation_loss", "CKD, student")
     watch.wrap(relations._RelationLosses, "backward", "CKD, student")  # runs within the whole backward
     watch.wrap(accelerate.Accelerator, "backward", "backward")

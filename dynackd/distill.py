@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from dynackd.relations import (
     Points,
     Relation,
     Share,
+    index,
     join,
     measure,
     plain,
@@ -101,7 +103,8 @@ def _relation_term(
     with plain(attention_mask.device):
         chunks = measure([teacher_hidden], attention_mask, [term.arrangement])
         teacher = join(term.arrangement, [term.relate(points, how) for (points,) in chunks])
-    return relation_losses([student_hidden], attention_mask, {name: Share(term, how, 1.0, teacher)})[0]
+    stack, share = tuple(range(student_hidden.shape[1])), Share(term, how, 1.0, lambda places: teacher)
+    return relation_losses([student_hidden], attention_mask, [stack], {name: share})[0]
 
 
 def _check_hidden(student_hidden: Tensor, teacher_hidden: Tensor, attention_mask: Tensor) -> None:
@@ -310,62 +313,88 @@ class TeacherSignal:
         }
         self._layer_points = Points(*(join(LAYERS, [getattr(p, f.name) for p in layer_points]) for f in fields(Points)))
 
-    def share(self, name: str, layers: tuple[int, ...]) -> Share:
-        """One relation term for a stack of 0-based layers, with the embedding output before them."""
-        if (name, layers) not in self._relations:
+    def relation(self, name: str, states: tuple[int, ...]) -> Tensor:
+        """What a relation term compares a student with whose hidden states match these of the teacher."""
+        if (name, states) not in self._relations:
             with plain(self.attention_mask.device):
-                self._relations[name, layers] = self._relate(name, layers)
-        term = RELATION_TERMS[name]
-        how, weight = _how(self.settings, term.arrangement), self.settings.weights[name]
-        return Share(term, how, weight, self._relations[name, layers])
+                self._relations[name, states] = self._relate(name, states)
+        return self._relations[name, states]
 
-    def _relate(self, name: str, layers: tuple[int, ...]) -> Tensor:
-        everything = layers == tuple(range(self.layer_count))
-        index = torch.tensor(matched(layers), device=self.attention_mask.device)
+    def _relate(self, name: str, states: tuple[int, ...]) -> Tensor:
         if name in self._word_relations:
-            relation = self._word_relations[name]
-            return relation if everything else relation.index_select(1, index)
+            return self._word_relations[name][:, index(states)]
         assert self._layer_points is not None
-        points = self._layer_points if everything else self._layer_points.select(index)
-        return RELATION_TERMS[name].relate(points, _how(self.settings, LAYERS))
+        return RELATION_TERMS[name].relate(self._layer_points.select(states), _how(self.settings, LAYERS))
 
 
-def matched(stack: Sequence[int]) -> list[int]:
-    """The teacher's hidden states that a student's match: the embedding output, then the outputs of these layers."""
-    return [0, *(layer + 1 for layer in stack)]
+@dataclass(frozen=True)
+class Student:
+    """What distillation sees of one sub-network's forward pass.
+
+    hidden_states: len(layers) + 1 tensors [batch, length, hidden_s], the embedding output first. layers: 0-based
+    indices of the teacher's layers that the student's came from.
+    """
+
+    logits: Tensor
+    hidden_states: Sequence[Tensor]
+    layers: tuple[int, ...]
+
+    @property
+    def matched(self) -> tuple[int, ...]:
+        """The teacher's hidden states that the student's match: 0, then that behind each layer."""
+        return 0, *(layer + 1 for layer in self.layers)
 
 
 def distillation_loss(
-    settings: DistillationSettings,
-    student_logits: Tensor,
-    student_hidden_states: Sequence[Tensor],
-    teacher: TeacherSignal,
-    layers: tuple[int, ...],
-    labels: Tensor | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of the active terms, and each of them, unweighted and detached, by name.
+    settings: DistillationSettings, students: Sequence[Student], teacher: TeacherSignal, labels: Tensor | None = None
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """The weighted sum of the active terms over all students, and for each student its terms, unweighted and detached,
+    by name.
 
-    Only the sum is differentiable: of the relations one gradient is kept, not one for each term.
-
-    student_hidden_states: len(layers) + 1 tensors [batch, length, hidden_s], the embedding output first. layers:
-    0-based indices of the teacher's layers that the student's came from, so that student state 1 + i is matched with
-    teacher state 1 + layers[i], and 0 with 0.
+    Only the sum is differentiable: of the relations one gradient is kept, not one for each term. A hidden state that
+    several students share, which is the same tensor object in each, is measured once.
     """
-    if len(student_hidden_states) != len(layers) + 1 or not set(layers) <= set(range(teacher.layer_count)):
-        raise UserError(
-            f"{len(student_hidden_states)} hidden states of the student do not match the embedding output and layers "
-            f"{list(layers)} of a teacher with {teacher.layer_count} layers"
-        )
-    teacher_states = [teacher.hidden_states[i] for i in matched(layers)] if teacher.hidden_states else []
-    outputs = Outputs(
-        settings, student_logits, teacher.logits, student_hidden_states, teacher_states,
-        teacher.attention_mask, labels, teacher.regression,
-    )  # fmt: skip
-    losses = {name: OUTPUT_TERMS[name](outputs) for name in settings.active(OUTPUT_TERMS)}
-    weighted = [settings.weights[name] * loss for name, loss in losses.items()]
-    if shares := {name: teacher.share(name, tuple(layers)) for name in settings.active(RELATION_TERMS)}:
-        total, relations = relation_losses([h[:, None] for h in student_hidden_states], teacher.attention_mask, shares)
-        weighted, losses = [*weighted, total], losses | relations
-    if not losses:
+    for student in students:
+        layers = student.layers
+        if len(student.hidden_states) != len(layers) + 1 or not set(layers) <= set(range(teacher.layer_count)):
+            raise UserError(
+                f"{len(student.hidden_states)} hidden states of the student do not match the embedding output and "
+                f"layers {list(layers)} of a teacher with {teacher.layer_count} layers"
+            )
+    if not settings.active(TERMS):
         raise UserError("no distillation term has a weight above 0")
-    return torch.stack(weighted).sum(), {name: loss.detach() for name, loss in losses.items()}
+    weighted, losses = [], []
+    for student in students:
+        teacher_states = [teacher.hidden_states[i] for i in student.matched] if teacher.hidden_states else []
+        outputs = Outputs(
+            settings, student.logits, teacher.logits, student.hidden_states, teacher_states,
+            teacher.attention_mask, labels, teacher.regression,
+        )  # fmt: skip
+        losses.append({name: OUTPUT_TERMS[name](outputs) for name in settings.active(OUTPUT_TERMS)})
+        weighted += [settings.weights[name] * loss for name, loss in losses[-1].items()]
+    if settings.active(RELATION_TERMS):
+        total, relations = _relations(settings, students, teacher)
+        weighted.append(total)
+        losses = [own | more for own, more in zip(losses, relations, strict=True)]
+    return torch.stack(weighted).sum(), [{name: loss.detach() for name, loss in own.items()} for own in losses]
+
+
+def _relations(
+    settings: DistillationSettings, students: Sequence[Student], teacher: TeacherSignal
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """`relation_losses` of the students' different hidden states, each matched with one of the teacher's."""
+    pairs = [list(zip(student.hidden_states, student.matched, strict=True)) for student in students]
+    states = {(id(h), i): h for h, i in chain(*pairs)}
+    places = {key: place for place, key in enumerate(states)}
+    teacher_places = [i for _, i in states]
+
+    def share(name: str) -> Share:
+        def relation(some: tuple[int, ...]) -> Tensor:
+            return teacher.relation(name, tuple(teacher_places[place] for place in some))
+
+        term = RELATION_TERMS[name]
+        return Share(term, _how(settings, term.arrangement), settings.weights[name], relation)
+
+    stacks = [tuple(places[id(h), i] for h, i in own) for own in pairs]
+    shares = {name: share(name) for name in settings.active(RELATION_TERMS)}
+    return relation_losses([h[:, None] for h in states.values()], teacher.attention_mask, stacks, shares)

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -62,9 +63,16 @@ class Points:
     squared_distances: Tensor
     pairs: Tensor
 
-    def select(self, points: Tensor) -> Points:
-        """The same groups with only the points of these indices."""
-        return Points(*(x[..., points, :][..., points] for x in (self.gram, self.squared_distances, self.pairs)))
+    def select(self, places: Sequence[int]) -> Points:
+        """The same groups with only the points at these places."""
+        at = index(places)
+        return Points(*(x[..., at, :][..., at] for x in (self.gram, self.squared_distances, self.pairs)))
+
+
+def index(places: Sequence[int]) -> slice | list[int]:
+    """Index of these places: a slice, which copies nothing, where they follow one another."""
+    span = range(places[0], places[-1] + 1)
+    return slice(span.start, span.stop) if list(places) == list(span) else list(places)
 
 
 @dataclass(frozen=True)
@@ -106,19 +114,24 @@ LAYERS = Arrangement(
 )
 
 
-def _chunks(parts: Sequence[Tensor], mask: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(parts: Sequence[Tensor], mask: Tensor, blocks: int = 1) -> Iterator[tuple[slice, Tensor]]:
     """Chunk by chunk of the sentences: their rows in the batch, and their vectors, valid until the next chunk.
 
     parts: hidden states [B, k, L, H] whose layers follow one another: one tensor of all layers, or one tensor a layer.
+    blocks: into how many the words' layers fall; on a CPU several take a chunk of twice the size, not to be too small.
     """
     layers, sizes = sum(part.shape[1] for part in parts), parts[0].shape[2:]
     limit = CHUNK_ELEMENTS.get(mask.device.type, CHUNK_ELEMENTS["cuda"])
+    limit *= 2 if blocks > 1 and mask.device.type == "cpu" else 1
     step = max(1, min(len(mask), limit // max(1, layers * sizes.numel())))
-    wide = torch.float32 if mask.device.type == "mps" else torch.float64  # mps has no float64
-    memory = parts[0].new_empty(layers * step * sizes.numel(), dtype=wide)  # once: fresh pages are slow
+    memory = parts[0].new_empty(layers * step * sizes.numel(), dtype=_wide(mask))  # once: fresh pages are slow
     for start in range(0, max(1, len(mask)), step):
         rows = slice(start, start + step)
         yield rows, _vectors(parts, mask[rows], rows, _first(memory, (layers, len(mask[rows]), *sizes)))
+
+
+def _wide(mask: Tensor) -> torch.dtype:
+    return torch.float32 if mask.device.type == "mps" else torch.float64  # mps has no float64
 
 
 def _first(memory: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -510,74 +523,137 @@ def join(arrangement: Arrangement, chunks: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Share:
-    """One relation term's share of the total. teacher: the teacher's relation."""
+    """One relation term's share of the total. teacher(places): the teacher's relation that the student's hidden states
+    at these places are compared with."""
 
     term: Relation
     how: How
     weight: float
+    teacher: Callable[[tuple[int, ...]], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """One term of some hidden states, for all students that have them. weight: what its sum counts in the total."""
+
+    name: str
+    share: Share
     teacher: Tensor
+    students: list[int]
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Hidden states whose Gram matrices are made at once, and the terms of each places among them."""
+
+    arrangement: Arrangement
+    states: slice
+    pieces: dict[tuple[int, ...], list[_Piece]]
 
 
 def relation_losses(
-    parts: Sequence[Tensor], mask: Tensor, shares: Mapping[str, Share]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of relation terms of the student's hidden states, and each term, unweighted and detached.
+    parts: Sequence[Tensor], mask: Tensor, stacks: Sequence[tuple[int, ...]], shares: Mapping[str, Share]
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """The weighted sum of the relation terms of all students, and each student's terms, unweighted and detached.
 
-    parts: hidden states [B, k, L, H] whose layers follow one another; mask [B, L].
+    parts: hidden states [B, k, L, H] whose layers follow one another, each once however many students have it; mask
+    [B, L]; stacks: the places of each student's hidden states among these layers.
     """
-    layer_count = sum(part.shape[1] for part in parts)
-    counts = [s.term.count(s.term.arrangement.real(mask, layer_count), s.how).clamp(min=1) for s in shares.values()]
+    rates = {name: _rates(share, mask, stacks) for name, share in shares.items()}
+
+    def piece(name: str, places: tuple[int, ...], students: list[int]) -> _Piece:
+        weight = torch.stack([rates[name][n] for n in students]).sum() * shares[name].weight
+        return _Piece(name, shares[name], shares[name].teacher(places), students, weight)
+
+    blocks = []
+    for arrangement in (WORDS, LAYERS):
+        names = [name for name, share in shares.items() if share.term.arrangement is arrangement]
+        for owners in _owners(arrangement, stacks) if names else []:
+            pieces = {places: [piece(name, places, students) for name in names] for places, students in owners.items()}
+            blocks.append(_Block(arrangement, slice(min(chain(*owners)), max(chain(*owners)) + 1), pieces))
     with torch.autocast(mask.device.type, enabled=False):
-        total, means = _RelationLosses.apply(mask, list(shares.values()), torch.stack(counts), *parts)
+        total, *sums = _RelationLosses.apply(mask, blocks, *parts)
     dtype = torch.float64 if parts[0].dtype == torch.float64 else torch.float32
-    return total.to(dtype), dict(zip(shares, means.to(dtype), strict=True))
+
+    def mean(name: str, n: int) -> Tensor:
+        own = [x for p, x in zip(_pieces(blocks), sums, strict=True) if p.name == name and n in p.students]
+        return (torch.stack(own).sum() * rates[name][n]).to(dtype)
+
+    return total.to(dtype), [{name: mean(name, n) for name in shares} for n in range(len(stacks))]
+
+
+def _rates(share: Share, mask: Tensor, stacks: Sequence[tuple[int, ...]]) -> Tensor:
+    """What each student's sum is multiplied by to be a mean, [students]."""
+    reals = [share.term.arrangement.real(mask, len(stack)) for stack in stacks]
+    return torch.stack([share.term.count(real, share.how) for real in reals]).clamp(min=1).to(_wide(mask)).reciprocal()
+
+
+def _owners(arrangement: Arrangement, stacks: Sequence[tuple[int, ...]]) -> list[dict[tuple[int, ...], list[int]]]:
+    """For each block the places that are compared together, and the students that have them.
+
+    Words are compared within a layer, so that neighbouring layers of the same students make a block; layers within
+    a student's stack, so that all make one block, of which the stacks are selected.
+    """
+    if arrangement is LAYERS:
+        return [{stack: [n for n, other in enumerate(stacks) if other == stack] for stack in stacks}]
+    everywhere = range(max(chain(*stacks)) + 1)
+    runs = groupby(everywhere, key=lambda place: [n for n, stack in enumerate(stacks) if place in stack])
+    return [{tuple(run): students} for students, run in runs]
+
+
+def _pieces(blocks: Sequence[_Block]) -> list[_Piece]:
+    return [piece for block in blocks for pieces in block.pieces.values() for piece in pieces]
+
+
+def _word_blocks(blocks: Sequence[tuple[Arrangement, slice]]) -> int:
+    return sum(arrangement is WORDS for arrangement, _ in blocks)
 
 
 class _RelationLosses(torch.autograd.Function):
-    """What `relation_losses` returns, the terms as one tensor; counts: what the sum of each is divided by.
+    """The weighted sum of all pieces, and the sum of each by itself.
 
-    Chunk by chunk: for each arrangement the Gram matrix, its terms, and the gradient of their weighted sum with respect
-    to the Gram matrix, which is all that is kept. So the terms are ordinary differentiable functions of `Points`, share
+    Chunk by chunk: for each block the Gram matrix, its terms, and the gradient of their weighted sum with respect to
+    the Gram matrix, which is all that is kept. So the terms are ordinary differentiable functions of `Points`, share
     the Gram matrix, and nothing else outlives its chunk. To make the gradient with respect to the hidden states in the
     forward pass too would save reading them again, but store and scale that gradient, which takes as long.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, mask: Tensor, shares: Sequence[Share], counts: Tensor, *parts: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        ctx.arrangements = [a for a in (WORDS, LAYERS) if any(share.term.arrangement is a for share in shares)]
-        values: list[list[Tensor]] = [[] for _ in shares]
-        ctx.grads = []
-        for rows, vectors in _chunks(parts, mask):
-            for arrangement in ctx.arrangements:
-                gram = _gram(arrangement, vectors).requires_grad_()
+    def forward(ctx: Any, mask: Tensor, blocks: Sequence[_Block], *parts: Tensor) -> tuple[Tensor, ...]:
+        sums = {piece: torch.zeros_like(piece.weight) for piece in _pieces(blocks)}
+        ctx.blocks, ctx.grads = [(block.arrangement, block.states) for block in blocks], []
+        for rows, vectors in _chunks(parts, mask, _word_blocks(ctx.blocks)):
+            for block in blocks:
+                gram = _gram(block.arrangement, vectors[block.states]).requires_grad_()
                 with torch.enable_grad():
-                    points = _points(arrangement, gram, vectors, mask[rows])
+                    points = _points(block.arrangement, gram, vectors[block.states], mask[rows])
                     total = gram.new_zeros(())
-                    for value, share, count in zip(values, shares, counts, strict=True):
-                        if share.term.arrangement is arrangement:
-                            value.append(share.term.compare(points, share.teacher[rows], share.how).to(gram.dtype))
-                            total = total + value[-1] * (share.weight / count.to(gram.dtype))
+                    for places, pieces in block.pieces.items():
+                        some = points.select(places) if block.arrangement is LAYERS else points
+                        for piece in pieces:
+                            value = piece.share.term.compare(some, piece.teacher[rows], piece.share.how).to(gram.dtype)
+                            total = total + value * piece.weight
+                            sums[piece] += value.detach()
                 if any(ctx.needs_input_grad):
                     (grad,) = torch.autograd.grad(total, gram)
                     ctx.grads.append(grad + grad.mT)
         ctx.save_for_backward(mask, *parts)
-        means = torch.stack([torch.stack(value).detach().sum() for value in values]) / counts
-        ctx.mark_non_differentiable(means)
-        return means @ means.new_tensor([share.weight for share in shares]), means
+        ctx.mark_non_differentiable(*sums.values())
+        return torch.stack([value * piece.weight for piece, value in sums.items()]).sum(), *sums.values()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         mask, *parts = ctx.saved_tensors
         grad_parts, grads, memory = [torch.empty_like(part) for part in parts], iter(ctx.grads), None
-        for rows, vectors in _chunks(parts, mask):
+        for rows, vectors in _chunks(parts, mask, _word_blocks(ctx.blocks)):
             memory = torch.empty_like(vectors).flatten() if memory is None else memory
             grad_vectors = _first(memory, vectors.shape)
-            for nth, arrangement in enumerate(ctx.arrangements):
-                place, grad_gram = arrangement.flat(grad_vectors), next(grads) * grad_total
-                torch.baddbmm(place, grad_gram, arrangement.flat(vectors), beta=min(nth, 1), out=place)
+            for arrangement, states in ctx.blocks:
+                place, grad_gram = arrangement.flat(grad_vectors[states]), next(grads) * grad_total
+                added = arrangement is not ctx.blocks[0][0]  # blocks of one arrangement have no states in common
+                torch.baddbmm(place, grad_gram, arrangement.flat(vectors[states]), beta=int(added), out=place)
             for grad_part, grad in zip(grad_parts, _split_layers(grad_vectors, parts), strict=True):
                 grad_part[rows] = grad.transpose(0, 1)
-        return None, None, None, *grad_parts
+        return None, None, *grad_parts

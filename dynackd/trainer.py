@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from dynackd.distill import DistillationSettings, TeacherSignal, distillation_loss
+from dynackd.distill import DistillationSettings, Student, TeacherSignal, distillation_loss
 from dynackd.errors import UserError
 from dynackd.evaluation import subnet_metrics
 from dynackd.spec import FULL, Grid, SubnetSpec
-from dynackd.supernet import SubnetOutput, Supernet
+from dynackd.supernet import Supernet
 from dynackd.tasks import Task
 
 
@@ -234,33 +234,29 @@ class SupernetTrainer(ResumableTrainer):
         labels: Tensor,
     ) -> Tensor:
         """The sum over the sub-networks of a bunch, which share the first layers that they have in common."""
-        done: list[tuple[tuple[int, ...], tuple[Tensor, ...]]] = []
-        losses = []
+        done: list[Student] = []
         for spec in bunch:
             layers = self.teacher.resolve(spec).layers
             shared, states = max(
-                ((_common(layers, other), states) for other, states in done),
+                ((_common(layers, other.layers), other.hidden_states) for other in done),
                 default=(0, (embedded,)),
                 key=lambda item: item[0],
             )
             with self.compute_loss_context_manager():
                 output = model(spec, below=states[: shared + 1], **inputs)
-                losses.append(self._loss(output, layers, signal, labels))
-            done.append((layers, output.hidden_states))
-        return torch.stack(losses).sum()
+            done.append(Student(output.logits, output.hidden_states, layers))
+        with self.compute_loss_context_manager():
+            loss, terms = distillation_loss(self.settings, done, signal, labels)
+        for name, value in ((name, value) for own in terms for name, value in own.items()):
+            self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value
+        self._terms_count += len(done)
+        return loss
 
     def _teacher_signal(self, teacher_spec: SubnetSpec, inputs: dict[str, Tensor]) -> TeacherSignal:
         with torch.no_grad(), self.compute_loss_context_manager():
             output = self.teacher(teacher_spec, **inputs)
         regression = self.task.kind == "regression"
         return TeacherSignal(self.settings, output.logits, output.hidden_states, inputs["attention_mask"], regression)
-
-    def _loss(self, output: SubnetOutput, layers: tuple[int, ...], signal: TeacherSignal, labels: Tensor) -> Tensor:
-        loss, terms = distillation_loss(self.settings, output.logits, output.hidden_states, signal, layers, labels)
-        for name, value in terms.items():
-            self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value
-        self._terms_count += 1
-        return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The mean of each unweighted term since the last log goes beside the loss."""

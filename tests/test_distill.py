@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dynackd import distill, relations
-from dynackd.distill import DistillationSettings, TeacherSignal, distillation_loss
+from dynackd.distill import DistillationSettings, Student, TeacherSignal, distillation_loss
 from dynackd.errors import UserError
 
 TERMS = ("wr_pair", "wr_triple", "ltr_pair", "ltr_triple")
@@ -340,6 +340,12 @@ def logits(seed, classes=3):
     return torch.randn(2, classes, generator=torch.Generator().manual_seed(seed))
 
 
+def loss_of_one(settings, logits, hidden_states, teacher, layers, labels=None):
+    """The loss and the terms of one student."""
+    total, (terms,) = distillation_loss(settings, [Student(logits, hidden_states, layers)], teacher, labels)
+    return total, terms
+
+
 ALL = dict.fromkeys(distill.RELATION_TERMS, 1.0) | {"logits": 1.0}
 
 
@@ -351,16 +357,16 @@ def test_each_layer_is_matched_with_the_one_that_it_came_from(layers):
         states(1, 1 + len(layers)),
     )
     teacher = TeacherSignal(settings, logits(0), teacher_states, HOLES)
-    total, losses = distillation_loss(settings, logits(1), student_states, teacher, layers)
+    total, losses = loss_of_one(settings, logits(1), student_states, teacher, layers)
     matched = torch.stack([teacher_states[0], *(teacher_states[1 + i] for i in layers)], 1)
     for name in TERMS:
         assert losses[name] == getattr(distill, name)(torch.stack(student_states, 1), matched, HOLES)
     assert list(losses) == ["logits", *TERMS]
     torch.testing.assert_close(total, sum(losses.values()))
     with pytest.raises(UserError, match="of the student do not match"):
-        distillation_loss(settings, logits(1), student_states[1:], teacher, layers)
+        loss_of_one(settings, logits(1), student_states[1:], teacher, layers)
     with pytest.raises(UserError, match="of a teacher with 6 layers"):
-        distillation_loss(settings, logits(1), student_states, teacher, (*layers[1:], 6))
+        loss_of_one(settings, logits(1), student_states, teacher, (*layers[1:], 6))
 
 
 def test_gradients_are_weighted_and_reach_every_hidden_state_of_the_student():
@@ -368,11 +374,75 @@ def test_gradients_are_weighted_and_reach_every_hidden_state_of_the_student():
     settings, layers = DistillationSettings(weights=weights), (1, 3)
     teacher = TeacherSignal(settings, logits(0), states(0, 5), HOLES)
     student = [h.requires_grad_() for h in states(1, 3)]
-    distillation_loss(settings, logits(1), student, teacher, layers)[0].backward()
+    loss_of_one(settings, logits(1), student, teacher, layers)[0].backward()
     stacked = torch.stack([h.detach() for h in student], 1).requires_grad_()
     matched = torch.stack([states(0, 5)[i] for i in (0, 2, 4)], 1)
     sum(weights[name] * getattr(distill, name)(stacked, matched, HOLES) for name in TERMS).backward()
     torch.testing.assert_close(torch.stack([h.grad for h in student], 1), stacked.grad)
+
+
+def a_bunch(stacks, seed):
+    """Students of one width: hidden states of a stack that begins like an earlier one are the earlier one's there."""
+    students, known = [], {}
+    for n, layers in enumerate(stacks):
+        own = states(seed + n, 1 + len(layers))
+        shared = [known.setdefault(layers[:i], h.requires_grad_()) for i, h in enumerate(own)]
+        students.append(Student(logits(seed + n).requires_grad_(), shared, layers))
+    return students
+
+
+def gradients_of(total, students):
+    leaves = {id(x): x for student in students for x in (student.logits, *student.hidden_states)}
+    return torch.autograd.grad(total, list(leaves.values()))
+
+
+BUNCHES = {
+    "prefix": [(0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 5)],
+    "three": [(0, 1, 2, 3, 4), (0, 1, 3, 5), (0, 1, 3, 4), (2,)],
+    "embedding alone": [(1, 3, 5), (2, 5)],
+    "twice the same": [(0, 1), (0, 1), (0, 2)],
+    "nothing but a prefix": [(0, 1, 2), (0, 1)],
+}
+
+
+@pytest.mark.parametrize("chunk_elements", [1, 400, 2**20])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("stacks", BUNCHES.values(), ids=BUNCHES)
+def test_a_bunch_is_the_sum_of_its_students(stacks, window, chunk_elements, monkeypatch):
+    monkeypatch.setitem(relations.CHUNK_ELEMENTS, "cpu", chunk_elements)
+    weights = {"ce": 0.5, "logits": 2.0, "hidden_mse": 0.7, "wr_pair": 1.5, "wr_triple": 20.0, "ltr_pair": 0.3}
+    options = DistillationSettings(weights={**weights, "ltr_triple": 7.0}, window=window)
+    teacher, labels = TeacherSignal(options, logits(0), states(0, 7), HOLES), torch.tensor([2, 0])
+    students = a_bunch(stacks, seed=1)
+    total, terms = distillation_loss(options, students, teacher, labels)
+    separate = [distillation_loss(options, [student], teacher, labels) for student in students]
+    expected = sum(loss for loss, _ in separate)
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(terms, [own for _, (own,) in separate])
+    for gradient, wanted in zip(gradients_of(total, students), gradients_of(expected, students), strict=True):
+        torch.testing.assert_close(gradient, wanted)
+        assert gradient.any()
+
+
+def test_a_state_that_meets_two_states_of_the_teacher_is_compared_with_each():
+    settings, h = DistillationSettings(weights=ALL), [x.requires_grad_() for x in states(1, 3)]
+    teacher = TeacherSignal(settings, logits(0), states(0, 5), HOLES)
+    students = [Student(logits(1).requires_grad_(), h, layers) for layers in ((0, 1), (0, 3))]
+    total, _ = distillation_loss(settings, students, teacher)
+    expected = sum(distillation_loss(settings, [student], teacher)[0] for student in students)
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(gradients_of(total, students), gradients_of(expected, students))
+
+
+def test_what_students_share_is_measured_once(monkeypatch):
+    seen = []
+    gram = relations._gram
+    monkeypatch.setattr(relations, "_gram", lambda a, vectors: seen.append((a, len(vectors))) or gram(a, vectors))
+    settings = DistillationSettings(weights=ALL)
+    teacher = TeacherSignal(settings, logits(0), states(0, 7), HOLES)
+    seen.clear()
+    distillation_loss(settings, a_bunch(BUNCHES["prefix"], seed=1), teacher)
+    assert seen == [*((relations.WORDS, count) for count in (5, 2, 1)), (relations.LAYERS, 8)]
 
 
 def test_the_teachers_relations_are_made_once_for_all_subnetworks(monkeypatch):
@@ -388,7 +458,7 @@ def test_the_teachers_relations_are_made_once_for_all_subnetworks(monkeypatch):
     settings = DistillationSettings(weights=ALL)
     teacher = TeacherSignal(settings, logits(0), states(0, 5), HOLES)
     for layers in ((0, 1, 2, 3), (1, 3), (1, 3), (0, 1, 2, 3)):
-        distillation_loss(settings, logits(1), states(1, 1 + len(layers)), teacher, layers)
+        loss_of_one(settings, logits(1), states(1, 1 + len(layers)), teacher, layers)
     made_for_teacher = [name for name, with_gradient in calls if not with_gradient]
     # words once for all layers, layers once for each of the two stacks
     assert {name: made_for_teacher.count(name) for name in TERMS} == {
@@ -404,23 +474,23 @@ def test_the_teachers_hidden_states_are_not_kept():
     gc.collect()
     assert not any(state() is not None for state in alive)
     assert not teacher.hidden_states
-    distillation_loss(settings, logits(1), states(1, 3), teacher, (1, 3))
+    loss_of_one(settings, logits(1), states(1, 3), teacher, (1, 3))
 
 
 def test_a_term_without_weight_is_not_computed():
     settings = DistillationSettings(weights={"logits": 2.0, "wr_pair": 0.0, "hidden_mse": 0, "ce": 0})
     teacher = TeacherSignal(settings, logits(0), states(0, 5, size=9), HOLES)
-    total, losses = distillation_loss(settings, logits(1), states(1, 5), teacher, (0, 1, 2, 3))
+    total, losses = loss_of_one(settings, logits(1), states(1, 5), teacher, (0, 1, 2, 3))
     assert list(losses) == ["logits"]
     assert total == 2 * losses["logits"]
     with pytest.raises(UserError, match="no distillation term has a weight"):
-        distillation_loss(DistillationSettings(weights={}), logits(1), states(1, 5), teacher, (0, 1, 2, 3))
+        loss_of_one(DistillationSettings(weights={}), logits(1), states(1, 5), teacher, (0, 1, 2, 3))
 
 
 def one_loss(name, student_logits, teacher_logits, labels=None, regression=False, **options):
     settings = DistillationSettings(weights={name: 1.0}, **options)
     teacher = TeacherSignal(settings, teacher_logits, states(0, 3), HOLES, regression)
-    return distillation_loss(settings, student_logits, states(1, 3), teacher, (0, 1), labels)[0]
+    return loss_of_one(settings, student_logits, states(1, 3), teacher, (0, 1), labels)[0]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -473,7 +543,7 @@ def test_hidden_mse_counts_real_words_only():
         h[HOLES == 0] = float("nan")
     teacher = TeacherSignal(settings, logits(0), teacher_states, HOLES)
     student_states = [h.requires_grad_() for h in student_states]
-    loss = distillation_loss(settings, logits(1), student_states, teacher, (1,))[0]
+    loss = loss_of_one(settings, logits(1), student_states, teacher, (1,))[0]
     torch.testing.assert_close(loss, torch.stack(expected).mean())
     gradients = torch.autograd.grad(loss, student_states)
     assert all(torch.isfinite(g).all() for g in gradients)
@@ -483,4 +553,4 @@ def test_hidden_mse_needs_equal_hidden_sizes_and_ckd_does_not():
     settings = DistillationSettings(weights={"hidden_mse": 1.0})
     teacher = TeacherSignal(settings, logits(0), states(0, 3, size=6), HOLES)
     with pytest.raises(UserError, match=r"equal hidden sizes, but these are \[5, 6\].*have no such limit"):
-        distillation_loss(settings, logits(1), states(1, 3), teacher, (0, 1))
+        loss_of_one(settings, logits(1), states(1, 3), teacher, (0, 1))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import DataCollatorWithPadding, TrainingArguments
 
 from dynackd import stages
-from dynackd.distill import DistillationSettings, TeacherSignal, distillation_loss
+from dynackd.distill import DistillationSettings, Student, TeacherSignal, distillation_loss
 from dynackd.errors import UserError
 from dynackd.recipe import make_recipe
 from dynackd.spec import FULL, Grid, SubnetSpec
@@ -77,17 +77,23 @@ def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_p
     # The same, written out: width stage from the full teacher, depth stage from the teacher at the same width.
     inputs, labels, settings = tiny_batch(), batch()["labels"], trainer.settings
     trainer.model.zero_grad()
-    total = 0
+    total, terms = 0, []
     for spec in stage.grid_of(DEEP).specs():
         with torch.no_grad():
             output = trainer.teacher({"width": FULL, "depth": SubnetSpec(spec.width, 1.0)}[stage.name], **inputs)
         signal = TeacherSignal(settings, output.logits, output.hidden_states, inputs["attention_mask"])
         own = trainer.model(spec, **inputs)
         layers = {1.0: (0, 1, 2, 3), 0.75: (0, 1, 3), 0.5: (1, 3)}[spec.depth]
-        total += distillation_loss(settings, own.logits, own.hidden_states, signal, layers, labels)[0]
+        loss_of_one, of_one = distillation_loss(
+            settings, [Student(own.logits, own.hidden_states, layers)], signal, labels
+        )
+        total, terms = total + loss_of_one, terms + of_one
     expected = total / len(stage.grid_of(DEEP).specs())
     expected.backward()
     assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert trainer._terms_count == len(terms)
+    for name, logged in trainer._terms.items():
+        torch.testing.assert_close(logged, sum(of_one[name] for of_one in terms))
     for name, parameter in trainer.model.named_parameters():
         torch.testing.assert_close(grads[name], parameter.grad, atol=1e-6, rtol=1e-4)
 
