@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Vectors of one chunk of sentences, in elements: large enough to keep the cores busy, small enough to
-# stay in cache and for the allocator to reuse the memory (from 32 MiB on glibc fetches fresh pages every time).
+# Vectors of one chunk of sentences, in elements, for each thread: large enough to keep it busy, small enough to
+# stay in its cache and for the allocator to reuse the memory (from 32 MiB on glibc fetches fresh pages every time).
 CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 # Below this share of the largest squared norm of its group, a squared distance from the Gram matrix may have lost more
 # than half its digits, and is computed again from the difference itself.
@@ -118,11 +118,11 @@ def _chunks(parts: Sequence[Tensor], mask: Tensor, blocks: int = 1) -> Iterator[
     """Chunk by chunk of the sentences: their rows in the batch, and their vectors, valid until the next chunk.
 
     parts: hidden states [B, k, L, H] whose layers follow one another: one tensor of all layers, or one tensor a layer.
-    blocks: into how many the words' layers fall; on a CPU several take a chunk of twice the size, not to be too small.
+    blocks: into how many the words' layers fall; on a CPU several take at least two threads' size, not to be too small.
     """
     layers, sizes = sum(part.shape[1] for part in parts), parts[0].shape[2:]
     limit = CHUNK_ELEMENTS.get(mask.device.type, CHUNK_ELEMENTS["cuda"])
-    limit *= 2 if blocks > 1 and mask.device.type == "cpu" else 1
+    limit *= max(min(torch.get_num_threads(), 4), min(blocks, 2)) if mask.device.type == "cpu" else 1
     step = max(1, min(len(mask), limit // max(1, layers * sizes.numel())))
     memory = parts[0].new_empty(layers * step * sizes.numel(), dtype=_wide(mask))  # once: fresh pages are slow
     for start in range(0, max(1, len(mask)), step):
