@@ -36,6 +36,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,10 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
         dtype = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
         hidden = supernet.model.config.hidden_size
         found = [
-            p for subnet in resolved for batch in batches for p in products(supernet.geometry, hidden, subnet, *batch)
+            p
+            for subnet in layers_run(trained[0])
+            for batch in batches
+            for p in products(supernet.geometry, hidden, subnet, *batch)
         ]
         result |= {"sections": dict(watch.sections), **product_rates(found, dtype, watch.clock)}
     return result
@@ -251,6 +255,16 @@ def watch_methods(watch: Stopwatch) -> None:
     watch.wrap(accelerate.Accelerator, "clip_grad_norm_", "optimiser")
     watch.wrap(AcceleratedOptimizer, "step", "optimiser")
     watch.wrap(Supernet, "zero_grad", "optimiser")
+
+
+def layers_run(own: SupernetTrainer) -> Iterator[ResolvedSubnet]:
+    """The sub-networks of a step without the first layers that another one ran for them."""
+    for bunch in own._bunches(own.model, own.specs):
+        done: list[tuple[int, ...]] = []
+        for subnet in map(own.model.resolve, bunch):
+            shared = max((trainer._common(subnet.layers, layers) for layers in done), default=0)
+            done.append(subnet.layers)
+            yield replace(subnet, layers=subnet.layers[shared:])
 
 
 Product = tuple[int, int, int, int]  # [batch, m, k] x [batch, k, n]; batch 0: [m, k] x [k, n]
