@@ -61,6 +61,13 @@ SIGNALS = {
         "ckd+mse": weights({**CKD, **MSE["width"]}, {**CKD, **MSE["depth"]}),
     },
     "scale": {f"ckd x{factor:g}": weights(scaled(factor)) for factor in (0.01, 0.1, 1, 10)},
+    # Weights under which the four terms begin at about the size of the logits term; wr_pair is by far the smallest.
+    "balance": {
+        f"ckd balanced x{factor:g}": weights(
+            {"wr_pair": 3000 * factor, "wr_triple": 50 * factor, "ltr_pair": 300 * factor, "ltr_triple": 50 * factor}
+        )
+        for factor in (0.3, 1, 3)
+    },
     "terms": {
         **{f"{name} alone": weights(only(name)) for name in CKD},
         "wr": weights(only("wr_pair", "wr_triple")),
