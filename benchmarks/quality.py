@@ -30,7 +30,7 @@ from dynackd.stages import TEACHER, RunMode, finetune, train_depth, train_width
 from dynackd.tasks import TASKS, main_metric
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "glue"
-console = Console(width=150)
+console = Console(width=200)
 
 # A tenth of the CKD authors' weights for SST-2 (distil_config.py of GeondoPark/CKD), with which the logits starve in so
 # few steps: --tune --ablation scale.
