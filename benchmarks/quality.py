@@ -18,6 +18,7 @@ import json
 import shutil
 import statistics
 import time
+from operator import itemgetter
 from pathlib import Path
 
 from rich.console import Console
@@ -188,16 +189,15 @@ def full_table(results, task):
     return table
 
 
-def at(result, width, depth, kind="metrics"):
+def at(result, width, depth):
     rows = result["depth"]["subnetworks"]
-    return next(row[kind] for row in rows if (row["width"], row["depth"]) == (width, depth))
+    return next(row["metrics"] for row in rows if (row["width"], row["depth"]) == (width, depth))
 
 
 def grouped(results):
-    key = lambda result: (result["task"], result["signal"])  # noqa: E731
     order = {signal: index for index, signal in enumerate(SIGNALS_BY_NAME)}
     ordered = sorted(results, key=lambda result: (result["task"], order[result["signal"]], result["seed"]))
-    return [(name, list(group)) for name, group in itertools.groupby(ordered, key)]
+    return [(name, list(group)) for name, group in itertools.groupby(ordered, itemgetter("task", "signal"))]
 
 
 SIGNALS_BY_NAME = {name: overrides for group in SIGNALS.values() for name, overrides in group.items()}

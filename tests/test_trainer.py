@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from transformers import DataCollatorWithPadding, TrainingArguments
 from dynackd import stages
 from dynackd.distill import DistillationSettings, Student, TeacherSignal, distillation_loss
 from dynackd.errors import UserError
+from dynackd.families import layer_list
 from dynackd.recipe import make_recipe
 from dynackd.spec import FULL, Grid, SubnetSpec
 from dynackd.supernet import Supernet
 from dynackd.tasks import resolve_task
-from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, SubnetSampler, SupernetTrainer, set_dropout
+from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, SubnetSampler, SupernetTrainer, _common, set_dropout
 
 TASK = resolve_task({"kind": "classification", "text": "sentence", "label": "label"})
 CKD = {"ce": 0.1, "logits": 1.0, "wr_pair": 10.0, "wr_triple": 10.0, "ltr_pair": 10.0, "ltr_triple": 10.0}
@@ -96,6 +98,23 @@ def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_p
         torch.testing.assert_close(logged, sum(of_one[name] for of_one in terms))
     for name, parameter in trainer.model.named_parameters():
         torch.testing.assert_close(grads[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_layers_and_embeddings_that_subnetworks_have_in_common_run_once(tmp_path):
+    trainer, runs = trainer_of(tmp_path, DEPTH_STAGE, grid=DEEP), []
+    for index, layer in enumerate(layer_list(trainer.model.model)):
+        layer.register_forward_hook(lambda *_, index=index: runs.append(index))
+    trainer.model.model.bert.embeddings.register_forward_hook(lambda *_: runs.append("embeddings"))
+    gradients(trainer)
+    # For each of two widths: layers 1, 3 at half depth; 0-3 at full depth, and of 0, 1, 3 at depth 0.75 only 3.
+    assert Counter(runs) == {"embeddings": 1, 0: 2, 1: 4, 2: 2, 3: 6}
+
+
+def test_only_first_layers_are_common_and_one_is_left_to_run():
+    assert _common((0, 1, 3), (0, 1, 2, 3)) == 2
+    assert _common((0, 1, 3, 4, 5), (0, 2, 3, 4, 5)) == 1, "alike again after a difference is another function"
+    assert _common((0, 1), (0, 1, 2, 3)) == 1
+    assert _common((1, 3), (0, 1, 2, 3)) == 0
 
 
 def test_the_teacher_never_changes_and_takes_no_gradient(tmp_path):
