@@ -24,6 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dynackd.augment import augment
 from dynackd.checkpoints import write_json
 from dynackd.recipe import apply_overrides, load_recipe, make_recipe
 from dynackd.report import machine_name
@@ -31,61 +32,82 @@ from dynackd.stages import TEACHER, RunMode, finetune, train_depth, train_width
 from dynackd.tasks import TASKS, main_metric
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "glue"
+FEW_ROWS, AUGMENTED = 600, "ckd, few rows and new ones"
 console = Console(width=200)
 
-# A tenth of the CKD authors' weights for SST-2 (distil_config.py of GeondoPark/CKD), with which the logits starve in so
-# few steps: --tune --ablation scale.
-CKD = {"wr_pair": 10, "wr_triple": 100, "ltr_pair": 10, "ltr_triple": 100}
+# A tenth of the CKD authors' weights for SST-2 (distil_config.py of GeondoPark/CKD: pairs 100, triples 1000).
+PAPER = {"wr_pair": 10, "wr_triple": 100, "ltr_pair": 10, "ltr_triple": 100}
+# Each term at about the size of the logits term at the start; and each term's gradient at about that of the logits'.
+VALUE = {"wr_pair": 3000, "wr_triple": 50, "ltr_pair": 300, "ltr_triple": 50}
+GRADIENT = {
+    "width": {"wr_pair": 1000, "wr_triple": 30, "ltr_pair": 100, "ltr_triple": 10},
+    "depth": {"wr_pair": 1000, "wr_triple": 5, "ltr_pair": 30, "ltr_triple": 1},
+}
 MSE = {"width": {"hidden_mse": 0.1}, "depth": {"hidden_mse": 1.0}}  # DynaBERT's, by stage
+STAGES = ("width", "depth")
 
 
-def weights(width, depth=None):
-    """Override: these weights beside the logits' in the width and the depth stage."""
-    by_stage = {"width": width, "depth": width if depth is None else depth}
-    return {f"stages.{stage}.distillation": {"signal": "logits", "weights": terms} for stage, terms in by_stage.items()}
+def only(by_stage, **options):
+    """Overrides: these weights beside the logits', by stage, and options for both stages, instead of the recipe's."""
+    own = {stage: {"signal": "logits", "weights": by_stage[stage], **options} for stage in STAGES}
+    return {"distillation": {}} | {f"stages.{stage}.distillation": own[stage] for stage in STAGES}
 
 
-def scaled(factor):
-    return {name: factor * weight for name, weight in CKD.items()}
+def also(by_stage):
+    """Overrides: these weights beside the recipe's."""
+    return {
+        f"stages.{stage}.distillation.weights.{name}": weight
+        for stage in STAGES
+        for name, weight in by_stage[stage].items()
+    }
 
 
-def only(*names):
-    return {name: CKD[name] for name in names}
+def scaled(weights, factor):
+    return {stage: {name: factor * weight for name, weight in weights.items()} for stage in STAGES}
 
 
+def without(*names):
+    return also({stage: dict.fromkeys(names, 0) for stage in STAGES})
+
+
+def dropout(rate):
+    return {f"stages.{stage}.dropout": rate for stage in STAGES}
+
+
+FACTORS = (0.3, 1, 3)
 # What is compared: name -> recipe overrides. `matrix` is the main comparison, the rest are ablations.
 SIGNALS = {
-    "matrix": {
-        "ckd": weights(CKD),
-        "mse": weights(MSE["width"], MSE["depth"]),
-        "logits": weights({}),
-        "ckd+mse": weights({**CKD, **MSE["width"]}, {**CKD, **MSE["depth"]}),
+    "matrix": {"ckd": {}, "mse": only(MSE), "logits": only({"width": {}, "depth": {}}), "ckd+mse": also(MSE)},
+    "paper": {f"paper x{factor:g}": only(scaled(PAPER, factor)) for factor in (0.01, 0.1, 1, 10)},
+    "value": {f"value x{factor:g}": only(scaled(VALUE, factor)) for factor in FACTORS},
+    "linear": {
+        **{f"value x{factor:g}, linear": only(scaled(VALUE, factor), schedule="linear") for factor in FACTORS},
+        "mse, linear": only(MSE, schedule="linear"),
     },
-    "scale": {f"ckd x{factor:g}": weights(scaled(factor)) for factor in (0.01, 0.1, 1, 10)},
-    # Weights under which the four terms begin at about the size of the logits term; wr_pair is by far the smallest.
-    "balance": {
-        f"ckd balanced x{factor:g}": weights(
-            {"wr_pair": 3000 * factor, "wr_triple": 50 * factor, "ltr_pair": 300 * factor, "ltr_triple": 50 * factor}
-        )
-        for factor in (0.3, 1, 3)
+    "gradient": {
+        f"gradient x{factor:g}": only({s: {n: factor * w for n, w in GRADIENT[s].items()} for s in STAGES})
+        for factor in FACTORS
     },
     "terms": {
-        **{f"{name} alone": weights(only(name)) for name in CKD},
-        "wr": weights(only("wr_pair", "wr_triple")),
-        "ltr": weights(only("ltr_pair", "ltr_triple")),
+        "ckd, no wr_pair": without("wr_pair"),
+        "ckd, no wr_triple": without("wr_triple"),
+        "ckd, no ltr_pair": without("ltr_pair"),
+        "ckd, no ltr_triple": without("ltr_triple"),
+        "ckd, no wr": without("wr_pair", "wr_triple"),
+        "ckd, no ltr": without("ltr_pair", "ltr_triple"),
     },
-    "mse": {f"ckd+mse {w:g}": weights({**CKD, "hidden_mse": w}) for w in (0.1, 1, 10)},
-    "distance": {"ckd l2": {**weights(CKD), "distillation.distance": "l2"}},
-    "dropout": {
-        "ckd, dropout 0.1": {**weights(CKD), "stages.width.dropout": 0.1, "stages.depth.dropout": 0.1},
-        "mse, dropout 0.1": {
-            **weights(MSE["width"], MSE["depth"]), "stages.width.dropout": 0.1, "stages.depth.dropout": 0.1
-        },
+    "distance": {
+        "distances": only({s: GRADIENT[s] | {"wr_pair": 0.01, "ltr_pair": 0.01} for s in STAGES}, distance="l2")
     },
+    "dropout": {"ckd, dropout 0.1": dropout(0.1), "mse, dropout 0.1": only(MSE) | dropout(0.1)},
+    # Few rows, the same steps: with ten new rows beside each (dynackd augment), and without.
+    "augment": {"ckd, few rows": {"data.train_rows": FEW_ROWS}, AUGMENTED: {"data.train_rows": FEW_ROWS}},
 }  # fmt: skip
 
-# Steps of batch 32 per stage that a task gets on a CPU, so that each run takes a few minutes on one core.
-BUDGET = {"sst2": (100, 300), "cola": (100, 300), "stsb": (80, 240), "mrpc": (60, 180), "rte": (60, 180)}
+# Steps of the two stages and their batch size that a task gets on a CPU: two to five minutes a run on one core.
+BUDGET = {
+    "sst2": (50, 150, 32), "cola": (50, 150, 32), "stsb": (40, 120, 16), "mrpc": (40, 120, 16), "rte": (40, 120, 16)
+}  # fmt: skip
 BOUNDED = {"grid.sampler": "sandwich(1)", "training.bf16": True, "training.use_cpu": True}
 
 
@@ -95,21 +117,22 @@ BOUNDED = {"grid.sampler": "sandwich(1)", "training.bf16": True, "training.use_c
 def recipe_of(task, signal, seed, options):
     """The task's shipped recipe with the signal's overrides, and the bounds of this machine."""
     content = copy.deepcopy(dict(load_recipe(RECIPES / f"{task}.yaml").content))
-    content["stages"] = {"finetune": content.get("stages", {}).get("finetune", {})}
-    content.pop("distillation", None)
     for key, value in {**SIGNALS_BY_NAME[signal], **({} if options.full else BOUNDED)}.items():
         content = apply_overrides(content, [f"{key}={json.dumps(value)}"])
-    width, depth = (options.scale * steps for steps in BUDGET[task])
-    for stage, steps, rate in (("width", width, options.rates[0]), ("depth", depth, options.rates[1])):
+    *steps, batch_size = BUDGET[task]
+    for stage, count, rate in zip(STAGES, steps, options.rates, strict=True):
         training = content["stages"].setdefault(stage, {}).setdefault("training", {})
         training |= {"seed": seed, "learning_rate": rate, "logging_steps": 0.1, "disable_tqdm": True}
-        training |= {"num_train_epochs": options.full} if options.full else {"max_steps": round(steps)}
+        bounds = {"max_steps": round(options.scale * count), "per_device_train_batch_size": batch_size}
+        training |= {"num_train_epochs": options.full} if options.full else bounds
         training |= {"save_strategy": "no"}
     if options.tune:
         content["data"] = {**content["data"], "validation_share": 0.1, "validation_rows": 400}
         content["data"].pop("validation")
     content["output_dir"] = str(options.output / task)
     teacher = ensure_teacher(content)
+    if signal == AUGMENTED:
+        content = ensure_augmented(content)
     content |= {"teacher": str(teacher), "output_dir": str(options.output / "work" / file_name(task, signal, seed))}
     return make_recipe(content)
 
@@ -119,6 +142,13 @@ def ensure_teacher(content):
     if not teacher.is_dir():
         finetune(make_recipe(content), RunMode())
     return teacher
+
+
+def ensure_augmented(content):
+    about = Path(content["output_dir"]) / "augmented" / "augment.json"
+    if not about.is_file():
+        augment(make_recipe(content))
+    return apply_overrides(content, json.loads(about.read_text())["overrides"])
 
 
 def file_name(task, signal, seed):

@@ -13,7 +13,7 @@ To add a relation term: one `Relation` and a line in `RELATION_TERMS` there; any
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import Any
 
@@ -43,6 +43,12 @@ from dynackd.relations import (
 
 # ---------------------------------------------------------------------------------------------------- settings
 
+# What a student is for; every other term is a means, whose weight follows the schedule.
+GOALS = ("ce", "logits")
+
+# schedule -> factor of the means' weights, by the share of the stage's steps that is done
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": lambda done: 1.0, "linear": lambda done: 1.0 - done}
+
 
 @dataclass(frozen=True)
 class DistillationSettings:
@@ -54,14 +60,17 @@ class DistillationSettings:
     distance: the relation of a pair, a name in PAIR_RELATIONS.
     average: what the sum over pairs is divided by, a name in AVERAGES.
     divergence: between the angles of student and teacher, a name in DIVERGENCES.
+    schedule: how the weights of the terms inside the network, all but `ce` and `logits`, go through a stage, a name in
+    SCHEDULES.
     """
 
-    weights: Mapping[str, float] = field(default_factory=lambda: SIGNALS["ckd"])
+    weights: Mapping[str, float] = field(default_factory=lambda: SIGNALS["ckd"]["depth"])
     temperature: float = 1.0
     window: int | None = 21
     distance: str = "cos"
     average: str = "pairs"
     divergence: str = "mse"
+    schedule: str = "constant"
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
@@ -75,10 +84,17 @@ class DistillationSettings:
         _check_name("distance", self.distance, list(PAIR_RELATIONS))
         _check_name("average", self.average, list(AVERAGES))
         _check_name("divergence", self.divergence, list(DIVERGENCES))
+        _check_name("schedule", self.schedule, list(SCHEDULES))
 
     def active(self, names: Mapping[str, Any]) -> list[str]:
         """The names that have a weight, in the order of `names`."""
         return [name for name in names if self.weights.get(name, 0) > 0]
+
+    def at(self, done: float) -> DistillationSettings:
+        """The settings for the step at which this share of a stage's steps, from 0 to below 1, is done."""
+        factor = SCHEDULES[self.schedule](done)
+        weights = {name: weight if name in GOALS else factor * weight for name, weight in self.weights.items()}
+        return replace(self, weights=weights)
 
 
 def _check_name(what: str, name: str, known: list[str]) -> None:
@@ -259,13 +275,15 @@ OUTPUT_TERMS: dict[str, Callable[[Outputs], Tensor]] = {
 
 TERMS: dict[str, Callable[[Outputs], Tensor] | Relation] = {**OUTPUT_TERMS, **RELATION_TERMS}
 
-# Weights that go together, by name. ckd: a tenth of the authors' for SST-2 (their distil_config.py: pairs 100, triples
-# 1000, WR and LTR alike), with which the logits starve in short trainings (benchmarks/quality.py --tune --ablation
-# scale). dynabert: its width stage; the depth stage has hidden_mse 1.0.
-SIGNALS: dict[str, dict[str, float]] = {
-    "ckd": {"logits": 1.0, "wr_pair": 10.0, "wr_triple": 100.0, "ltr_pair": 10.0, "ltr_triple": 100.0},
-    "dynabert": {"logits": 1.0, "hidden_mse": 0.1},
-    "logits": {"logits": 1.0},
+_CKD = {"logits": 1.0, "wr_pair": 10.0, "wr_triple": 100.0, "ltr_pair": 10.0, "ltr_triple": 100.0}
+
+# Weights that go together: signal -> stage -> term -> weight. ckd: a tenth of the authors' for SST-2 (their
+# distil_config.py: pairs 100, triples 1000, WR and LTR alike), with which the logits starve in short trainings
+# (benchmarks/quality.py --tune --ablation scale). dynabert: that of its code.
+SIGNALS: dict[str, dict[str, dict[str, float]]] = {
+    "ckd": {"width": _CKD, "depth": _CKD},
+    "dynabert": {"width": {"logits": 1.0, "hidden_mse": 0.1}, "depth": {"logits": 1.0, "hidden_mse": 1.0}},
+    "logits": {"width": {"logits": 1.0}, "depth": {"logits": 1.0}},
 }
 
 

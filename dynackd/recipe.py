@@ -243,7 +243,7 @@ def _stage_settings(content: Mapping[str, Any], stage: str) -> StageSettings:
         if name in training:
             raise UserError(f"training.{name} is set by dynackd; use {instead} instead")
     distillation = _merged(content.get("distillation"), own.get("distillation"))
-    return StageSettings(training, _distillation_settings(distillation), _dropout(stage, own))
+    return StageSettings(training, _distillation_settings(stage, distillation), _dropout(stage, own))
 
 
 def _dropout(stage: str, own: Mapping[str, Any]) -> float | None:
@@ -281,11 +281,13 @@ def _merged(base: Any, own: Any) -> dict[str, Any]:
     return {**merged, "weights": weights}
 
 
-def _distillation_settings(content: Mapping[str, Any]) -> DistillationSettings:
-    """`signal` names a preset of weights; `weights` changes single ones; the rest are `DistillationSettings` fields."""
+def _distillation_settings(stage: str, content: Mapping[str, Any]) -> DistillationSettings:
+    """`signal` names the stage's preset of weights, `weights` changes single ones, the rest are fields of the
+    settings."""
     fields = [f.name for f in dataclasses.fields(DistillationSettings)]
     refuse_unknown_keys("distillation", content, ["signal", *fields])
     signal = one_of("distillation.signal", content.get("signal", "ckd"), SIGNALS)
     weights = _section("distillation.weights", content.get("weights"), list(content.get("weights") or {}))
     rest = {key: value for key, value in content.items() if key not in ("signal", "weights")}
-    return DistillationSettings(weights={**SIGNALS[signal], **weights}, **rest)
+    preset = SIGNALS[signal].get(stage, {})  # finetune has no distillation
+    return DistillationSettings(weights={**preset, **weights}, **rest)

@@ -203,9 +203,10 @@ class SupernetTrainer(ResumableTrainer):
         leaf = embedded.detach().requires_grad_()
         embedded.register_hook(lambda grad: grad if leaf.grad is None else grad + leaf.grad)
         total = torch.zeros((), device=self.args.device)
+        settings = self.settings.at(self.state.global_step / max(1, self.state.max_steps))
         bunches = self._bunches(supernet, specs)
         for teacher_spec, group in groupby(bunches, key=lambda bunch: self.stage.teacher_spec(bunch[0])):
-            signal = self._teacher_signal(teacher_spec, inputs)
+            signal = self._teacher_signal(teacher_spec, inputs, settings)
             for bunch in group:
                 last = bunch is bunches[-1]
                 with nullcontext() if last else self.accelerator.no_sync(model):
@@ -246,17 +247,19 @@ class SupernetTrainer(ResumableTrainer):
                 output = model(spec, below=states[: shared + 1], **inputs)
             done.append(Student(output.logits, output.hidden_states, layers))
         with self.compute_loss_context_manager():
-            loss, terms = distillation_loss(self.settings, done, signal, labels)
+            loss, terms = distillation_loss(signal.settings, done, signal, labels)
         for name, value in ((name, value) for own in terms for name, value in own.items()):
             self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value
         self._terms_count += len(done)
         return loss
 
-    def _teacher_signal(self, teacher_spec: SubnetSpec, inputs: dict[str, Tensor]) -> TeacherSignal:
+    def _teacher_signal(
+        self, teacher_spec: SubnetSpec, inputs: dict[str, Tensor], settings: DistillationSettings
+    ) -> TeacherSignal:
         with torch.no_grad(), self.compute_loss_context_manager():
             output = self.teacher(teacher_spec, **inputs)
         regression = self.task.kind == "regression"
-        return TeacherSignal(self.settings, output.logits, output.hidden_states, inputs["attention_mask"], regression)
+        return TeacherSignal(settings, output.logits, output.hidden_states, inputs["attention_mask"], regression)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The mean of each unweighted term since the last log goes beside the loss."""

@@ -317,6 +317,7 @@ def test_shapes_that_do_not_match_are_refused(name):
         ({"distance": "cosine"}, "unknown distance 'cosine', did you mean 'cos'"),
         ({"average": "mean"}, "unknown average 'mean'"),
         ({"divergence": "mae"}, "unknown divergence 'mae'"),
+        ({"schedule": "linar"}, "unknown schedule 'linar', did you mean 'linear'"),
     ],
 )
 def test_bad_settings_are_told_in_one_sentence(options, message):
@@ -324,9 +325,18 @@ def test_bad_settings_are_told_in_one_sentence(options, message):
         DistillationSettings(**options)
 
 
+@pytest.mark.parametrize("stage", ["width", "depth"])
 @pytest.mark.parametrize("name", distill.SIGNALS)
-def test_every_signal_is_valid(name):
-    assert DistillationSettings(weights=distill.SIGNALS[name]).active(distill.TERMS)
+def test_every_signal_is_valid(name, stage):
+    assert DistillationSettings(weights=distill.SIGNALS[name][stage]).active(distill.TERMS)
+
+
+def test_a_schedule_changes_the_means_and_leaves_the_goals():
+    weights = {"logits": 2.0, "ce": 3.0, "wr_pair": 8.0, "hidden_mse": 4.0}
+    linear = DistillationSettings(weights=weights, schedule="linear")
+    assert linear.at(0.0).weights == weights
+    assert linear.at(0.75).weights == {"logits": 2.0, "ce": 3.0, "wr_pair": 2.0, "hidden_mse": 1.0}
+    assert DistillationSettings(weights=weights).at(0.75).weights == weights
 
 
 # ------------------------------------------------------------------------------------------------- the trainer's side

@@ -49,6 +49,11 @@ def test_a_stage_that_names_another_signal_starts_from_that_signals_weights(tmp_
     assert recipe.stages["depth"].distillation.weights.get("wr_pair", 0) == 0
 
 
+def test_a_signal_has_weights_of_its_own_for_each_stage(tmp_path):
+    stages = make_recipe(tiny_recipe(tmp_path, distillation={"signal": "dynabert"})).stages
+    assert [stages[name].distillation.weights["hidden_mse"] for name in ("width", "depth")] == [0.1, 1.0]
+
+
 def test_overrides_are_read_as_yaml_and_numbers_without_a_point_are_numbers():
     content = apply_overrides({"training": {}}, ["training.learning_rate=3e-5", "grid.widths=[0.5, 1.0]", "teacher=x"])
     assert content == {"training": {"learning_rate": 3e-5}, "grid": {"widths": [0.5, 1.0]}, "teacher": "x"}

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,6 +99,20 @@ def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_p
         torch.testing.assert_close(logged, sum(of_one[name] for of_one in terms))
     for name, parameter in trainer.model.named_parameters():
         torch.testing.assert_close(grads[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_the_schedule_follows_the_stages_steps(tmp_path):
+    trainer = trainer_of(tmp_path, DEPTH_STAGE)
+    constant, _ = gradients(trainer)
+    trainer.settings = replace(trainer.settings, schedule="linear")
+    trainer.state.global_step, trainer.state.max_steps = 1, 4
+    scheduled, grads = gradients(trainer)
+    three_quarters = {n: w if n in ("ce", "logits") else 0.75 * w for n, w in trainer.settings.weights.items()}
+    trainer.settings = DistillationSettings(weights=three_quarters)
+    expected, expected_grads = gradients(trainer)
+    assert float(scheduled) == pytest.approx(float(expected)) != pytest.approx(float(constant))
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[name], atol=1e-7, rtol=1e-5)
 
 
 def test_layers_and_embeddings_that_subnetworks_have_in_common_run_once(tmp_path):
