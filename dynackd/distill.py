@@ -64,7 +64,7 @@ class DistillationSettings:
     SCHEDULES.
     """
 
-    weights: Mapping[str, float] = field(default_factory=lambda: SIGNALS["ckd"]["depth"])
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(_CKD))
     temperature: float = 1.0
     window: int | None = 21
     distance: str = "cos"
@@ -275,15 +275,19 @@ OUTPUT_TERMS: dict[str, Callable[[Outputs], Tensor]] = {
 
 TERMS: dict[str, Callable[[Outputs], Tensor] | Relation] = {**OUTPUT_TERMS, **RELATION_TERMS}
 
-_CKD = {"logits": 1.0, "wr_pair": 10.0, "wr_triple": 100.0, "ltr_pair": 10.0, "ltr_triple": 100.0}
+_CKD: dict[str, float] = {"logits": 1.0, "wr_pair": 3000.0, "wr_triple": 50.0, "ltr_pair": 300.0, "ltr_triple": 50.0}
 
-# Weights that go together: signal -> stage -> term -> weight. ckd: a tenth of the authors' for SST-2 (their
-# distil_config.py: pairs 100, triples 1000, WR and LTR alike), with which the logits starve in short trainings
-# (benchmarks/quality.py --tune --ablation scale). dynabert: that of its code.
-SIGNALS: dict[str, dict[str, dict[str, float]]] = {
-    "ckd": {"width": _CKD, "depth": _CKD},
-    "dynabert": {"width": {"logits": 1.0, "hidden_mse": 0.1}, "depth": {"logits": 1.0, "hidden_mse": 1.0}},
-    "logits": {"width": {"logits": 1.0}, "depth": {"logits": 1.0}},
+# Settings that go together: signal -> stage -> `DistillationSettings`. ckd: each term begins at about the size of the
+# logits term and ends at 0. The authors' weights (their distil_config.py: pairs 100, triples 1000 for SST-2) make the
+# pairs next to nothing, and the logits starve in short trainings; benchmarks/quality.py --tune compares them. dynabert:
+# that of its code.
+SIGNALS: dict[str, dict[str, dict[str, Any]]] = {
+    "ckd": {stage: {"weights": _CKD, "schedule": "linear"} for stage in ("width", "depth")},
+    "dynabert": {
+        "width": {"weights": {"logits": 1.0, "hidden_mse": 0.1}},
+        "depth": {"weights": {"logits": 1.0, "hidden_mse": 1.0}},
+    },
+    "logits": {stage: {"weights": {"logits": 1.0}} for stage in ("width", "depth")},
 }
 
 

@@ -282,12 +282,12 @@ def _merged(base: Any, own: Any) -> dict[str, Any]:
 
 
 def _distillation_settings(stage: str, content: Mapping[str, Any]) -> DistillationSettings:
-    """`signal` names the stage's preset of weights, `weights` changes single ones, the rest are fields of the
+    """`signal` names what the stage begins with, `weights` changes single weights, the rest are other fields of the
     settings."""
     fields = [f.name for f in dataclasses.fields(DistillationSettings)]
     refuse_unknown_keys("distillation", content, ["signal", *fields])
     signal = one_of("distillation.signal", content.get("signal", "ckd"), SIGNALS)
     weights = _section("distillation.weights", content.get("weights"), list(content.get("weights") or {}))
     rest = {key: value for key, value in content.items() if key not in ("signal", "weights")}
-    preset = SIGNALS[signal].get(stage, {})  # finetune has no distillation
-    return DistillationSettings(weights={**preset, **weights}, **rest)
+    preset = {"weights": {}, **SIGNALS[signal].get(stage, {})}  # finetune has no distillation
+    return DistillationSettings(**{**preset, **rest, "weights": {**preset["weights"], **weights}})

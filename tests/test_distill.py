@@ -328,7 +328,7 @@ def test_bad_settings_are_told_in_one_sentence(options, message):
 @pytest.mark.parametrize("stage", ["width", "depth"])
 @pytest.mark.parametrize("name", distill.SIGNALS)
 def test_every_signal_is_valid(name, stage):
-    assert DistillationSettings(weights=distill.SIGNALS[name][stage]).active(distill.TERMS)
+    assert DistillationSettings(**distill.SIGNALS[name][stage]).active(distill.TERMS)
 
 
 def test_a_schedule_changes_the_means_and_leaves_the_goals():

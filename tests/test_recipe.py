@@ -52,6 +52,13 @@ def test_a_stage_that_names_another_signal_starts_from_that_signals_weights(tmp_
 def test_a_signal_has_weights_of_its_own_for_each_stage(tmp_path):
     stages = make_recipe(tiny_recipe(tmp_path, distillation={"signal": "dynabert"})).stages
     assert [stages[name].distillation.weights["hidden_mse"] for name in ("width", "depth")] == [0.1, 1.0]
+    assert stages["depth"].distillation.schedule == "constant"
+
+
+def test_a_signal_has_a_schedule_that_the_recipe_can_change(tmp_path):
+    assert make_recipe(tiny_recipe(tmp_path)).stages["depth"].distillation.schedule == "linear"
+    stages = make_recipe(tiny_recipe(tmp_path, distillation={"schedule": "constant"})).stages
+    assert stages["depth"].distillation.schedule == "constant"
 
 
 def test_overrides_are_read_as_yaml_and_numbers_without_a_point_are_numbers():
