@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import TrainingArguments
 
@@ -60,8 +61,10 @@ class StageSettings:
 
     def arguments(self, output_dir: Path) -> TrainingArguments:
         """The stage's TrainingArguments; `UserError` with the library's own reason for a value it refuses."""
+        # Without this they refuse bf16 on a machine that has no other device.
+        device = {"use_cpu": not torch.accelerator.is_available()}
         try:
-            return TrainingArguments(output_dir=str(output_dir), **self.training)
+            return TrainingArguments(output_dir=str(output_dir), **{**device, **self.training})
         except (TypeError, ValueError, ImportError, AttributeError) as error:
             raise UserError(f"training: {str(error).strip().splitlines()[0]}") from error
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import tiny_recipe, write_recipe
 
 from dynackd.errors import UserError
@@ -47,6 +48,14 @@ def test_a_stage_that_names_another_signal_starts_from_that_signals_weights(tmp_
     stages = {"depth": {"distillation": {"signal": "dynabert"}}}
     recipe = make_recipe(tiny_recipe(tmp_path, distillation={"weights": {"wr_pair": 7}}, stages=stages))
     assert recipe.stages["depth"].distillation.weights.get("wr_pair", 0) == 0
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="for machines without an accelerator")
+def test_bf16_needs_no_further_word_on_a_machine_without_an_accelerator(tmp_path):
+    content = tiny_recipe(tmp_path, training={"bf16": True})
+    arguments = make_recipe(content).stages["width"].arguments(tmp_path)
+    assert arguments.bf16
+    assert arguments.device.type == "cpu"
 
 
 def test_a_signal_has_weights_of_its_own_for_each_stage(tmp_path):
