@@ -24,6 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dynackd import distill
 from dynackd.augment import augment
 from dynackd.checkpoints import write_json
 from dynackd.recipe import apply_overrides, load_recipe, make_recipe
@@ -37,11 +38,12 @@ console = Console(width=200)
 
 # A tenth of the CKD authors' weights for SST-2 (distil_config.py of GeondoPark/CKD: pairs 100, triples 1000).
 PAPER = {"wr_pair": 10, "wr_triple": 100, "ltr_pair": 10, "ltr_triple": 100}
-# Each term at about the size of the logits term at the start; and each term's gradient at about that of the logits'.
+# Each term at about the size of the logits term at the start; and, dynackd's default, its gradient at about that of the
+# logits term's.
 VALUE = {"wr_pair": 3000, "wr_triple": 50, "ltr_pair": 300, "ltr_triple": 50}
 GRADIENT = {
-    "width": {"wr_pair": 1000, "wr_triple": 30, "ltr_pair": 100, "ltr_triple": 10},
-    "depth": {"wr_pair": 1000, "wr_triple": 5, "ltr_pair": 30, "ltr_triple": 1},
+    stage: {term: weight for term, weight in settings["weights"].items() if term != "logits"}
+    for stage, settings in distill.SIGNALS["ckd"].items()
 }
 MSE = {"width": {"hidden_mse": 0.1}, "depth": {"hidden_mse": 1.0}}  # DynaBERT's, by stage
 STAGES = ("width", "depth")
@@ -205,6 +207,32 @@ def summary_table(results):
     return table
 
 
+def against_table(results):
+    """CKD's grid average less that of each other signal, in units of the larger of their deviations over seeds."""
+    table = Table(title="ckd less the other (over the larger standard deviation of the two, over seeds)")
+    table.add_column("task")
+    table.add_column("other")
+    names = ("metric", "agreement", "kl", "rmse")
+    for name in names:
+        table.add_column(name)
+    runs = dict(grouped(results))
+    for (task, signal), others in runs.items():
+        own = runs.get((task, "ckd"), [])
+        if signal == "ckd" or min(len(own), len(others)) < 2:
+            continue
+        known = own[0]["depth"]["subnetworks"][0]["fidelity"]
+        kinds = {"metric": ("metrics", main_metric(TASKS[task]))} | {name: ("fidelity", name) for name in known}
+        cells = [difference(own, others, *kinds[name]) if name in kinds else "" for name in names]
+        table.add_row(task, signal, *cells)
+    return table
+
+
+def difference(own, others, kind, name):
+    left, right = ([grid_mean(run, kind, name) for run in runs] for runs in (own, others))
+    apart = statistics.mean(left) - statistics.mean(right)
+    return f"{apart:+.4f} ({apart / max(statistics.stdev(left), statistics.stdev(right)):+.1f})"
+
+
 def full_table(results, task):
     """Every sub-network of one task: the metric by signal, mean and standard deviation over seeds."""
     metric = main_metric(TASKS[task])
@@ -264,6 +292,7 @@ def main():
     results = [r for r in results if (r["seed"], r["task"], r["signal"]) in runs]
     console.print(f"{machine_name()}; {place}")
     console.print(summary_table(results))
+    console.print(against_table(results))
     for task in sorted({result["task"] for result in results}):
         console.print(full_table(results, task))
 

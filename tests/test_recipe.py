@@ -64,12 +64,6 @@ def test_a_signal_has_weights_of_its_own_for_each_stage(tmp_path):
     assert stages["depth"].distillation.schedule == "constant"
 
 
-def test_a_signal_has_a_schedule_that_the_recipe_can_change(tmp_path):
-    assert make_recipe(tiny_recipe(tmp_path)).stages["depth"].distillation.schedule == "linear"
-    stages = make_recipe(tiny_recipe(tmp_path, distillation={"schedule": "constant"})).stages
-    assert stages["depth"].distillation.schedule == "constant"
-
-
 def test_overrides_are_read_as_yaml_and_numbers_without_a_point_are_numbers():
     content = apply_overrides({"training": {}}, ["training.learning_rate=3e-5", "grid.widths=[0.5, 1.0]", "teacher=x"])
     assert content == {"training": {"learning_rate": 3e-5}, "grid": {"widths": [0.5, 1.0]}, "teacher": "x"}
