@@ -208,8 +208,8 @@ def summary_table(results):
 
 
 def against_table(results):
-    """CKD's grid average less that of each other signal, in units of the larger of their deviations over seeds."""
-    table = Table(title="ckd less the other (over the larger standard deviation of the two, over seeds)")
+    """CKD's grid average less that of each other signal."""
+    table = Table(title="ckd less the other, in larger deviations of the two over seeds, and seeds at which ckd is better")
     table.add_column("task")
     table.add_column("other")
     names = ("metric", "agreement", "kl", "rmse")
@@ -228,9 +228,12 @@ def against_table(results):
 
 
 def difference(own, others, kind, name):
-    left, right = ([grid_mean(run, kind, name) for run in runs] for runs in (own, others))
-    apart = statistics.mean(left) - statistics.mean(right)
-    return f"{apart:+.4f} ({apart / max(statistics.stdev(left), statistics.stdev(right)):+.1f})"
+    left, right = ({run["seed"]: grid_mean(run, kind, name) for run in runs} for runs in (own, others))
+    apart = statistics.mean(left.values()) - statistics.mean(right.values())
+    deviation = max(statistics.stdev(left.values()), statistics.stdev(right.values()))
+    seeds = left.keys() & right.keys()
+    better = sum(left[seed] < right[seed] if name in ("kl", "rmse") else left[seed] > right[seed] for seed in seeds)
+    return f"{apart:+.4f} ({apart / deviation:+.1f}) {better}/{len(seeds)}"
 
 
 def full_table(results, task):

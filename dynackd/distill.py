@@ -276,8 +276,8 @@ OUTPUT_TERMS: dict[str, Callable[[Outputs], Tensor]] = {
 TERMS: dict[str, Callable[[Outputs], Tensor] | Relation] = {**OUTPUT_TERMS, **RELATION_TERMS}
 
 # Weights under which each term's gradient begins at about the size of that of the logits term. With the CKD authors'
-# (their distil_config.py: pairs 100, triples 1000 for SST-2) the pairs count next to nothing, and in short trainings the
-# triples starve the logits: benchmarks/quality.py --tune compares them.
+# (their distil_config.py: pairs 100, triples 1000 for SST-2) the pairs count next to nothing, and in short trainings
+# the triples starve the logits: benchmarks/quality.py --tune compares them.
 _CKD = {
     "width": {"logits": 1.0, "wr_pair": 1000.0, "wr_triple": 30.0, "ltr_pair": 100.0, "ltr_triple": 10.0},
     "depth": {"logits": 1.0, "wr_pair": 1000.0, "wr_triple": 5.0, "ltr_pair": 30.0, "ltr_triple": 1.0},
