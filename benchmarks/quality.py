@@ -209,7 +209,7 @@ def summary_table(results):
 
 def against_table(results):
     """CKD's grid average less that of each other signal."""
-    table = Table(title="ckd less the other (in standard deviations, the larger of the two) seeds at which ckd is better")
+    table = Table(title="ckd less the other (in standard deviations, the larger of the two); seeds where ckd is better")
     table.add_column("task")
     table.add_column("other")
     names = ("metric", "agreement", "kl", "rmse")
