@@ -300,9 +300,10 @@ SIGNALS: dict[str, dict[str, dict[str, Any]]] = {
 class TeacherSignal:
     """One teacher forward's share of the distillation, shared by all sub-networks of the step.
 
-    The relations are made here, once, and kept instead of the hidden states, which only `hidden_mse` keeps. WR
-    relations belong to a layer: those of a sub-network's layers are selected. LTR relations belong to a stack of
-    layers: each stack's are made from the Gram matrices at first use and kept.
+    The relations are made here, once, and kept instead of the hidden states, which only `hidden_mse` keeps. Positions
+    before the first and behind the last at which any sentence has a word are padding, and left out. WR relations belong
+    to a layer: those of a sub-network's layers are selected. LTR relations belong to a stack of layers: each stack's
+    are made from the Gram matrices at first use and kept.
 
     logits [batch, classes]; hidden_states: N + 1 tensors [batch, length, hidden_t], the embedding output first;
     attention_mask [batch, length]; regression: the logits are values.
@@ -317,6 +318,8 @@ class TeacherSignal:
         regression: bool = False,
     ) -> None:
         self.settings, self.attention_mask, self.regression = settings, attention_mask, regression
+        self.words = _span(attention_mask) if settings.active(RELATION_TERMS) else slice(None)
+        self.word_mask = attention_mask[:, self.words]
         self.logits = logits.detach()
         self.layer_count = len(hidden_states) - 1
         self.hidden_states = [h.detach() for h in hidden_states] if settings.active({"hidden_mse": 0}) else []
@@ -325,12 +328,12 @@ class TeacherSignal:
         self._layer_points: Points | None = None
         if settings.active(RELATION_TERMS):
             with plain(attention_mask.device):
-                self._measure([h[:, None] for h in hidden_states])
+                self._measure([h[:, None, self.words] for h in hidden_states])
 
     def _measure(self, parts: Sequence[Tensor]) -> None:
         names = [n for n in self.settings.active(RELATION_TERMS) if RELATION_TERMS[n].arrangement is WORDS]
         how, relations, layer_points = _how(self.settings, WORDS), [], []
-        for words, layers in measure(parts, self.attention_mask, [WORDS, LAYERS]):
+        for words, layers in measure(parts, self.word_mask, [WORDS, LAYERS]):
             relations.append([RELATION_TERMS[name].relate(words, how) for name in names])
             layer_points.append(layers)
         self._word_relations = {
@@ -422,4 +425,13 @@ def _relations(
 
     stacks = [tuple(places[id(h), i] for h, i in own) for own in pairs]
     shares = {name: share(name) for name in settings.active(RELATION_TERMS)}
-    return relation_losses([h[:, None] for h in states.values()], teacher.attention_mask, stacks, shares)
+    # A slice of all positions would still cost a copy of the gradient.
+    trimmed = teacher.word_mask.shape != teacher.attention_mask.shape
+    parts = [h[:, None, teacher.words] if trimmed else h[:, None] for h in states.values()]
+    return relation_losses(parts, teacher.word_mask, stacks, shares)
+
+
+def _span(mask: Tensor) -> slice:
+    """From the first to the last position at which a sentence of the batch has a word; mask [batch, length]."""
+    positions = mask.bool().any(0).nonzero()[:, 0]
+    return slice(int(positions[0]), int(positions[-1]) + 1) if len(positions) else slice(None)

@@ -7,6 +7,7 @@ import weakref
 import distill_reference as reference
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -389,6 +390,31 @@ def test_gradients_are_weighted_and_reach_every_hidden_state_of_the_student():
     matched = torch.stack([states(0, 5)[i] for i in (0, 2, 4)], 1)
     sum(weights[name] * getattr(distill, name)(stacked, matched, HOLES) for name in TERMS).backward()
     torch.testing.assert_close(torch.stack([h.grad for h in student], 1), stacked.grad)
+
+
+@pytest.mark.parametrize("padding", [(0, 3), (2, 0), (2, 3)], ids=["right", "left", "both"])
+def test_positions_where_all_is_padding_are_left_out_and_change_nothing(padding):
+    settings, layers, length = DistillationSettings(weights=ALL | {"hidden_mse": 1.0}), (1, 3), 7
+    everywhere = slice(padding[0], padding[0] + length)
+
+    def run(wide):
+        pad = (lambda x, value: F.pad(x, padding, value=value)) if wide else (lambda x, value: x)
+        mask = pad(HOLES, 0)
+        teacher_states = [pad(h.mT, 9.0).mT for h in states(0, 5)]
+        student_states = [pad(h.mT, -9.0).mT.detach().requires_grad_() for h in states(1, 3)]
+        teacher = TeacherSignal(settings, logits(0), teacher_states, mask)
+        total, terms = loss_of_one(settings, logits(1), student_states, teacher, layers)
+        total.backward()
+        shapes = {name: teacher.relation(name, (0, 2, 4)).shape for name in TERMS}
+        return total.detach(), terms, shapes, torch.stack([h.grad for h in student_states], 1)
+
+    (total, terms, shapes, grads), (wide_total, wide_terms, wide_shapes, wide_grads) = run(False), run(True)
+    torch.testing.assert_close(wide_total, total)
+    torch.testing.assert_close(wide_terms, terms)
+    assert wide_shapes == shapes, "padding was compared"
+    torch.testing.assert_close(wide_grads[:, :, everywhere], grads)
+    wide_grads[:, :, everywhere] = 0
+    assert not wide_grads.any()
 
 
 def a_bunch(stacks, seed):
