@@ -65,7 +65,11 @@ def also(by_stage):
 
 
 def scaled(weights, factor):
-    return {stage: {name: factor * weight for name, weight in weights.items()} for stage in STAGES}
+    return multiplied(dict.fromkeys(STAGES, weights), factor)
+
+
+def multiplied(by_stage, factor):
+    return {stage: {name: factor * w for name, w in weights.items()} for stage, weights in by_stage.items()}
 
 
 def without(*names):
@@ -86,8 +90,13 @@ SIGNALS = {
         **{f"value x{factor:g}, linear": only(scaled(VALUE, factor), schedule="linear") for factor in FACTORS},
         "mse, linear": only(MSE, schedule="linear"),
     },
+    "width": {
+        **{f"value x1, width^{power}": only(scaled(VALUE, 1), width_power=power) for power in (1, 2)},
+        **{f"value x1, linear, width^{p}": only(scaled(VALUE, 1), schedule="linear", width_power=p) for p in (1, 2)},
+        **{f"gradient x{factor}, width^1": only(multiplied(GRADIENT, factor), width_power=1) for factor in FACTORS},
+    },
     "gradient": {
-        f"gradient x{factor:g}": only({s: {n: factor * w for n, w in GRADIENT[s].items()} for s in STAGES})
+        f"gradient x{factor:g}": only(multiplied(GRADIENT, factor))
         for factor in FACTORS
     },
     "terms": {

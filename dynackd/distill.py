@@ -60,8 +60,11 @@ class DistillationSettings:
     distance: the relation of a pair, a name in PAIR_RELATIONS.
     average: what the sum over pairs is divided by, a name in AVERAGES.
     divergence: between the angles of student and teacher, a name in DIVERGENCES.
-    schedule: how the weights of the terms inside the network, all but `ce` and `logits`, go through a stage, a name in
+    schedule: how the weights of the means, which are all terms but `ce` and `logits`, go through a stage, a name in
     SCHEDULES.
+    width_power: a sub-network's means count times its width to this power. A narrow network has not the capacity to
+    follow the teacher inside as well, and what it spends on that it lacks for its goals: with weights under which the
+    full network gains most a quarter of it loses (benchmarks/quality.py --tune --ablation value).
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: SIGNALS["ckd"]["depth"]["weights"])
@@ -71,6 +74,7 @@ class DistillationSettings:
     average: str = "pairs"
     divergence: str = "mse"
     schedule: str = "constant"
+    width_power: float = 0.0
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
@@ -85,6 +89,8 @@ class DistillationSettings:
         _check_name("average", self.average, list(AVERAGES))
         _check_name("divergence", self.divergence, list(DIVERGENCES))
         _check_name("schedule", self.schedule, list(SCHEDULES))
+        if not isinstance(self.width_power, int | float) or not 0 <= self.width_power < float("inf"):
+            raise UserError(f"the distillation width_power is {self.width_power!r}; it must be a number from 0")
 
     def active(self, names: Mapping[str, Any]) -> list[str]:
         """The names that have a weight, in the order of `names`."""
@@ -120,7 +126,7 @@ def _relation_term(
         chunks = measure([teacher_hidden], attention_mask, [term.arrangement])
         teacher = join(term.arrangement, [term.relate(points, how) for (points,) in chunks])
     stack, share = tuple(range(student_hidden.shape[1])), Share(term, how, 1.0, lambda places: teacher)
-    return relation_losses([student_hidden], attention_mask, [stack], {name: share})[0]
+    return relation_losses([student_hidden], attention_mask, [stack], {name: share}, [1.0])[0]
 
 
 def _check_hidden(student_hidden: Tensor, teacher_hidden: Tensor, attention_mask: Tensor) -> None:
@@ -360,12 +366,13 @@ class Student:
     """What distillation sees of one sub-network's forward pass.
 
     hidden_states: len(layers) + 1 tensors [batch, length, hidden_s], the embedding output first. layers: 0-based
-    indices of the teacher's layers that the student's came from.
+    indices of the teacher's layers that the student's came from. width: the share of heads and neurons that it has.
     """
 
     logits: Tensor
     hidden_states: Sequence[Tensor]
     layers: tuple[int, ...]
+    width: float = 1.0
 
     @property
     def matched(self) -> tuple[int, ...]:
@@ -392,23 +399,26 @@ def distillation_loss(
     if not settings.active(TERMS):
         raise UserError("no distillation term has a weight above 0")
     weighted, losses = [], []
-    for student in students:
+    factors = [student.width**settings.width_power for student in students]
+    for student, factor in zip(students, factors, strict=True):
         teacher_states = [teacher.hidden_states[i] for i in student.matched] if teacher.hidden_states else []
         outputs = Outputs(
             settings, student.logits, teacher.logits, student.hidden_states, teacher_states,
             teacher.attention_mask, labels, teacher.regression,
         )  # fmt: skip
         losses.append({name: OUTPUT_TERMS[name](outputs) for name in settings.active(OUTPUT_TERMS)})
-        weighted += [settings.weights[name] * loss for name, loss in losses[-1].items()]
+        weighted += [
+            settings.weights[name] * (1.0 if name in GOALS else factor) * loss for name, loss in losses[-1].items()
+        ]
     if settings.active(RELATION_TERMS):
-        total, relations = _relations(settings, students, teacher)
+        total, relations = _relations(settings, students, factors, teacher)
         weighted.append(total)
         losses = [own | more for own, more in zip(losses, relations, strict=True)]
     return torch.stack(weighted).sum(), [{name: loss.detach() for name, loss in own.items()} for own in losses]
 
 
 def _relations(
-    settings: DistillationSettings, students: Sequence[Student], teacher: TeacherSignal
+    settings: DistillationSettings, students: Sequence[Student], factors: Sequence[float], teacher: TeacherSignal
 ) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """`relation_losses` of the students' different hidden states, each matched with one of the teacher's."""
     pairs = [list(zip(student.hidden_states, student.matched, strict=True)) for student in students]
@@ -428,7 +438,7 @@ def _relations(
     # A slice of all positions would still cost a copy of the gradient.
     trimmed = teacher.word_mask.shape != teacher.attention_mask.shape
     parts = [h[:, None, teacher.words] if trimmed else h[:, None] for h in states.values()]
-    return relation_losses(parts, teacher.word_mask, stacks, shares)
+    return relation_losses(parts, teacher.word_mask, stacks, shares, factors)
 
 
 def _span(mask: Tensor) -> slice:

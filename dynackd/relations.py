@@ -553,17 +553,22 @@ class _Block:
 
 
 def relation_losses(
-    parts: Sequence[Tensor], mask: Tensor, stacks: Sequence[tuple[int, ...]], shares: Mapping[str, Share]
+    parts: Sequence[Tensor],
+    mask: Tensor,
+    stacks: Sequence[tuple[int, ...]],
+    shares: Mapping[str, Share],
+    factors: Sequence[float],
 ) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """The weighted sum of the relation terms of all students, and each student's terms, unweighted and detached.
 
     parts: hidden states [B, k, L, H] whose layers follow one another, each once however many students have it; mask
-    [B, L]; stacks: the places of each student's hidden states among these layers.
+    [B, L]; stacks: the places of each student's hidden states among these layers; factors: what the weights of each
+    student's terms are multiplied by.
     """
     rates = {name: _rates(share, mask, stacks) for name, share in shares.items()}
 
     def piece(name: str, places: tuple[int, ...], students: list[int]) -> _Piece:
-        weight = torch.stack([rates[name][n] for n in students]).sum() * shares[name].weight
+        weight = torch.stack([rates[name][n] * factors[n] for n in students]).sum() * shares[name].weight
         return _Piece(name, shares[name], shares[name].teacher(places), students, weight)
 
     blocks = []

@@ -245,7 +245,7 @@ class SupernetTrainer(ResumableTrainer):
             )
             with self.compute_loss_context_manager():
                 output = model(spec, below=states[: shared + 1], **inputs)
-            done.append(Student(output.logits, output.hidden_states, layers))
+            done.append(Student(output.logits, output.hidden_states, layers, spec.width))
         with self.compute_loss_context_manager():
             loss, terms = distillation_loss(signal.settings, done, signal, labels)
         for name, value in ((name, value) for own in terms for name, value in own.items()):
