@@ -3,6 +3,7 @@
 import gc
 import itertools
 import weakref
+from dataclasses import replace
 
 import distill_reference as reference
 import pytest
@@ -318,6 +319,7 @@ def test_shapes_that_do_not_match_are_refused(name):
         ({"distance": "cosine"}, "unknown distance 'cosine', did you mean 'cos'"),
         ({"average": "mean"}, "unknown average 'mean'"),
         ({"divergence": "mae"}, "unknown divergence 'mae'"),
+        ({"width_power": -1}, "width_power is -1; it must be a number from 0"),
         ({"schedule": "linar"}, "unknown schedule 'linar', did you mean 'linear'"),
     ],
 )
@@ -415,6 +417,23 @@ def test_positions_where_all_is_padding_are_left_out_and_change_nothing(padding)
     torch.testing.assert_close(wide_grads[:, :, everywhere], grads)
     wide_grads[:, :, everywhere] = 0
     assert not wide_grads.any()
+
+
+def test_the_means_of_narrow_students_count_less_in_value_and_gradient():
+    weights = ALL | {"hidden_mse": 1.0}
+    settings = DistillationSettings(weights=weights, width_power=2)
+    wide, narrow = a_bunch([(0, 1, 3), (1, 3)], 1)
+    narrow = replace(narrow, width=0.5)
+    teacher = TeacherSignal(settings, logits(0), states(0, 5), HOLES)
+    total, terms = distillation_loss(settings, [wide, narrow], teacher)
+    means = {name: 0.25 if name != "logits" else 1.0 for name in weights}
+    torch.testing.assert_close(total.detach(), sum(terms[0].values()) + sum(means[n] * x for n, x in terms[1].items()))
+    alone = [
+        distillation_loss(DistillationSettings(weights=own), [student], teacher)[0]
+        for own, student in ((weights, wide), (means, narrow))
+    ]
+    expected = gradients_of(sum(alone), [wide, narrow])
+    torch.testing.assert_close(gradients_of(total, [wide, narrow]), expected)
 
 
 def a_bunch(stacks, seed):

@@ -76,6 +76,7 @@ def gradients(trainer):
 @pytest.mark.parametrize("stage", [WIDTH_STAGE, DEPTH_STAGE], ids=lambda stage: stage.name)
 def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_path, stage):
     trainer = trainer_of(tmp_path, stage, grid=DEEP)
+    trainer.settings = replace(trainer.settings, width_power=1.0)
     loss, grads = gradients(trainer)
     # The same, written out: width stage from the full teacher, depth stage from the teacher at the same width.
     inputs, labels, settings = tiny_batch(), batch()["labels"], trainer.settings
@@ -88,7 +89,7 @@ def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_p
         own = trainer.model(spec, **inputs)
         layers = {1.0: (0, 1, 2, 3), 0.75: (0, 1, 3), 0.5: (1, 3)}[spec.depth]
         loss_of_one, of_one = distillation_loss(
-            settings, [Student(own.logits, own.hidden_states, layers)], signal, labels
+            settings, [Student(own.logits, own.hidden_states, layers, spec.width)], signal, labels
         )
         total, terms = total + loss_of_one, terms + of_one
     expected = total / len(stage.grid_of(DEEP).specs())
