@@ -3,7 +3,7 @@
     python benchmarks/quality.py                                   # trains what is missing, then prints the tables
     python benchmarks/quality.py --tasks rte cola --seeds 0 1 2 --signals ckd mse
     python benchmarks/quality.py --ablation dropout --tasks rte --seeds 0
-    python benchmarks/quality.py --full                            # all rows, the recipe's own epochs: for a GPU
+    python benchmarks/quality.py --full 3                          # all rows, three epochs a stage: for a GPU
 
 Each run's figures are kept in a JSON file under --output, so a killed matrix goes on where it stopped, and several
 processes may share one (--shard 0/2 and 1/2). Tuning never sees the validation rows: --tune cuts a tenth off the
@@ -95,10 +95,7 @@ SIGNALS = {
         **{f"value x1, linear, width^{p}": only(scaled(VALUE, 1), schedule="linear", width_power=p) for p in (1, 2)},
         **{f"gradient x{factor}, width^1": only(multiplied(GRADIENT, factor), width_power=1) for factor in FACTORS},
     },
-    "gradient": {
-        f"gradient x{factor:g}": only(multiplied(GRADIENT, factor))
-        for factor in FACTORS
-    },
+    "gradient": {f"gradient x{factor:g}": only(multiplied(GRADIENT, factor)) for factor in FACTORS},
     "terms": {
         "ckd, no wr_pair": without("wr_pair"),
         "ckd, no wr_triple": without("wr_triple"),

@@ -112,7 +112,7 @@ RECIPE_KEYS = (
 GRID_KEYS = ("widths", "depths", "kept_layers", "sampler")
 IMPORTANCE_KEYS = ("score", "rows")
 STAGE_KEYS = ("training", "distillation", "dropout")
-# None: the model's own. Without dropout a step takes a tenth to a fifth less time on a CPU (benchmarks/training.py, its
+# None: the model's own. Without dropout a step takes about a tenth less time on a CPU (benchmarks/training.py, its
 # variant `dropout`), sub-networks share their first layers exactly, and no noise stands between student and teacher.
 DROPOUT: dict[str, float | None] = {"finetune": None, "width": 0.0, "depth": 0.0}
 
