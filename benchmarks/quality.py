@@ -55,15 +55,6 @@ def only(by_stage, **options):
     return {"distillation": {}} | {f"stages.{stage}.distillation": own[stage] for stage in STAGES}
 
 
-def also(by_stage):
-    """Overrides: these weights beside the recipe's."""
-    return {
-        f"stages.{stage}.distillation.weights.{name}": weight
-        for stage in STAGES
-        for name, weight in by_stage[stage].items()
-    }
-
-
 def scaled(weights, factor):
     return multiplied(dict.fromkeys(STAGES, weights), factor)
 
@@ -73,7 +64,8 @@ def multiplied(by_stage, factor):
 
 
 def without(*names):
-    return also({stage: dict.fromkeys(names, 0) for stage in STAGES})
+    """Overrides: the recipe's own distillation less these terms."""
+    return {f"stages.{stage}.distillation.weights.{name}": 0 for stage in STAGES for name in names}
 
 
 def dropout(rate):
@@ -83,7 +75,12 @@ def dropout(rate):
 FACTORS = (0.3, 1, 3)
 # What is compared: name -> recipe overrides. `matrix` is the main comparison, the rest are ablations.
 SIGNALS = {
-    "matrix": {"ckd": {}, "mse": only(MSE), "logits": only({"width": {}, "depth": {}}), "ckd+mse": also(MSE)},
+    "matrix": {
+        "ckd+mse": {},
+        "ckd": without("hidden_mse"),
+        "mse": only(MSE),
+        "logits": only({"width": {}, "depth": {}}),
+    },
     "paper": {f"paper x{factor:g}": only(scaled(PAPER, factor)) for factor in (0.01, 0.1, 1, 10)},
     "value": {f"value x{factor:g}": only(scaled(VALUE, factor)) for factor in FACTORS},
     "linear": {
@@ -97,19 +94,21 @@ SIGNALS = {
     },
     "gradient": {f"gradient x{factor:g}": only(multiplied(GRADIENT, factor)) for factor in FACTORS},
     "terms": {
-        "ckd, no wr_pair": without("wr_pair"),
-        "ckd, no wr_triple": without("wr_triple"),
-        "ckd, no ltr_pair": without("ltr_pair"),
-        "ckd, no ltr_triple": without("ltr_triple"),
-        "ckd, no wr": without("wr_pair", "wr_triple"),
-        "ckd, no ltr": without("ltr_pair", "ltr_triple"),
+        "ckd, no wr_pair": without("hidden_mse", "wr_pair"),
+        "ckd, no wr_triple": without("hidden_mse", "wr_triple"),
+        "ckd, no ltr_pair": without("hidden_mse", "ltr_pair"),
+        "ckd, no ltr_triple": without("hidden_mse", "ltr_triple"),
+        "ckd, no wr": without("hidden_mse", "wr_pair", "wr_triple"),
+        "ckd, no ltr": without("hidden_mse", "ltr_pair", "ltr_triple"),
     },
     "distance": {
         "distances": only({s: GRADIENT[s] | {"wr_pair": 0.01, "ltr_pair": 0.01} for s in STAGES}, distance="l2")
     },
-    "dropout": {"ckd, dropout 0.1": dropout(0.1), "mse, dropout 0.1": only(MSE) | dropout(0.1)},
+    "dropout": {"ckd, dropout 0.1": without("hidden_mse") | dropout(0.1), "mse, dropout 0.1": only(MSE) | dropout(0.1)},
     # Few rows, the same steps: with ten new rows beside each (dynackd augment), and without.
-    "augment": {"ckd, few rows": {"data.train_rows": FEW_ROWS}, AUGMENTED: {"data.train_rows": FEW_ROWS}},
+    "augment": {
+        name: without("hidden_mse") | {"data.train_rows": FEW_ROWS} for name in ("ckd, few rows", AUGMENTED)
+    },
 }  # fmt: skip
 
 # Steps of the two stages and their batch size that a task gets on a CPU: two to five minutes a run on one core.
@@ -179,6 +178,10 @@ def train(task, signal, seed, options):
 # ---------------------------------------------------------------------------------------------------- tables
 
 
+def metric_of(result):
+    return main_metric(TASKS[result["recipe"]["task"]])
+
+
 def grid_mean(result, kind, name, stage="depth"):
     return statistics.mean(row[kind][name] for row in result[stage]["subnetworks"])
 
@@ -197,7 +200,7 @@ def summary_table(results):
     for column in (*fidelities, "minutes"):
         table.add_column(column)
     for (task, signal), runs in grouped(results):
-        metric = main_metric(TASKS[task])
+        metric = metric_of(runs[0])
         teacher = runs[0]["depth"]["teacher"]["metrics"][metric]
         cells = [spread([at(run, w, d)[metric] for run in runs]) for w, d in ((1, 1), (0.5, 0.5), (0.25, 0.5))]
         averages = [grid_mean(run, "metrics", metric) for run in runs]
@@ -213,9 +216,12 @@ def summary_table(results):
     return table
 
 
-def against_table(results):
-    """CKD's grid average less that of each other signal."""
-    table = Table(title="ckd less the other (in standard deviations, the larger of the two); seeds where ckd is better")
+def against_table(results, own_signal):
+    """A signal's grid average less that of each other signal. A seed draws the rows, their order and the sub-networks
+    of each step for all signals alike, so that most of the deviation between seeds is common to them: the second figure
+    is in deviations of the differences, seed by seed."""
+    title = f"{own_signal} less the other (in standard deviations: the larger of the two; of the paired differences)"
+    table = Table(title=f"{title}; seeds where it is better")
     table.add_column("task")
     table.add_column("other")
     names = ("metric", "agreement", "kl", "rmse")
@@ -223,11 +229,11 @@ def against_table(results):
         table.add_column(name)
     runs = dict(grouped(results))
     for (task, signal), others in runs.items():
-        own = runs.get((task, "ckd"), [])
-        if signal == "ckd" or min(len(own), len(others)) < 2:
+        own = runs.get((task, own_signal), [])
+        if signal == own_signal or len({run["seed"] for run in own} & {run["seed"] for run in others}) < 2:
             continue
         known = own[0]["depth"]["subnetworks"][0]["fidelity"]
-        kinds = {"metric": ("metrics", main_metric(TASKS[task]))} | {name: ("fidelity", name) for name in known}
+        kinds = {"metric": ("metrics", metric_of(own[0]))} | {name: ("fidelity", name) for name in known}
         cells = [difference(own, others, *kinds[name]) if name in kinds else "" for name in names]
         table.add_row(task, signal, *cells)
     return table
@@ -235,17 +241,17 @@ def against_table(results):
 
 def difference(own, others, kind, name):
     left, right = ({run["seed"]: grid_mean(run, kind, name) for run in runs} for runs in (own, others))
-    apart = statistics.mean(left.values()) - statistics.mean(right.values())
-    deviation = max(statistics.stdev(left.values()), statistics.stdev(right.values()))
-    seeds = left.keys() & right.keys()
-    better = sum(left[seed] < right[seed] if name in ("kl", "rmse") else left[seed] > right[seed] for seed in seeds)
-    return f"{apart:+.4f} ({apart / deviation:+.1f}) {better}/{len(seeds)}"
+    pairs = [(left[seed], right[seed]) for seed in left.keys() & right.keys()]
+    apart = [mine - other for mine, other in pairs]
+    deviation = max(statistics.stdev(values) for values in zip(*pairs, strict=True))
+    mean, better = statistics.mean(apart), sum((d < 0) if name in ("kl", "rmse") else (d > 0) for d in apart)
+    return f"{mean:+.4f} ({mean / deviation:+.1f}; {mean / statistics.stdev(apart):+.1f}) {better}/{len(pairs)}"
 
 
 def full_table(results, task):
     """Every sub-network of one task: the metric by signal, mean and standard deviation over seeds."""
-    metric = main_metric(TASKS[task])
     runs = {signal: group for (name, signal), group in grouped(results) if name == task}
+    metric = metric_of(next(iter(runs.values()))[0])
     table = Table(title=f"{task}: {metric} of every sub-network")
     for column in ("width", "depth", *runs):
         table.add_column(column)
@@ -285,6 +291,8 @@ def main():
     parser.add_argument("--tune", action="store_true", help="measure on a tenth of the training rows")
     parser.add_argument("--output", type=Path, default=Path("runs/quality"))
     parser.add_argument("--shard", default="0/1", help="i/n: of all runs only each nth")
+    compared = {"choices": list(SIGNALS_BY_NAME), "default": "ckd+mse", "metavar": "SIGNAL"}
+    parser.add_argument("--against", **compared, help="what the others are compared with (default: ckd+mse)")
     parser.add_argument("--show", action="store_true", help="only print the tables")
     options = parser.parse_args()
     parts = ["tune" if options.tune else "validation", f"x{options.scale:g}" if not options.full else "full"]
@@ -301,7 +309,7 @@ def main():
     results = [r for r in results if (r["seed"], r["task"], r["signal"]) in runs]
     console.print(f"{machine_name()}; {place}")
     console.print(summary_table(results))
-    console.print(against_table(results))
+    console.print(against_table(results, options.against))
     for task in sorted({result["task"] for result in results}):
         console.print(full_table(results, task))
 

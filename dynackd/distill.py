@@ -54,7 +54,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {"constant": lambda done: 1.0, 
 class DistillationSettings:
     """What a sub-network learns from: the weight of each term, and the options of the terms.
 
-    weights: term name -> weight; a term that is absent or has weight 0 is not computed at all.
+    weights: term name -> weight; a term that is absent or has weight 0 is not computed at all. Where none are given,
+    those of CKD in the depth stage, which need no equal hidden sizes.
     temperature: of the `logits` term, which is multiplied by its square.
     window: odd number of words centred on j in which the i and k of `wr_triple` lie; None for all words.
     distance: the relation of a pair, a name in PAIR_RELATIONS.
@@ -288,14 +289,14 @@ _CKD = {
     "width": {"logits": 1.0, "wr_pair": 1000.0, "wr_triple": 30.0, "ltr_pair": 100.0, "ltr_triple": 10.0},
     "depth": {"logits": 1.0, "wr_pair": 1000.0, "wr_triple": 5.0, "ltr_pair": 30.0, "ltr_triple": 1.0},
 }
+_DYNABERT = {"width": {"logits": 1.0, "hidden_mse": 0.1}, "depth": {"logits": 1.0, "hidden_mse": 1.0}}  # of its code
 
-# Settings that go together: signal -> stage -> fields of `DistillationSettings`. dynabert: that of its code.
+# Settings that go together: signal -> stage -> fields of `DistillationSettings`. A supernet and its teacher have the
+# same hidden size, so that both papers' signals can work together: benchmarks/quality.py compares them.
 SIGNALS: dict[str, dict[str, dict[str, Any]]] = {
+    "ckd+mse": {stage: {"weights": _CKD[stage] | _DYNABERT[stage]} for stage in _CKD},
     "ckd": {stage: {"weights": weights} for stage, weights in _CKD.items()},
-    "dynabert": {
-        "width": {"weights": {"logits": 1.0, "hidden_mse": 0.1}},
-        "depth": {"weights": {"logits": 1.0, "hidden_mse": 1.0}},
-    },
+    "dynabert": {stage: {"weights": weights} for stage, weights in _DYNABERT.items()},
     "logits": {stage: {"weights": {"logits": 1.0}} for stage in ("width", "depth")},
 }
 

@@ -46,6 +46,8 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "ddp_find_unused_parameters": False,
     "dataloader_pin_memory": False,
 }
+# A supernet has its teacher's hidden size, so the hidden states themselves can be compared beside CKD's relations.
+SIGNAL = "ckd+mse"
 # Fields of TrainingArguments that the stages set themselves.
 OWN_TRAINING_FIELDS = {"output_dir": "output_dir, at the top of the recipe", "resume_from_checkpoint": "--resume"}
 
@@ -289,7 +291,7 @@ def _distillation_settings(stage: str, content: Mapping[str, Any]) -> Distillati
     settings."""
     fields = [f.name for f in dataclasses.fields(DistillationSettings)]
     refuse_unknown_keys("distillation", content, ["signal", *fields])
-    signal = one_of("distillation.signal", content.get("signal", "ckd"), SIGNALS)
+    signal = one_of("distillation.signal", content.get("signal", SIGNAL), SIGNALS)
     weights = _section("distillation.weights", content.get("weights"), list(content.get("weights") or {}))
     rest = {key: value for key, value in content.items() if key not in ("signal", "weights")}
     preset = {"weights": {}, **SIGNALS[signal].get(stage, {})}  # finetune has no distillation

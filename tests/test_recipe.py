@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import tiny_recipe, write_recipe
 
+from dynackd.distill import RELATION_TERMS, TERMS
 from dynackd.errors import UserError
 from dynackd.recipe import STAGES, apply_overrides, load_recipe, make_recipe, resolve_model
 from dynackd.spec import Grid
@@ -62,6 +63,18 @@ def test_a_signal_has_weights_of_its_own_for_each_stage(tmp_path):
     stages = make_recipe(tiny_recipe(tmp_path, distillation={"signal": "dynabert"})).stages
     assert [stages[name].distillation.weights["hidden_mse"] for name in ("width", "depth")] == [0.1, 1.0]
     assert stages["depth"].distillation.schedule == "constant"
+
+
+def test_a_silent_recipe_distils_with_ckd_and_with_the_hidden_states_beside_it(tmp_path):
+    content = tiny_recipe(tmp_path)
+    content.pop("distillation", None)
+    silent = make_recipe(content).stages
+    for name, own in (("width", 0.1), ("depth", 1.0)):
+        weights = silent[name].distillation.weights
+        assert set(silent[name].distillation.active(TERMS)) == {*RELATION_TERMS, "logits", "hidden_mse"}
+        assert weights["hidden_mse"] == own
+        ckd = make_recipe(content | {"distillation": {"signal": "ckd"}}).stages[name].distillation
+        assert dict(weights) == {**ckd.weights, "hidden_mse": own}
 
 
 def test_overrides_are_read_as_yaml_and_numbers_without_a_point_are_numbers():
