@@ -217,14 +217,19 @@ def ltr_triple(
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the terms that are no relations see of one forward pass; regression: the outputs are values, no classes."""
+    """What the terms that are no relations see of one forward pass.
+
+    student_hidden: tensors [batch, length, hidden_s]. real_words [words]: their places in [batch · length].
+    teacher_hidden: the states that match the student's, of the real words alone, [words, hidden_t]; none where no term
+    wants them. regression: the outputs are values, no classes.
+    """
 
     settings: DistillationSettings
     student_logits: Tensor
     teacher_logits: Tensor
     student_hidden: Sequence[Tensor]
     teacher_hidden: Sequence[Tensor]
-    attention_mask: Tensor
+    real_words: Tensor
     labels: Tensor | None
     regression: bool
 
@@ -268,10 +273,14 @@ def hidden_mse(outputs: Outputs) -> Tensor:
             f"the distillation term 'hidden_mse' needs equal hidden sizes, but these are {sorted(sizes)}; "
             "the CKD terms (wr_pair, wr_triple, ltr_pair, ltr_triple) have no such limit"
         )
-    padded = ~outputs.attention_mask.bool()[..., None]
     pairs = zip(outputs.student_hidden, outputs.teacher_hidden, strict=True)
-    total = sum((_wide(s).masked_fill(padded, 0) - _wide(t).masked_fill(padded, 0)).square().sum() for s, t in pairs)
-    return total / (outputs.attention_mask.bool().sum() * len(outputs.student_hidden) * sizes.pop()).clamp(min=1)
+    errors = [F.mse_loss(_wide(_of_words(s, outputs.real_words)), _wide(t), reduction="sum") for s, t in pairs]
+    return torch.stack(errors).sum() / max(1, len(outputs.real_words) * len(errors) * sizes.pop())
+
+
+def _of_words(hidden: Tensor, words: Tensor) -> Tensor:
+    """[batch, length, hidden] -> [words, hidden]: in a padded batch real words are few, and the rest is left out."""
+    return hidden.flatten(0, 1).index_select(0, words)
 
 
 OUTPUT_TERMS: dict[str, Callable[[Outputs], Tensor]] = {
@@ -329,7 +338,9 @@ class TeacherSignal:
         self.word_mask = attention_mask[:, self.words]
         self.logits = logits.detach()
         self.layer_count = len(hidden_states) - 1
-        self.hidden_states = [h.detach() for h in hidden_states] if settings.active({"hidden_mse": 0}) else []
+        wanted = bool(settings.active({"hidden_mse": 0}))
+        self.real_words = attention_mask.flatten().nonzero()[:, 0] if wanted else attention_mask.new_empty(0)
+        self.hidden_states = [_of_words(h.detach(), self.real_words) for h in hidden_states] if wanted else []
         self._relations: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._word_relations: dict[str, Tensor] = {}
         self._layer_points: Points | None = None
@@ -405,7 +416,7 @@ def distillation_loss(
         teacher_states = [teacher.hidden_states[i] for i in student.matched] if teacher.hidden_states else []
         outputs = Outputs(
             settings, student.logits, teacher.logits, student.hidden_states, teacher_states,
-            teacher.attention_mask, labels, teacher.regression,
+            teacher.real_words, labels, teacher.regression,
         )  # fmt: skip
         losses.append({name: OUTPUT_TERMS[name](outputs) for name in settings.active(OUTPUT_TERMS)})
         weighted += [
