@@ -13,7 +13,7 @@ idle cores; with --threads 1 processor time is counted instead of wall time.
 
 Theirs is their own training loop, unmodified, without --data_aug (so that its width stage computes no distillation
 loss, only the labels' cross entropy), every row padded to --length. Ours runs `train_width` and `train_depth` up to the
-end of training, with CKD, in two shapes:
+end of training, with the default signal (CKD and the hidden states' MSE), in two shapes:
 
   own   each at its own settings: ours pads to the longest row of a batch and groups rows by length. Timed are the
         batches at evenly spaced quantiles of length, of all batches that the sampler makes of --rows rows.
