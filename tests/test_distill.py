@@ -596,12 +596,13 @@ def test_hidden_mse_counts_real_words_only():
     ]  # fmt: skip
     for h in (*teacher_states, *student_states):
         h[HOLES == 0] = float("nan")
+    student_states, teacher_states = ([h.requires_grad_() for h in each] for each in (student_states, teacher_states))
     teacher = TeacherSignal(settings, logits(0), teacher_states, HOLES)
-    student_states = [h.requires_grad_() for h in student_states]
     loss = loss_of_one(settings, logits(1), student_states, teacher, (1,))[0]
     torch.testing.assert_close(loss, torch.stack(expected).mean())
-    gradients = torch.autograd.grad(loss, student_states)
-    assert all(torch.isfinite(g).all() for g in gradients)
+    gradients = torch.autograd.grad(loss, [*student_states, *teacher_states], allow_unused=True)
+    assert all(torch.isfinite(g).all() for g in gradients[:2])
+    assert gradients[2:] == (None,) * 3
 
 
 def test_hidden_mse_needs_equal_hidden_sizes_and_ckd_does_not():
