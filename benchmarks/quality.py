@@ -246,9 +246,10 @@ def difference(own, others, kind, name):
     left, right = ({run["seed"]: grid_mean(run, kind, name) for run in runs} for runs in (own, others))
     pairs = [(left[seed], right[seed]) for seed in left.keys() & right.keys()]
     apart = [mine - other for mine, other in pairs]
-    deviation = max(statistics.stdev(values) for values in zip(*pairs, strict=True))
+    deviations = max(statistics.stdev(values) for values in zip(*pairs, strict=True)), statistics.stdev(apart)
     mean, better = statistics.mean(apart), sum((d < 0) if name in ("kl", "rmse") else (d > 0) for d in apart)
-    return f"{mean:+.4f} ({mean / deviation:+.1f}; {mean / statistics.stdev(apart):+.1f}) {better}/{len(pairs)}"
+    shares = "; ".join(f"{mean / deviation:+.1f}" if deviation else "-" for deviation in deviations)
+    return f"{mean:+.4f} ({shares}) {better}/{len(pairs)}"
 
 
 def full_table(results, task):
