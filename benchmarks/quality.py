@@ -157,7 +157,7 @@ def ensure_teacher(content):
 def ensure_augmented(content):
     about = Path(content["output_dir"]) / "augmented" / "augment.json"
     if not about.is_file():
-        augment(make_recipe(content))
+        augment(make_recipe(content), RunMode(overwrite=True))
     return apply_overrides(content, json.loads(about.read_text())["overrides"])
 
 

@@ -6,9 +6,11 @@ With `training.bf16` the models here run in bf16 too.
 """
 
 import dataclasses
+import hashlib
 import json
+import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from dynackd.checkpoints import load_masked_lm, load_tokenizer, new_directory, refuse_existing, write_json
+from dynackd.checkpoints import load_masked_lm, load_tokenizer, new_directory, read_json, write_json
 from dynackd.data import DataSource, TaskData, load_task_data, tokenize
 from dynackd.errors import UserError
 from dynackd.evaluation import batches_of, predict
@@ -25,19 +27,46 @@ from dynackd.families import max_positions
 from dynackd.recipe import Recipe
 from dynackd.report import progress_bar
 from dynackd.spec import FULL
-from dynackd.stages import load_teacher, teacher_of
+from dynackd.stages import RunMode, begin, claim, load_teacher, refuse_changed, teacher_of
 from dynackd.supernet import Supernet
-from dynackd.words import Row, Slots, masked_slots, neighbour_slots, new_rows
+from dynackd.words import Row, Slot, Slots, masked_slots, neighbour_slots, new_rows
 
 AUGMENTED = "augmented"
+BATCH_SIZE = 64
+PART_TEXTS, PART_ROWS = 512, 4096  # of which a part consists that a killed run need not do again
 Labelled = tuple[Row, Any]  # a row's texts, and its class id or value
 
 
-def augment(recipe: Recipe, overwrite: bool = False) -> tuple[Path, dict[str, Any]]:
+class Kept:
+    """What the models said so far, part by part in a file, for a run that is killed and resumed."""
+
+    def __init__(self, recipe: Recipe, directory: Path, resume: bool) -> None:
+        self.recipe, self.directory = recipe, directory
+        self.begun = resume and (directory / "recipe.yaml").is_file()
+        if self.begun:
+            refuse_changed(recipe, directory)
+
+    def parts(self, name: str, items: Sequence[Any], size: int, make: Callable[[Sequence[Any]], Any]) -> Iterator[Any]:
+        """What `make` gives, in JSON's types, of each `size` items; a part is known by what its items are."""
+        if not self.begun:
+            begin(self.recipe, self.directory)
+            self.begun = True
+        for part in (items[i : i + size] for i in range(0, len(items), size)):
+            file = self.directory / f"{name}-{hashlib.sha256(json.dumps(part).encode()).hexdigest()[:32]}.json"
+            if not file.is_file():
+                write_json(file, {name: make(part)})
+            yield read_json(file)[name]
+
+    def drop(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
     """Make and label new rows (see `words.py`). Returns their directory and the content of its `augment.json`, whose
     `overrides` of the recipe let the stages train on them."""
-    directory, settings, start = recipe.output_dir / AUGMENTED, recipe.augmentation, time.monotonic()
-    refuse_existing(directory, overwrite)
+    settings, start = recipe.augmentation, time.monotonic()
+    directory, unfinished = claim(recipe, AUGMENTED, mode)
+    kept = Kept(recipe, unfinished, mode.resume)
     source = teacher_of(recipe)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     teacher, tokenizer = load_teacher(source, recipe.grid).to(device), load_tokenizer(source)
@@ -51,11 +80,12 @@ def augment(recipe: Recipe, overwrite: bool = False) -> tuple[Path, dict[str, An
     rows = [texts for texts, _ in originals]
     bf16 = bool(recipe.stages["width"].training.get("bf16"))
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        slots = _slots({text for row in rows for text in row}, recipe, teacher, tokenizer)
+        slots = _slots({text for row in rows for text in row}, recipe, teacher, tokenizer, kept)
         made = list(new_rows(rows, slots, settings, [texts for some in held_out.values() for texts, _ in some]))
         if not made:
+            kept.drop()
             raise UserError(f"no word of the {len(rows):,} training rows can be replaced; there is nothing to augment")
-        labels = _teacher_labels(teacher, tokenizer, data, [row for _, row in made], recipe.data.max_length)
+        labels = _teacher_labels(teacher, tokenizer, data, [row for _, row in made], recipe.data.max_length, kept)
     about: dict[str, Any] = {
         "task": data.task.name,
         "teacher": source,
@@ -68,12 +98,13 @@ def augment(recipe: Recipe, overwrite: bool = False) -> tuple[Path, dict[str, An
         changed = sum(originals[origin][1] != label for (origin, _), label in zip(made, labels, strict=True))
         about["label_changed"] = round(changed / len(made), 4)
     train = [*originals, *zip((row for _, row in made), labels, strict=True)]
-    with new_directory(directory, overwrite) as temporary:
+    with new_directory(directory, mode.overwrite) as temporary:
         _write(temporary / "train.jsonl", data, train)
         for suffix, some in {} if _has_files(recipe.data) else held_out.items():
             _write(temporary / f"validation{suffix}.jsonl", data, some)
         _check_reads_back(temporary / "train.jsonl", recipe, data, train, label2id)
         write_json(temporary / "augment.json", {**about, "seconds": round(time.monotonic() - start, 1)})
+    kept.drop()
     return directory, about
 
 
@@ -82,39 +113,65 @@ def _labelled(data: TaskData, rows: Dataset) -> list[Labelled]:
     return list(zip(texts, rows["label"][:], strict=True))
 
 
-def _slots(texts: Collection[str], recipe: Recipe, teacher: Supernet, tokenizer: PreTrainedTokenizerBase) -> Slots:
+def _slots(
+    texts: Collection[str], recipe: Recipe, teacher: Supernet, tokenizer: PreTrainedTokenizerBase, kept: Kept
+) -> Slots:
     """What may change in each text, by the recipe's masked language model or else by the teacher's embeddings."""
-    settings, texts = recipe.augmentation, sorted(texts)
+    settings = recipe.augmentation
     if settings.masked_lm is None:
         embeddings = teacher.model.get_input_embeddings()
         assert isinstance(embeddings, torch.nn.Embedding)
-        return neighbour_slots(texts, tokenizer, embeddings.weight.cpu(), settings)
+        return neighbour_slots(sorted(texts), tokenizer, embeddings.weight.cpu(), settings)
     own = load_tokenizer(settings.masked_lm)
     if own.mask_token is None:
         raise UserError(f"augmentation.masked_lm: the tokenizer of {settings.masked_lm} has no mask token")
     model = load_masked_lm(settings.masked_lm)
     model.to(next(teacher.parameters()).device)  # type: ignore[arg-type]
+    ordered = sorted(texts, key=lambda text: (-len(text), text))  # the longest first: an ETA that only gets better
+    slots: Slots = {}
     with progress_bar() as progress:
-        bar = progress.add_task("the language model's candidates", total=None)
-        told = lambda done, total: progress.update(bar, completed=done, total=total)  # noqa: E731
-        return masked_slots(texts, own, model, settings, told)
+        bar = progress.add_task("the language model's candidates", total=len(ordered))
+
+        def candidates(part: Sequence[str]) -> Slots:
+            def told(done: int, total: int) -> None:
+                progress.update(bar, completed=len(slots) + len(part) * done / total)
+
+            return masked_slots(part, own, model, settings, told)
+
+        for found in kept.parts("candidates", ordered, PART_TEXTS, candidates):
+            slots |= {text: [Slot(*slot) for slot in some] for text, some in found.items()}
+            progress.update(bar, completed=len(slots))
+    return slots
 
 
 def _teacher_labels(
-    teacher: Supernet, tokenizer: PreTrainedTokenizerBase, data: TaskData, rows: Sequence[Row], max_length: int
+    teacher: Supernet,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TaskData,
+    rows: Sequence[Row],
+    max_length: int,
+    kept: Kept,
 ) -> list[Any]:
     """The teacher's class id, or its value, for each row."""
-    columns = dict(zip(data.task.text_columns, map(list, zip(*rows, strict=True)), strict=True))
-    numbered = Dataset.from_dict({**columns, "label": list(range(len(rows)))})  # the batches are by length
-    tokens, _ = tokenize(numbered, data.task, tokenizer, max_length, "new", max_positions(teacher.model.config))
-    batches = batches_of(tokens, tokenizer, 64)
+    labels: list[Any] = []
     with progress_bar() as progress:
-        bar = progress.add_task(f"the teacher labels {len(rows):,} new rows", total=len(batches))
-        (outputs,), order = predict(teacher, [FULL], batches, on_batch=lambda: progress.advance(bar))
-    if not np.isfinite(outputs).all():
-        raise UserError("the teacher's outputs are not finite numbers, so it cannot label anything")
-    logits = outputs[np.argsort(order)]
-    return (logits.argmax(-1) if data.label_names else logits.reshape(-1).astype(float)).tolist()
+        bar = progress.add_task(f"the teacher labels {len(rows):,} new rows", total=len(rows))
+
+        def label(part: Sequence[Row]) -> list[Any]:
+            columns = dict(zip(data.task.text_columns, map(list, zip(*part, strict=True)), strict=True))
+            numbered = Dataset.from_dict({**columns, "label": list(range(len(part)))})  # the batches are by length
+            tokens, _ = tokenize(numbered, data.task, tokenizer, max_length, "new", max_positions(teacher.model.config))
+            batches = batches_of(tokens, tokenizer, BATCH_SIZE)
+            (outputs,), order = predict(teacher, [FULL], batches, on_batch=lambda: progress.advance(bar, BATCH_SIZE))
+            if not np.isfinite(outputs).all():
+                raise UserError("the teacher's outputs are not finite numbers, so it cannot label anything")
+            logits = outputs[np.argsort(order)]
+            return (logits.argmax(-1) if data.label_names else logits.reshape(-1).astype(float)).tolist()
+
+        for some in kept.parts("labels", rows, PART_ROWS, label):
+            labels += some
+            progress.update(bar, completed=len(labels))
+    return labels
 
 
 def _write(file: Path, data: TaskData, rows: Sequence[Labelled]) -> None:

@@ -79,12 +79,6 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     _add_mode(parser)
 
 
-def _add_augment(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML recipe; its section augmentation says how")
-    _add_set(parser)
-    _add_overwrite(parser)
-
-
 def _add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what the output directory holds")
 
@@ -203,7 +197,7 @@ def _run_augment(options: argparse.Namespace) -> None:
     from dynackd.report import console
 
     recipe = load_recipe(options.recipe, options.set)
-    directory, about = augment(recipe, options.overwrite)
+    directory, about = augment(recipe, _mode(options))
     console.print(f"{about['rows']['original']:,} rows and {about['rows']['new']:,} new ones")
     _say(f"results: {directory}")
     following = [part for override in about["overrides"] for part in ("--set", override)]
@@ -378,7 +372,7 @@ COMMANDS: dict[
     "augment": (
         "make more training rows by replacing words, and label them with the teacher",
         "dynackd augment recipes/glue/sst2.yaml --set augmentation.copies=20",
-        _add_augment,
+        _add_recipe,
         _run_augment,
     ),
     "train-width": (

@@ -202,26 +202,39 @@ def load_teacher(source: str, grid: Grid) -> Supernet:
 
 def prepare(recipe: Recipe, stage: str, name: str, mode: RunMode) -> Run:
     """Check a stage's places before anything is loaded or written."""
-    settings, directory = recipe.stages[stage], recipe.output_dir / name
-    checkpoints = recipe.output_dir / f"{name}-checkpoints"
+    settings, (directory, checkpoints) = recipe.stages[stage], claim(recipe, name, mode)
+    checkpoint = last_checkpoint(checkpoints) if mode.resume else None
+    if checkpoint is not None:
+        refuse_changed(recipe, checkpoints)
+    # Under torchrun this is where the processes meet, so none of them writes before all of them have checked.
+    arguments = settings.arguments(checkpoints)
+    console.quiet = arguments.process_index > 0
+    return Run(recipe, settings, directory, arguments, mode, checkpoint)
+
+
+def claim(recipe: Recipe, name: str, mode: RunMode) -> tuple[Path, Path]:
+    """The directories of a result and of what is kept until that is whole; `UserError` where the mode does not allow
+    for what they hold."""
+    directory, checkpoints = recipe.output_dir / name, recipe.output_dir / f"{name}-checkpoints"
     if mode.resume and mode.overwrite:
         raise UserError("--resume and --overwrite exclude each other; give one of them")
     if directory.is_dir() and any(directory.iterdir()):
         if mode.resume:
-            raise UserError(f"{directory} holds a finished run, nothing is left to resume; --overwrite trains it again")
+            raise UserError(f"{directory} holds a finished run, nothing is left to resume; --overwrite begins again")
         refuse_existing(directory, mode.overwrite)
     unfinished = checkpoints.is_dir() and any(checkpoints.iterdir())
     if unfinished and not (mode.resume or mode.overwrite):
         raise UserError(
             f"{checkpoints} holds an unfinished run; add --resume to go on with it or --overwrite to begin again"
         )
-    checkpoint = last_checkpoint(checkpoints) if mode.resume else None
-    if checkpoint is not None:
-        _refuse_changed(recipe, checkpoints)
-    # Under torchrun this is where the processes meet, so none of them writes before all of them have checked.
-    arguments = settings.arguments(checkpoints)
-    console.quiet = arguments.process_index > 0
-    return Run(recipe, settings, directory, arguments, mode, checkpoint)
+    return directory, checkpoints
+
+
+def begin(recipe: Recipe, checkpoints: Path) -> None:
+    """An empty directory for what a run keeps, and what `refuse_changed` will compare with."""
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
 
 
 def last_checkpoint(checkpoints: Path) -> Path | None:
@@ -248,7 +261,7 @@ def last_checkpoint(checkpoints: Path) -> Path | None:
     return None
 
 
-def _refuse_changed(recipe: Recipe, checkpoints: Path) -> None:
+def refuse_changed(recipe: Recipe, checkpoints: Path) -> None:
     """A resumed run must follow the recipe that it began with, or its result is neither's."""
     before = yaml.safe_load((checkpoints / "recipe.yaml").read_text(encoding="utf-8"))
     now = yaml.safe_load(recipe.to_yaml())
@@ -345,9 +358,7 @@ def _train(trainer: Trainer, run: Run) -> float:
     """Train, or go on from the checkpoint; returns the seconds it took."""
     _warn_of_slow_bf16(run.arguments)
     if run.checkpoint is None and run.arguments.should_save:
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
-        run.checkpoints.mkdir(parents=True)
-        (run.checkpoints / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
+        begin(run.recipe, run.checkpoints)
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     return time.monotonic() - start

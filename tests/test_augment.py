@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,13 @@ from conftest import (
 )
 from transformers import BertForMaskedLM
 
+from dynackd import augment as augmentation
 from dynackd.augment import _overrides, augment
 from dynackd.cli import main
 from dynackd.data import load_task_data, resolve_source
 from dynackd.errors import UserError
 from dynackd.recipe import apply_overrides, load_recipe, make_recipe
+from dynackd.stages import RunMode
 from dynackd.tasks import TASKS
 from dynackd.words import AugmentationSettings, Slot, masked_slots, neighbour_slots, new_rows, replaceable, whole_words
 
@@ -169,7 +172,7 @@ def test_only_the_words_in_the_slots_change_and_as_often_as_the_probability_says
 
 def test_the_file_holds_the_old_rows_and_new_ones_with_the_teachers_labels(tmp_path):
     recipe = make_recipe(recipe_with_teacher(tmp_path))
-    directory, about = augment(recipe)
+    directory, about = augment(recipe, RunMode())
     rows = read_jsonl(directory / "train.jsonl")
     originals = [line.split("\t") for line in (tmp_path / "train.tsv").read_text().splitlines()[1:]]
     assert [[row["sentence"], row["label"]] for row in rows[: len(originals)]] == originals
@@ -190,8 +193,8 @@ def test_the_file_holds_the_old_rows_and_new_ones_with_the_teachers_labels(tmp_p
     assert sum(about["new_labels"].values()) == len(new)
     before = (directory / "train.jsonl").read_bytes()
     with pytest.raises(UserError, match="add --overwrite"):
-        augment(recipe)
-    augment(recipe, overwrite=True)
+        augment(recipe, RunMode())
+    augment(recipe, RunMode(overwrite=True))
     assert (directory / "train.jsonl").read_bytes() == before
 
 
@@ -201,7 +204,7 @@ def test_pairs_of_a_regression_get_the_teachers_value(tmp_path):
     write_jsonl(tmp_path / "v.jsonl", rows[:2])
     task = {"kind": "regression", "text": ["a", "b"], "label": "s"}
     data = {"train": str(tmp_path / "t.jsonl"), "validation": str(tmp_path / "v.jsonl"), "max_length": 32}
-    directory, about = augment(make_recipe(recipe_with_teacher(tmp_path, 1, task=task, data=data)))
+    directory, about = augment(make_recipe(recipe_with_teacher(tmp_path, 1, task=task, data=data)), RunMode())
     found = read_jsonl(directory / "train.jsonl")
     assert found[: len(rows)] == rows
     assert "new_labels" not in about
@@ -234,7 +237,7 @@ def test_labels_are_written_as_the_data_write_them_whatever_the_teacher_calls_th
     label2id = model.config.label2id
     before = load_task_data(load_recipe(path).task, load_recipe(path).data, label2id=label2id)
     assert before.written_labels == written
-    _, about = augment(load_recipe(path))
+    _, about = augment(load_recipe(path), RunMode())
     recipe = load_recipe(path, about["overrides"])
     after = load_task_data(recipe.task, recipe.data, label2id=label2id)
     # The rows that were cut off for validation stay the same, and the limit of rows counts once.
@@ -266,6 +269,56 @@ def test_the_command_says_what_to_run_next_and_the_stages_train_on_it(tmp_path, 
     assert main(["train-width", recipe, "--set", override, "--set", "training.max_steps=2"]) == 0
 
 
+@pytest.mark.parametrize("model", ["masked_slots", "predict"])
+def test_a_killed_run_goes_on_to_the_same_result_without_doing_its_work_again(tmp_path, monkeypatch, model):
+    monkeypatch.setattr("dynackd.augment.PART_TEXTS", 5)
+    monkeypatch.setattr("dynackd.augment.PART_ROWS", 8)
+    tiny_masked_lm(tmp_path / "lm")
+    section = {"masked_lm": str(tmp_path / "lm"), "copies": 2}
+    recipe = make_recipe(recipe_with_teacher(tmp_path, augmentation=section))
+    whole = (augment(recipe, RunMode())[0] / "train.jsonl").read_bytes()
+    calls, ask = [], getattr(augmentation, model)
+
+    def killed(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return ask(*arguments, **options)
+
+    monkeypatch.setattr(augmentation, model, killed)
+    with pytest.raises(KeyboardInterrupt):
+        augment(recipe, RunMode(overwrite=True))
+    assert (tmp_path / "run" / "augmented" / "train.jsonl").read_bytes() == whole
+    shutil.rmtree(tmp_path / "run" / "augmented")
+    with pytest.raises(UserError, match="unfinished run; add --resume"):
+        augment(recipe, RunMode())
+    changed = make_recipe(recipe_with_teacher(tmp_path, augmentation={**section, "probability": 0.9}))
+    with pytest.raises(UserError, match=r"recipe has changed since .*in augmentation"):
+        augment(changed, RunMode(resume=True))
+    directory, _ = augment(recipe, RunMode(resume=True))
+    assert (directory / "train.jsonl").read_bytes() == whole
+    resumed = len(calls)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["augmented"]
+    calls[:] = [1] * 3  # never killed again
+    augment(recipe, RunMode(overwrite=True))
+    assert len(calls) - 3 == resumed - 1  # all parts but the one that was cut off were done once
+
+
+def test_what_was_kept_of_other_rows_is_not_taken_for_these(tmp_path, monkeypatch):
+    monkeypatch.setattr("dynackd.augment.PART_ROWS", 8)
+    recipe = make_recipe(recipe_with_teacher(tmp_path))
+    whole = (augment(recipe, RunMode())[0] / "train.jsonl").read_bytes()
+    lines = (tmp_path / "train.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "train.tsv").write_text("".join([lines[0], *reversed(lines[1:])]))
+    monkeypatch.setattr(augmentation, "new_directory", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        augment(recipe, RunMode(overwrite=True))
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "run" / "augmented")
+    (tmp_path / "train.tsv").write_text("".join(lines))
+    assert (augment(recipe, RunMode(resume=True))[0] / "train.jsonl").read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
@@ -291,7 +344,7 @@ def test_a_mistake_in_the_section_is_told_when_the_recipe_is_read(tmp_path, sect
 def test_what_is_no_masked_language_model_is_refused(tmp_path):
     def refusal(name):
         with pytest.raises(UserError) as error:
-            augment(make_recipe(recipe_with_teacher(tmp_path, augmentation={"masked_lm": str(name)})))
+            augment(make_recipe(recipe_with_teacher(tmp_path, augmentation={"masked_lm": str(name)})), RunMode())
         assert not (tmp_path / "run").exists()
         assert "\n" not in str(error.value)
         return str(error.value)
@@ -305,10 +358,10 @@ def test_what_is_no_masked_language_model_is_refused(tmp_path):
 
 def test_without_a_teacher_or_a_word_to_replace_there_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="run dynackd finetune"):
-        augment(make_recipe(tiny_recipe(tmp_path)))
+        augment(make_recipe(tiny_recipe(tmp_path)), RunMode())
     (tmp_path / "train.tsv").write_text("sentence\tlabel\nit is\t1\nthe one\t0\n")
     with pytest.raises(UserError, match="no word of the 2 training rows can be replaced"):
-        augment(make_recipe(recipe_with_teacher(tmp_path)))
+        augment(make_recipe(recipe_with_teacher(tmp_path)), RunMode())
     assert not (tmp_path / "run").exists()
 
 

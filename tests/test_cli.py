@@ -186,12 +186,15 @@ def test_the_installed_command_exits_with_2_and_no_traceback(tmp_path):
     assert done.stderr == f"dynackd: there is no recipe {tmp_path / 'none.yaml'}\n"
 
 
-@pytest.mark.parametrize(("command", "advice"), [("train-width", "with --resume"), ("augment", "nothing was written")])
+RESUME, NOTHING = "with --resume", "nothing was written"
+
+
+@pytest.mark.parametrize(("command", "advice"), [("train-width", RESUME), ("augment", RESUME), ("evaluate", NOTHING)])
 def test_an_interrupted_command_says_how_to_go_on(tmp_path, monkeypatch, capsys, command, advice):
     def interrupt(*_args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dynackd.recipe.load_recipe", interrupt)
-    monkeypatch.setattr("dynackd.cli.load_recipe", interrupt, raising=False)
+    monkeypatch.setattr("dynackd.supernet.check_supernet", interrupt)
     assert main([command, str(write_recipe(tmp_path))]) == 130
     assert advice in capsys.readouterr().err
