@@ -86,6 +86,8 @@ SIGNALS = {
     "linear": {
         **{f"value x{factor:g}, linear": only(scaled(VALUE, factor), schedule="linear") for factor in FACTORS},
         "mse, linear": only(MSE, schedule="linear"),
+        # The weights and their schedule of sst2.yaml, beside MSE's as the default has it.
+        "ckd+mse, linear, width^1": {"distillation": {"weights": VALUE, "schedule": "linear", "width_power": 1}},
     },
     "width": {
         **{f"value x1, width^{power}": only(scaled(VALUE, 1), width_power=power) for power in (1, 2)},
