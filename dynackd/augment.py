@@ -42,7 +42,7 @@ class Kept:
 
     def __init__(self, recipe: Recipe, directory: Path, resume: bool) -> None:
         self.recipe, self.directory = recipe, directory
-        self.begun = resume and (directory / "recipe.yaml").is_file()
+        self.begun = resume and any(directory.glob("*.json"))  # then the recipe beside them is whole, too
         if self.begun:
             refuse_changed(recipe, directory)
 
