@@ -86,7 +86,8 @@ SIGNALS = {
     "linear": {
         **{f"value x{factor:g}, linear": only(scaled(VALUE, factor), schedule="linear") for factor in FACTORS},
         "mse, linear": only(MSE, schedule="linear"),
-        # The weights and their schedule of sst2.yaml, beside MSE's as the default has it.
+        # The weights and their schedule of cola.yaml and of sst2.yaml, beside MSE's as the default has it.
+        "ckd+mse, linear": {"distillation": {"weights": VALUE, "schedule": "linear"}},
         "ckd+mse, linear, width^1": {"distillation": {"weights": VALUE, "schedule": "linear", "width_power": 1}},
     },
     "width": {
