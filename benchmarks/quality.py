@@ -18,6 +18,7 @@ import json
 import shutil
 import statistics
 import time
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -127,7 +128,7 @@ BOUNDED = {"grid.sampler": "sandwich(1)", "training.bf16": True, "training.use_c
 # ---------------------------------------------------------------------------------------------------- one run
 
 
-def recipe_of(task, signal, seed, options):
+def content_of(task, signal, seed, options):
     """The task's shipped recipe with the signal's overrides, and the bounds of this machine."""
     content = copy.deepcopy(dict(load_recipe(RECIPES / f"{task}.yaml").content))
     for key, value in {**SIGNALS_BY_NAME[signal], **({} if options.full else BOUNDED)}.items():
@@ -142,12 +143,23 @@ def recipe_of(task, signal, seed, options):
     if options.tune:
         content["data"] = {**content["data"], "validation_share": 0.1, "validation_rows": 400}
         content["data"].pop("validation")
-    content["output_dir"] = str(options.output / task)
+    return content | {"output_dir": str(options.output / task)}
+
+
+def recipe_of(task, signal, seed, options):
+    content = content_of(task, signal, seed, options)
     teacher = ensure_teacher(content)
     if signal == AUGMENTED:
         content = ensure_augmented(content)
     content |= {"teacher": str(teacher), "output_dir": str(options.output / "work" / file_name(task, signal, seed))}
     return make_recipe(content)
+
+
+def distillation_of(content):
+    """By stage, what it distils: the weights that count, and how."""
+    stages = make_recipe(content).stages
+    settings = [stages[stage].distillation for stage in STAGES]
+    return [replace(own, weights={term: own.weights[term] for term in own.active(distill.TERMS)}) for own in settings]
 
 
 def ensure_teacher(content):
@@ -307,9 +319,13 @@ def main():
     signals = options.signals or list(SIGNALS[options.ablation])
     runs = list(itertools.product(options.seeds, options.tasks, signals))
     index, count = map(int, options.shard.split("/"))
-    for seed, task, signal in [] if options.show else runs[index::count]:
+    for seed, task, signal in runs[index::count]:
         file = place / f"{file_name(task, signal, seed)}.json"
-        if not file.is_file():
+        if file.is_file():
+            kept = json.loads(file.read_text())["recipe"]
+            if distillation_of(kept) != distillation_of(content_of(task, signal, seed, options)):
+                console.print(f"{file} has other weights than {task}.yaml gives now; remove it to repeat it")
+        elif not options.show:
             console.rule(f"{task}, {signal}, seed {seed}")
             write_json(file, train(task, signal, seed, options))
     results = [json.loads(file.read_text()) for file in sorted(place.glob("*.json"))]
