@@ -96,7 +96,10 @@ SIGNALS = {
         **{f"value x1, linear, width^{p}": only(scaled(VALUE, 1), schedule="linear", width_power=p) for p in (1, 2)},
         **{f"gradient x{factor}, width^1": only(multiplied(GRADIENT, factor), width_power=1) for factor in FACTORS},
     },
-    "gradient": {f"gradient x{factor:g}": only(multiplied(GRADIENT, factor)) for factor in FACTORS},
+    "gradient": {
+        **{f"gradient x{factor:g}": only(multiplied(GRADIENT, factor)) for factor in FACTORS},
+        "ckd+mse, default": {"distillation": {}},  # dynackd's own weights, whatever the recipe has
+    },
     "terms": {
         "ckd, no wr_pair": without("hidden_mse", "wr_pair"),
         "ckd, no wr_triple": without("hidden_mse", "wr_triple"),
