@@ -39,12 +39,12 @@ console = Console(width=200)
 
 # A tenth of the CKD authors' weights for SST-2 (distil_config.py of GeondoPark/CKD: pairs 100, triples 1000).
 PAPER = {"wr_pair": 10, "wr_triple": 100, "ltr_pair": 10, "ltr_triple": 100}
-# Each term at about the size of the logits term at the start; and, dynackd's default, its gradient at about that of the
-# logits term's.
+# Each term at about the size of the logits term at the start (dynackd's default, which ends at 0); and its gradient at
+# about that of the logits term's.
 VALUE = {"wr_pair": 3000, "wr_triple": 50, "ltr_pair": 300, "ltr_triple": 50}
 GRADIENT = {
-    stage: {term: weight for term, weight in settings["weights"].items() if term != "logits"}
-    for stage, settings in distill.SIGNALS["ckd"].items()
+    "width": {"wr_pair": 1000, "wr_triple": 30, "ltr_pair": 100, "ltr_triple": 10},
+    "depth": {"wr_pair": 1000, "wr_triple": 5, "ltr_pair": 30, "ltr_triple": 1},
 }
 MSE = {"width": {"hidden_mse": 0.1}, "depth": {"hidden_mse": 1.0}}  # DynaBERT's, by stage
 STAGES = ("width", "depth")
@@ -87,7 +87,7 @@ SIGNALS = {
     "linear": {
         **{f"value x{factor:g}, linear": only(scaled(VALUE, factor), schedule="linear") for factor in FACTORS},
         "mse, linear": only(MSE, schedule="linear"),
-        # The weights and their schedule of cola.yaml and of sst2.yaml, beside MSE's as the default has it.
+        # dynackd's default, and that of sst2.yaml.
         "ckd+mse, linear": {"distillation": {"weights": VALUE, "schedule": "linear"}},
         "ckd+mse, linear, width^1": {"distillation": {"weights": VALUE, "schedule": "linear", "width_power": 1}},
     },
@@ -98,7 +98,7 @@ SIGNALS = {
     },
     "gradient": {
         **{f"gradient x{factor:g}": only(multiplied(GRADIENT, factor)) for factor in FACTORS},
-        "ckd+mse, default": {"distillation": {}},  # dynackd's own weights, whatever the recipe has
+        "gradient x1 and mse": only({stage: GRADIENT[stage] | MSE[stage] for stage in STAGES}),
     },
     "terms": {
         "ckd, no wr_pair": without("hidden_mse", "wr_pair"),

@@ -75,6 +75,16 @@ def test_a_silent_recipe_distils_with_ckd_and_with_the_hidden_states_beside_it(t
         assert weights["hidden_mse"] == own
         ckd = make_recipe(content | {"distillation": {"signal": "ckd"}}).stages[name].distillation
         assert dict(weights) == {**ckd.weights, "hidden_mse": own}
+        assert (silent[name].distillation.schedule, ckd.schedule) == ("linear", "linear")
+
+
+def test_a_weight_of_ones_own_keeps_the_signals_schedule_and_a_schedule_of_ones_own_its_weights(tmp_path):
+    def depth(**distillation):
+        return make_recipe(tiny_recipe(tmp_path, distillation=distillation)).stages["depth"].distillation
+
+    assert depth(weights={"wr_pair": 7}).schedule == "linear"
+    assert depth(schedule="constant").weights == depth().weights
+    assert depth(schedule="constant").schedule == "constant"
 
 
 def test_overrides_are_read_as_yaml_and_numbers_without_a_point_are_numbers():
