@@ -42,9 +42,13 @@ def machine_name() -> str:
 def grid_table(evaluation: Mapping[str, Any]) -> Table:
     """The table of `evaluate`: one row for each sub-network, the teacher last."""
     names = list(evaluation["teacher"]["metrics"])
-    table = Table(title=f"{evaluation['task']}, FLOPs at {evaluation['length']} tokens")
-    for column in ("width", "depth", "heads", "neurons", "layers", "M params", "MFLOPs", *names):
+    title = f"{evaluation['task']}, FLOPs at {evaluation['length']} tokens"
+    # A table that fits 80 columns with 12 layers and the longest metric: without lines, a long name on several lines.
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("width", "depth", "heads", "neurons", "layers", "M params", "MFLOPs"):
         table.add_column(column, justify="left" if column == "layers" else "right", no_wrap=column != "layers")
+    for name in names:
+        table.add_column("\n".join(name.split("_")), justify="right", no_wrap=True)
     for row in evaluation["subnetworks"]:
         table.add_row(
             f"{row['width']:g}",

@@ -6,8 +6,8 @@ from rich.console import Console
 from dynackd.report import benchmark_table, grid_table, layer_ranges, machine_name, plot_tradeoff, short_names
 
 
-def printed(table):
-    console = Console(width=120, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+def printed(table, width=120):
+    console = Console(width=width, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(table)
     console.file.close()
     return console.export_text()
@@ -32,6 +32,15 @@ def test_the_grids_table_has_every_row_and_the_teachers():
     text = printed(grid_table(content))
     for word in ("0.75", "768", "0 1 3", "17.40", "700.0", "0.8700", "teacher", "22.70", "1,400.0", "0.8900"):
         assert word in text
+
+
+def test_the_grids_table_of_twelve_layers_fits_a_terminal_of_80_columns():
+    row = {"parameters": 33_360_000, "flops": 5.7e9, "metrics": {"matthews_correlation": 0.3727}}
+    spec = {"width": 0.75, "depth": 0.75, "heads": 12, "neurons": 3072, "layers": [0, 1, 3, 4, 5, 7, 8, 9, 11]}
+    content = {"task": "cola", "length": 128, "teacher": row, "subnetworks": [spec | row]}
+    words = printed(grid_table(content), width=80).split()
+    for word in ("0.75", "12", "3072", "0", "3-5", "7-9", "11", "33.36", "5,700.0", "0.3727", "correlation"):
+        assert word in words
 
 
 def test_the_benchmarks_ratio_is_to_the_first_row_of_the_same_shape():
