@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import tiny_recipe, write_recipe
 
 from dynackd.distill import RELATION_TERMS, TERMS
@@ -23,6 +24,13 @@ def test_every_shipped_recipe_parses_and_says_how_to_run_it(path):
     for stage in STAGES:
         assert recipe.stages[stage].arguments(Path("unused")).num_train_epochs > 0
     assert "Command:" in path.read_text(encoding="utf-8").splitlines()[0]
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if path.parent.name == "glue"], ids=lambda path: path.stem)
+def test_a_recipe_that_states_a_result_leaves_no_relations_weight_to_the_default(path):
+    own = yaml.safe_load(path.read_text(encoding="utf-8"))["distillation"]
+    assert set(own["weights"]) == set(RELATION_TERMS)
+    assert "schedule" in own
 
 
 def test_there_are_shipped_recipes():
