@@ -4,6 +4,7 @@
     python benchmarks/quality.py --tasks rte cola --seeds 0 1 2 --signals ckd mse
     python benchmarks/quality.py --ablation dropout --tasks rte --seeds 0
     python benchmarks/quality.py --full 3                          # all rows, three epochs a stage: for a GPU
+    python benchmarks/quality.py --show --markdown                 # only the tables of what is kept, as in RESULTS.md
 
 Each run's figures are kept in a JSON file under --output, so a killed matrix goes on where it stopped, and several
 processes may share one (--shard 0/2 and 1/2). Tuning never sees the validation rows: --tune cuts a tenth off the
@@ -19,9 +20,10 @@ import shutil
 import statistics
 import time
 from dataclasses import replace
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -295,6 +297,12 @@ def grouped(results):
     return [(name, list(group)) for name, group in itertools.groupby(ordered, itemgetter("task", "signal"))]
 
 
+def print_markdown(table):
+    console.print(f"\n{table.title}:\n")
+    table.title, table.box = None, box.MARKDOWN
+    console.print(table, width=1000, crop=False)  # a row on one line
+
+
 SIGNALS_BY_NAME = {name: overrides for group in SIGNALS.values() for name, overrides in group.items()}
 
 
@@ -316,6 +324,7 @@ def main():
     compared = {"choices": list(SIGNALS_BY_NAME), "default": "ckd+mse", "metavar": "SIGNAL"}
     parser.add_argument("--against", **compared, help="what the others are compared with (default: ckd+mse)")
     parser.add_argument("--show", action="store_true", help="only print the tables")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     options = parser.parse_args()
     parts = ["tune" if options.tune else "validation", f"x{options.scale:g}" if not options.full else "full"]
     place = options.output / "-".join([*parts, *map(str, options.rates)])
@@ -334,10 +343,10 @@ def main():
     results = [json.loads(file.read_text()) for file in sorted(place.glob("*.json"))]
     results = [r for r in results if (r["seed"], r["task"], r["signal"]) in runs]
     console.print(f"{machine_name()}; {place}")
-    console.print(summary_table(results))
-    console.print(against_table(results, options.against))
-    for task in sorted({result["task"] for result in results}):
-        console.print(full_table(results, task))
+    tables = [summary_table(results), against_table(results, options.against)]
+    tables += [full_table(results, task) for task in sorted({result["task"] for result in results})]
+    for table in filter(attrgetter("row_count"), tables):
+        (print_markdown if options.markdown else console.print)(table)
 
 
 if __name__ == "__main__":
