@@ -120,7 +120,7 @@ SIGNALS = {
     },
 }  # fmt: skip
 
-# Steps of the two stages and their batch size that a recipe gets on a CPU: two to five minutes a run on one core, twice
+# Steps of the two stages and their batch size that a recipe gets on a CPU: two to ten minutes a run on one core, twice
 # that with the 12 layers of bge-small.
 BUDGET = {
     "sst2": (50, 150, 32), "cola": (50, 150, 32), "stsb": (40, 120, 16), "mrpc": (40, 120, 16), "rte": (40, 120, 16),
