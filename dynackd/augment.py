@@ -20,15 +20,17 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from dynackd.checkpoints import load_masked_lm, load_tokenizer, new_directory, read_json, write_json
-from dynackd.data import DataSource, TaskData, load_task_data, tokenize
+from dynackd.data import TaskData, load_task_data
 from dynackd.errors import UserError
 from dynackd.evaluation import batches_of, predict
 from dynackd.families import max_positions
 from dynackd.recipe import Recipe
 from dynackd.report import progress_bar
+from dynackd.sources import DataSource
 from dynackd.spec import FULL
 from dynackd.stages import RunMode, begin, claim, load_teacher, refuse_changed, teacher_of
 from dynackd.supernet import Supernet
+from dynackd.tokens import tokenize
 from dynackd.words import Row, Slot, Slots, masked_slots, neighbour_slots, new_rows
 
 AUGMENTED = "augmented"

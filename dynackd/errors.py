@@ -1,7 +1,7 @@
 """The one exception that stands for a user's mistake, and the checks that raise it everywhere alike."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -41,3 +41,13 @@ def names_of(where: str, value: Any) -> list[str]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{where}: expected a name or a list of names, got {value!r}")
     return list(names)
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """The names with commas between, the first `most` of a long list and how many there are."""
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def first_line(error: Exception) -> str:
+    """The error's type and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

@@ -15,10 +15,10 @@ import torch
 import yaml
 from transformers import TrainingArguments
 
-from dynackd.data import DataSource, resolve_source
 from dynackd.distill import SIGNALS, DistillationSettings
 from dynackd.errors import UserError, one_of, refuse_unknown_keys
 from dynackd.importance import IMPORTANCE
+from dynackd.sources import DataSource, resolve_source
 from dynackd.spec import Grid
 from dynackd.tasks import Task, resolve_task
 from dynackd.trainer import SubnetSampler

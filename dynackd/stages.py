@@ -34,7 +34,7 @@ from dynackd.checkpoints import (
     refuse_existing,
     write_json,
 )
-from dynackd.data import TaskData, load_task_data, tokenize
+from dynackd.data import TaskData, load_task_data
 from dynackd.errors import UserError
 from dynackd.evaluation import batches_of, evaluate_grid
 from dynackd.families import FAMILIES, FAMILY_KEY, max_positions
@@ -44,6 +44,7 @@ from dynackd.report import console, grid_table, progress_bar
 from dynackd.spec import Grid, describe
 from dynackd.supernet import CONFIG_KEY, Origin, Supernet, load_supernet
 from dynackd.tasks import compute_metrics
+from dynackd.tokens import tokenize
 from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, ResumableTrainer, Stage, SupernetTrainer, set_dropout
 
 TEACHER = "teacher"

@@ -9,11 +9,13 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dynackd.data import DataSource, load_task_data, tokenize
+from dynackd.data import load_task_data
 from dynackd.evaluation import batches_of
 from dynackd.families import max_positions
 from dynackd.graph import Feed
+from dynackd.sources import DataSource
 from dynackd.tasks import Task, compute_metrics, greater_is_better, main_metric
+from dynackd.tokens import tokenize
 
 Logits = dict[str, np.ndarray]
 

@@ -25,9 +25,10 @@ from transformers import BertForMaskedLM
 from dynackd import augment as augmentation
 from dynackd.augment import _overrides, augment
 from dynackd.cli import main
-from dynackd.data import load_task_data, resolve_source
+from dynackd.data import load_task_data
 from dynackd.errors import UserError
 from dynackd.recipe import apply_overrides, load_recipe, make_recipe
+from dynackd.sources import resolve_source
 from dynackd.stages import RunMode
 from dynackd.tasks import TASKS
 from dynackd.words import AugmentationSettings, Slot, masked_slots, neighbour_slots, new_rows, replaceable, whole_words

@@ -15,9 +15,12 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from dynackd.data import TaskData, label_map, load_task_data, resolve_source, tokenize
+from dynackd.data import TaskData, load_task_data
 from dynackd.errors import UserError
+from dynackd.labels import label_map
+from dynackd.sources import resolve_source
 from dynackd.tasks import METRICS, TASKS, Task, compute_fidelity, compute_metrics, resolve_task
+from dynackd.tokens import tokenize
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "glue"
 OWN = {"kind": "classification", "text": "text", "label": "class"}

@@ -1,0 +1,79 @@
+"""How texts become tokens.
+
+    train, cut = tokenize(data.train, data.task, tokenizer, source.max_length)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Dataset
+
+from dynackd.errors import UserError
+from dynackd.tasks import Task
+
+
+@dataclass(frozen=True)
+class TruncationReport:
+    """How many texts (pairs count as one) were cut to `max_length` tokens, and the longest before the cut."""
+
+    split: str
+    rows: int
+    cut: int
+    longest: int
+    max_length: int
+
+    def __str__(self) -> str:
+        return (f"{self.cut:,} of {self.rows:,} {self.split} texts were longer than {self.max_length} tokens and were "
+                f"cut (longest {self.longest:,})")
+
+
+def tokenize(dataset: Dataset, task: Task, tokenizer: Any, max_length: int, split: str = "training",
+             max_positions: int | None = None) -> tuple[Dataset, TruncationReport | None]:
+    """The tokenizer's model inputs, "labels" and "length" (tokens), and a report when texts were cut, else None.
+
+    Pairs lose tokens of the longer text first. No padding here: `DataCollatorWithPadding` pads each batch.
+    max_positions: the tokens that the model itself takes (512 for RoBERTa, whose table has 514 rows); by default the
+    tokenizer's `model_max_length`. Raises UserError when `max_length` is beyond it or leaves no room for a text.
+    """
+    limit = max_positions or tokenizer.model_max_length
+    if max_length > limit:
+        raise UserError(f"data.max_length: {max_length} is more than the {limit} tokens that the model takes")
+    least = tokenizer.num_special_tokens_to_add(pair=len(task.text_columns) == 2) + len(task.text_columns)
+    if max_length < least:
+        raise UserError(f"data.max_length: {max_length} leaves no room for a text; it takes {least} or more")
+
+    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        encoded = tokenizer(*(batch[name] for name in task.text_columns), truncation=True, max_length=max_length)
+        return {**encoded, "labels": batch["label"], "length": [len(ids) for ids in encoded["input_ids"]]}
+
+    with _quiet():
+        tokens = dataset.map(encode, batched=True, remove_columns=dataset.column_names)
+    return tokens, _truncation(dataset, tokens, task, tokenizer, max_length, split)
+
+
+def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, max_length: int,
+                split: str) -> TruncationReport | None:
+    full = np.flatnonzero(np.asarray(tokens["length"][:]) == max_length)
+    if not len(full):
+        return None
+    rows = dataset.select(full)
+    texts = [rows[name][:] for name in task.text_columns]
+    lengths = [len(ids) for ids in tokenizer(*texts, truncation=False, verbose=False)["input_ids"]]
+    cut = [length for length in lengths if length > max_length]
+    return TruncationReport(split, len(dataset), len(cut), max(cut), max_length) if cut else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of `datasets` inside; the user's own setting afterwards."""
+    shown = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
