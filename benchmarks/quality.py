@@ -29,7 +29,7 @@ from rich.table import Table
 
 from dynackd import distill
 from dynackd.augment import augment
-from dynackd.checkpoints import write_json
+from dynackd.places import write_json
 from dynackd.recipe import apply_overrides, load_recipe, make_recipe
 from dynackd.report import machine_name
 from dynackd.stages import TEACHER, RunMode, finetune, train_depth, train_width

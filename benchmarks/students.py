@@ -20,10 +20,11 @@ from rich.table import Table
 from transformers.utils import logging
 
 from dynackd.benchmark import benchmark
-from dynackd.checkpoints import load_classifier, write_json
+from dynackd.checkpoints import load_classifier
 from dynackd.errors import UserError
 from dynackd.export import ExportOptions, export_student
 from dynackd.graph import GRAPHS, ONNX_FILE, OnnxModel, parity
+from dynackd.places import write_json
 from dynackd.quantize import VARIANTS
 from dynackd.recipe import load_recipe
 from dynackd.report import machine_name

@@ -19,11 +19,12 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from dynackd.checkpoints import load_masked_lm, load_tokenizer, new_directory, read_json, write_json
+from dynackd.checkpoints import load_masked_lm, load_tokenizer
 from dynackd.data import TaskData, load_task_data
 from dynackd.errors import UserError
 from dynackd.evaluation import batches_of, predict
 from dynackd.families import max_positions
+from dynackd.places import new_directory, read_json, write_json
 from dynackd.recipe import Recipe
 from dynackd.report import progress_bar
 from dynackd.sources import DataSource

@@ -206,7 +206,7 @@ def _run_augment(options: argparse.Namespace) -> None:
 
 def _run_evaluate(options: argparse.Namespace) -> None:
     from dynackd import stages
-    from dynackd.checkpoints import write_json
+    from dynackd.places import write_json
     from dynackd.recipe import load_recipe
     from dynackd.report import console, grid_table
     from dynackd.supernet import check_supernet
@@ -310,7 +310,7 @@ def _data_name(data: Any) -> str:
 
 def _run_benchmark(options: argparse.Namespace) -> None:
     from dynackd.benchmark import benchmark
-    from dynackd.checkpoints import write_json
+    from dynackd.places import write_json
     from dynackd.report import benchmark_table, console, progress_bar
 
     for name in ("threads", "batch_size", "length", "repeats"):

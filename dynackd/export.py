@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynackd.benchmark import benchmark
 from dynackd.card import licence_of, model_card
-from dynackd.checkpoints import load_classifier, new_directory, read_json, write_json
+from dynackd.checkpoints import load_classifier
 from dynackd.compat import stock_model
 from dynackd.cost import FlopCounter, count_parameters
 from dynackd.errors import UserError, one_of
@@ -34,6 +34,7 @@ from dynackd.graph import (
     parity,
     parity_shapes,
 )
+from dynackd.places import new_directory, read_json, write_json
 from dynackd.quantize import VARIANTS
 from dynackd.spec import FULL, Grid, SubnetSpec
 from dynackd.student import cut

@@ -8,10 +8,10 @@ from typing import Any
 
 from dynackd import stages
 from dynackd.benchmark import benchmark
-from dynackd.checkpoints import read_json, refuse_existing, write_json
 from dynackd.docstrings import write_docstring_dataset
 from dynackd.errors import UserError
 from dynackd.export import export_student, known_metrics
+from dynackd.places import read_json, refuse_existing, write_json
 from dynackd.recipe import load_recipe
 from dynackd.report import benchmark_table, console, grid_table, plot_tradeoff, progress_bar
 from dynackd.spec import SubnetSpec

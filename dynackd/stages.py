@@ -24,21 +24,13 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from dynackd.checkpoints import (
-    check_safetensors_file,
-    load_classifier,
-    load_config,
-    load_tokenizer,
-    new_directory,
-    read_json,
-    refuse_existing,
-    write_json,
-)
+from dynackd.checkpoints import check_safetensors_file, load_classifier, load_config, load_tokenizer
 from dynackd.data import TaskData, load_task_data
 from dynackd.errors import UserError
 from dynackd.evaluation import batches_of, evaluate_grid
 from dynackd.families import FAMILIES, FAMILY_KEY, max_positions
 from dynackd.importance import IMPORTANCE, rewire
+from dynackd.places import new_directory, read_json, refuse_existing, write_json
 from dynackd.recipe import Recipe, StageSettings
 from dynackd.report import console, grid_table, progress_bar
 from dynackd.spec import Grid, describe

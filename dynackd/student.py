@@ -21,9 +21,10 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from dynackd.checkpoints import check_safetensors_file, load_classifier, read_json
+from dynackd.checkpoints import check_safetensors_file, load_classifier
 from dynackd.errors import UserError
 from dynackd.families import FAMILIES, FAMILY_KEY, HEAD, NEURON, family_of, geometry_of, layer_list, unit_totals
+from dynackd.places import read_json
 from dynackd.slicing import slice_model
 from dynackd.spec import ResolvedSubnet
 from dynackd.supernet import CONFIG_KEY, Supernet

@@ -13,13 +13,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import dynackd.export
 from dynackd.card import licence_of
-from dynackd.checkpoints import write_json
 from dynackd.cli import main
 from dynackd.cost import FlopCounter, count_parameters
 from dynackd.errors import UserError
 from dynackd.export import ExportOptions, export_student
 from dynackd.families import max_positions
 from dynackd.graph import GRAPHS, Fixed, Shape, example_batch, export_onnx, parity, parity_shapes
+from dynackd.places import write_json
 from dynackd.quantize import VARIANTS, Variant
 from dynackd.sources import resolve_source
 from dynackd.spec import FULL, Grid, SubnetSpec

@@ -12,6 +12,7 @@ ORDER = [
     "errors",
     "spec",
     "families",
+    "places",
     "checkpoints",
     "supernet",
     "importance",
