@@ -6,17 +6,17 @@
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, Value
+from datasets import Dataset
 
-from dynackd.errors import UserError, listed, nearest
-from dynackd.labels import LabelMap, label_key, label_map
-from dynackd.readers import Columns, Rows, read_file, read_hub
+from dynackd.errors import UserError, listed
+from dynackd.labels import LabelMap, label_map
+from dynackd.readers import read_file, read_hub
+from dynackd.rows import LABEL_READERS, Rows, checked_rows
 from dynackd.sources import DataSource
 from dynackd.tasks import Task
 
@@ -27,7 +27,7 @@ class TaskData:
 
     task: the task as resolved with the labels found; hand this one to `compute_metrics`. validation: suffix of the
     metrics' names -> rows; "" is the main one. label_names: in the order of the class ids, empty for regression.
-    written_labels: how the data write each class, in the same order.
+    written_labels: how the data write each class, in the same order. notes: what was decided in reading, for the user.
     """
 
     task: Task
@@ -35,6 +35,7 @@ class TaskData:
     validation: dict[str, Dataset]
     label_names: tuple[str, ...]
     written_labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:
@@ -55,13 +56,14 @@ def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("tra
     _check_outputs(task, model_names)
     raw = _read_splits(task, source, splits)
     labels, names, written = _labels_of(task, raw, model_names)
-    built = {split: _build(task, raw[split].columns, labels[split]) for split in raw}
+    built = {split: raw[split].labelled(labels[split]) for split in raw}
     train = built.pop("train", None)
     if train is not None:
         train = _subset(train, source.train_rows, source.seed)
     validation = {split.removeprefix("validation"): _subset(rows, source.validation_rows, source.seed)
                   for split, rows in built.items()}
-    return TaskData(_with_names(task, names), train, validation, names, written)
+    notes = tuple(dict.fromkeys(note for rows in raw.values() for note in rows.notes))
+    return TaskData(_with_names(task, names), train, validation, names, written, notes)
 
 
 def _check_outputs(task: Task, model_names: Sequence[str] | None) -> None:
@@ -96,88 +98,45 @@ def _read_split(task: Task, source: DataSource, key: str, named: str | None, def
     if source.hub is None and named is None:
         hint = ", or validation_share: 0.1 to cut it off the training rows" if key == "validation" else ""
         raise UserError(f"data.{key} is missing: give the path of a file{hint}")
-    rows = read_hub(source.hub, named or default, wanted) if source.hub else read_file(named or "", wanted)
-    for name in wanted:
-        if rows.columns and name not in rows.columns:
-            raise UserError(f"{rows.where}: no column '{name}'{nearest(name, list(rows.columns))}; the columns are "
-                            f"{listed(list(rows.columns))}")
-    if not rows.columns or not rows.columns[wanted[0]]:
-        raise UserError(f"{rows.where}: the data set is empty; expected the columns {listed(wanted)} and some rows")
-    checked = {name: _checked(rows.columns[name], rows.where, name, name == task.label_column) for name in wanted}
-    return dataclasses.replace(rows, columns=checked)
-
-
-def _checked(values: list[Any], where: str, column: str, is_label: bool) -> list[Any]:
-    """The values, texts as str (a number in a text column is its text, as it would be in a csv file)."""
-    bad = [i for i, v in enumerate(values, start=1) if _missing(v) or (is_label and str(v).strip() == "")]
-    if bad:
-        others = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
-        raise UserError(f"{where}, data row {bad[0]}, column '{column}': the {'label' if is_label else 'text'} is "
-                        f"missing{others}; fill it in or drop the row")
-    odd = [i for i, v in enumerate(values, start=1) if not isinstance(v, str | int | float)]
-    if odd:
-        raise UserError(f"{where}, data row {odd[0]}, column '{column}': expected a {'label' if is_label else 'text'}, "
-                        f"got a {type(values[odd[0] - 1]).__name__}")
-    return values if is_label else [str(v) for v in values]
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return checked_rows(
+        read_hub(source.hub, named or default, wanted) if source.hub else read_file(named or "", wanted),
+        task.text_columns, task.label_column, LABEL_READERS[task.kind],
+    )
 
 
 def _cut_off_validation(rows: Rows, share: float, seed: int) -> dict[str, Rows]:
-    count = len(next(iter(rows.columns.values())))
+    count = len(rows.labels)
     order = np.random.default_rng(seed).permutation(count)
     cut = max(1, round(share * count))
     if cut >= count:
         raise UserError(f"{rows.where}: {count} rows are too few to cut off a validation_share of {share}")
-    parts = {"train": sorted(order[cut:]), "validation": sorted(order[:cut])}
-    return {split: dataclasses.replace(rows, columns={n: [v[i] for i in part] for n, v in rows.columns.items()})
-            for split, part in parts.items()}
+    return {"train": rows.select(np.sort(order[cut:])), "validation": rows.select(np.sort(order[:cut]))}
 
 
 def _labels_of(task: Task, raw: Mapping[str, Rows], model_names: Sequence[str] | None
-               ) -> tuple[dict[str, list[Any]], tuple[str, ...], tuple[str, ...]]:
+               ) -> tuple[dict[str, Sequence[Any]], tuple[str, ...], tuple[str, ...]]:
     """(split -> labels as numbers, names of the classes, how the data write them)."""
     column = task.label_column
     if task.kind == "regression":
-        return {split: _numbers(rows.columns[column], rows.where, column) for split, rows in raw.items()}, (), ()
-    keys = {split: [label_key(v) for v in rows.columns[column]] for split, rows in raw.items()}
+        return {split: rows.labels.tolist() for split, rows in raw.items()}, (), ()
+    keys = {split: rows.labels.tolist() for split, rows in raw.items()}
     first = next(iter(raw))
     where = f"{raw[first].where}, column '{column}'"
-    mapping = label_map(keys[first], where, task.label_names or raw[first].class_names.get(column), model_names)
+    mapping = label_map(keys[first], where, task.label_names or raw[first].class_names, model_names)
     if len(mapping.names) < 2:
         raise UserError(f"{where}: a classification needs two labels or more, got only {listed(mapping.names)}")
-    ids = {split: _class_ids(keys[split], mapping, rows.where, column) for split, rows in raw.items()}
+    ids: dict[str, Sequence[Any]] = {split: _class_ids(rows, mapping, column) for split, rows in raw.items()}
     # What the rows hold counts before what they might hold: of a task that names its labels, numbers and names.
     written = {i: key for key, i in mapping.ids.items()} | {mapping.ids[key]: key for key in keys[first]}
     return ids, mapping.names, tuple(written.get(i, name) for i, name in enumerate(mapping.names))
 
 
-def _class_ids(keys: Sequence[str], mapping: LabelMap, where: str, column: str) -> list[int]:
-    for row, key in enumerate(keys, start=1):
+def _class_ids(rows: Rows, mapping: LabelMap, column: str) -> list[int]:
+    for place, key in enumerate(rows.labels):
         if key not in mapping.ids:
-            raise UserError(f"{where}, data row {row}, column '{column}': label '{key}' is none of the known labels "
-                            f"({listed(mapping.names)})")
-    return [mapping.ids[key] for key in keys]
-
-
-def _numbers(values: Sequence[Any], where: str, column: str) -> list[float]:
-    numbers = []
-    for row, value in enumerate(values, start=1):
-        try:
-            numbers.append(float(value))
-        except ValueError:
-            numbers.append(math.nan)
-        if not math.isfinite(numbers[-1]):
-            raise UserError(f"{where}, data row {row}, column '{column}': expected a number, got {value!r}")
-    return numbers
-
-
-def _build(task: Task, columns: Columns, labels: list[Any]) -> Dataset:
-    kinds = {"classification": "int64", "regression": "float64"}
-    features = Features({**{name: Value("string") for name in task.text_columns}, "label": Value(kinds[task.kind])})
-    return Dataset.from_dict({**{name: columns[name] for name in task.text_columns}, "label": labels}, features)
+            raise UserError(f"{rows.where}, data row {rows.number(place)}, column '{column}': label '{key}' is none of "
+                            f"the known labels ({listed(mapping.names)})")
+    return [mapping.ids[key] for key in rows.labels]
 
 
 def _subset(dataset: Dataset, rows: int | None, seed: int) -> Dataset:

@@ -1,124 +1,111 @@
 """Reading rows out of files and of data sets on the hub. A file format is one function and one line in `READERS`."""
 
-import csv
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Features
 
+from dynackd.delimited import read_csv, read_tsv
 from dynackd.errors import UserError, first_line
+from dynackd.json_rows import read_json
+from dynackd.tables import ABSENT, Table, field_of, refuse_missing_columns, undecodable
 
-Columns = dict[str, list[Any]]  # column name -> one value per row
+ROWS_AT_ONCE = 256
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
-
-@dataclass(frozen=True)
-class Rows:
-    """What was read: `where` names it in messages, `class_names` are those that the file declares, by column."""
-
-    where: str
-    columns: Columns
-    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+Reader = Callable[[Path, Sequence[str]], Table]
 
 
-Reader = Callable[[Path, Sequence[str]], Rows]
-
-
-def _read_delimited(path: Path, **dialect: Any) -> Rows:
-    """Every cell as the text that stands there: "NA", "007" and "1.0" stay what they are. Blank lines are skipped.
-
-    Python's own reader, because pandas and `datasets` take a first column for an index when rows are longer than the
-    header, guess types chunk by chunk, and fill short rows.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, strict=True, **dialect)
-        header = next(lines, [])
-        if len(set(header)) < len(header):
-            raise UserError(f"{path}: the header names a column twice: {', '.join(header)}")
-        rows = []
-        for cells in lines:
-            if cells and len(cells) != len(header):
-                raise UserError(f"{path}, line {lines.line_num}: {len(cells)} fields, but the header has "
-                                f"{len(header)} ({', '.join(header)})")
-            if cells:
-                rows.append(cells)
-    # An empty cell is the only way in which these formats can say "missing".
-    return Rows(str(path), {name: [row[i] or None for row in rows] for i, name in enumerate(header)})
-
-
-def _read_csv(path: Path, wanted: Sequence[str]) -> Rows:
-    return _read_delimited(path, delimiter=",")
-
-
-def _read_tsv(path: Path, wanted: Sequence[str]) -> Rows:
-    return _read_delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _read_json(path: Path, wanted: Sequence[str]) -> Rows:
-    """JSON lines, or one list of objects."""
-    text = path.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("["):
-        rows = json.loads(text)
-    else:
-        rows = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            try:
-                rows += [json.loads(line)] if line.strip() else []
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not valid JSON ({error.msg}); expected one object per line, "
-                                f"or a list of objects") from error
-    if bad := [i for i, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
-        raise UserError(f"{path}, data row {bad[0]}: expected an object such as {{\"sentence\": ..., \"label\": ...}}")
-    names = {name: None for row in rows for name in row}
-    return Rows(str(path), {name: [row.get(name) for row in rows] for name in names})
-
-
-def _read_parquet(path: Path, wanted: Sequence[str]) -> Rows:
-    names = pq.read_schema(path).names
-    table = pq.read_table(path, columns=[name for name in wanted if name in names])
-    return _rows(str(path), Dataset(table), names, table.column_names)
+def read_parquet(path: Path, wanted: Sequence[str]) -> Table:
+    """A column wanted may be a dotted name: `review.body` is the field `body` of the struct `review`."""
+    file = pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
+    heads = _heads(str(path), file.schema_arrow, wanted)
+    features = Features.from_arrow_schema(pa.schema([file.schema_arrow.field(name) for name in heads],
+                                                    file.schema_arrow.metadata))
+    return _table(str(path), file.iter_batches(ROWS_AT_ONCE, columns=heads), features, wanted)
 
 
 READERS: dict[str, Reader] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".json": _read_json,
-    ".jsonl": _read_json,
-    ".parquet": _read_parquet,
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".json": read_json,
+    ".jsonl": read_json,
+    ".parquet": read_parquet,
 }
 
 
-def _rows(where: str, dataset: Dataset, names: Sequence[str], wanted: Sequence[str]) -> Rows:
-    """Only the columns wanted hold values. Class ids become their names, and the hub's -1 ("no label") None."""
-    columns: Columns = {name: [] for name in names}
-    class_names = {}
-    for name in wanted:
-        columns[name], feature = dataset[name][:], dataset.features[name]
-        if isinstance(feature, ClassLabel):
-            class_names[name] = feature.names
-            columns[name] = [None if v is None or v < 0 else feature.names[v] for v in columns[name]]
-    return Rows(where, columns, class_names)
+def _heads(where: str, schema: pa.Schema, wanted: Sequence[str]) -> list[str]:
+    """The columns in which the columns and fields wanted are. Raises UserError for one that is not there."""
+    names = [*schema.names, *(f"{field.name}.{inner}" for field in schema for inner in _fields(field.type))]
+    refuse_missing_columns(where, wanted, names)
+    return list(dict.fromkeys(name if name in schema.names else name.partition(".")[0] for name in wanted))
 
 
-def read_file(name: str, wanted: Sequence[str]) -> Rows:
-    """Raises UserError when the file is missing, damaged or of no known kind."""
+def _fields(kind: pa.DataType) -> list[str]:
+    """The dotted names of all fields of a struct; none of any other type."""
+    inner = [kind.field(i) for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+    return [name for field in inner for name in (field.name, *(f"{field.name}.{n}" for n in _fields(field.type)))]
+
+
+def _table(where: str, batches: Iterable[Any], features: Mapping[str, Any], wanted: Sequence[str]) -> Table:
+    """Class ids become their names, and the hub's -1 ("no label") None."""
+    class_names = {
+        name: feature.names for name in wanted if isinstance(feature := features.get(name), ClassLabel)
+    }
+
+    def values(batch: Any, name: str) -> list[Any]:
+        if name not in batch.schema.names:
+            head, _, rest = name.partition(".")
+            found = [field_of(row or {}, rest) for row in batch.column(head).to_pylist()]
+            return [None if value is ABSENT else value for value in found]
+        found = batch.column(name).to_pylist()
+        if name in class_names:
+            return [None if value is None or value < 0 else class_names[name][value] for value in found]
+        return found
+
+    rows = (row for batch in batches for row in zip(*(values(batch, name) for name in wanted), strict=True))
+    return Table(where, rows, class_names)
+
+
+def read_file(name: str, wanted: Sequence[str]) -> Table:
+    """Raises UserError when the file is missing or of no known kind; its rows raise one where it is damaged."""
     path = Path(name).expanduser()
-    if path.suffix.lower() not in READERS:
-        raise UserError(f"{path}: unknown kind of file '{path.suffix}'; known: {', '.join(READERS)}")
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        hint = "; save it as csv (UTF-8)" if suffix in SPREADSHEETS else ""
+        raise UserError(f"{path}: unknown kind of file '{path.suffix}'; known: {', '.join(READERS)}{hint}")
+    if path.is_dir():
+        raise UserError(f"{path}: a directory, not a file")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    with _told(path):
+        table = READERS[suffix](path, wanted)
+    return dataclasses.replace(table, rows=_rows_told(path, table.rows))
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What goes wrong in reading is told as a UserError."""
     try:
-        return READERS[path.suffix.lower()](path, wanted)
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:  # ValueError: bad UTF-8 and bad JSON too
+        yield
+    except UnicodeError as error:
+        raise UserError(undecodable(path)) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: damaged, or no {path.suffix[1:]} file ({first_line(error)})") from error
 
 
-def read_hub(place: tuple[str, str | None], split: str, wanted: Sequence[str]) -> Rows:
+def _rows_told(path: Path, rows: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    with _told(path):
+        yield from rows
+
+
+def read_hub(place: tuple[str, str | None], split: str, wanted: Sequence[str]) -> Table:
     """One split of a data set on the hub, or of its copy in the local cache. Raises UserError."""
     path, config = place
     where = f"{path}{f'/{config}' if config else ''}, split {split}"
@@ -127,5 +114,6 @@ def read_hub(place: tuple[str, str | None], split: str, wanted: Sequence[str]) -
     except Exception as error:  # the hub's client raises a dozen unrelated types
         raise UserError(f"{where}: could not be loaded from the Hugging Face hub ({first_line(error)}); without it, "
                         f"give local files: data: {{train: train.tsv, validation: validation.tsv}}") from error
-    names = dataset.column_names
-    return _rows(where, dataset, names, [name for name in wanted if name in names])
+    heads = _heads(where, dataset.features.arrow_schema, wanted)
+    batches = dataset.select_columns(heads).with_format("arrow").iter(ROWS_AT_ONCE)
+    return _table(where, batches, dataset.features, wanted)

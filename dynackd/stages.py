@@ -284,6 +284,8 @@ def _tokenized(
             console.print(f"note: {report}")
         return encoded
 
+    for note in data.notes:
+        console.print(f"note: {note}", markup=False)
     train = tokens(data.train, "training") if data.train is not None else Dataset.from_dict({})
     return train, {suffix: tokens(rows, f"validation{suffix}") for suffix, rows in data.validation.items()}
 

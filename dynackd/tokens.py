@@ -6,14 +6,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 from datasets import Dataset
 
+from dynackd.disk import on_disk
 from dynackd.errors import UserError
 from dynackd.tasks import Task
+
+CHARACTERS_AT_ONCE = 2**23  # of texts that are tokenised together
 
 
 @dataclass(frozen=True)
@@ -50,21 +54,31 @@ def tokenize(dataset: Dataset, task: Task, tokenizer: Any, max_length: int, spli
         encoded = tokenizer(*(batch[name] for name in task.text_columns), truncation=True, max_length=max_length)
         return {**encoded, "labels": batch["label"], "length": [len(ids) for ids in encoded["input_ids"]]}
 
+    def write(path: Path) -> Dataset:
+        # With a file of its own `map` keeps no row in memory.
+        return dataset.map(encode, batched=True, batch_size=_rows_at_once(dataset), load_from_cache_file=False,
+                           remove_columns=dataset.column_names, cache_file_name=str(path))
+
     with _quiet():
-        tokens = dataset.map(encode, batched=True, remove_columns=dataset.column_names)
+        tokens = on_disk(write)
     return tokens, _truncation(dataset, tokens, task, tokenizer, max_length, split)
+
+
+def _rows_at_once(dataset: Dataset) -> int:
+    """How many rows are tokenised at once: fewer of long ones, of which each is first tokenised as a whole."""
+    return max(1, min(1000, CHARACTERS_AT_ONCE * len(dataset.data) // max(1, dataset.data.nbytes)))
 
 
 def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, max_length: int,
                 split: str) -> TruncationReport | None:
     full = np.flatnonzero(np.asarray(tokens["length"][:]) == max_length)
-    if not len(full):
-        return None
-    rows = dataset.select(full)
-    texts = [rows[name][:] for name in task.text_columns]
-    lengths = [len(ids) for ids in tokenizer(*texts, truncation=False, verbose=False)["input_ids"]]
-    cut = [length for length in lengths if length > max_length]
-    return TruncationReport(split, len(dataset), len(cut), max(cut), max_length) if cut else None
+    cut, longest = 0, 0
+    for batch in dataset.select(full).iter(_rows_at_once(dataset)):
+        encoded = tokenizer(*(batch[name] for name in task.text_columns), truncation=False, verbose=False)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        cut += sum(length > max_length for length in lengths)
+        longest = max(longest, *lengths)
+    return TruncationReport(split, len(dataset), cut, longest, max_length) if cut else None
 
 
 @contextmanager

@@ -1,0 +1,53 @@
+"""Rows that lie in a temporary file, memory-mapped, so that memory does not grow with the data."""
+
+import atexit
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset
+
+
+def on_disk(make: Callable[[Path], Dataset]) -> Dataset:
+    """The data set that `make` writes to the path that it is given.
+
+    The file goes when the data set does, its directory (where `datasets` may put what it derives from the rows) when
+    the process ends. Both lie where TMPDIR says, or in HF_DATASETS_CACHE where that is set.
+    """
+    place = os.environ.get("HF_DATASETS_CACHE")
+    if place is not None:
+        Path(place).mkdir(parents=True, exist_ok=True)
+    directory = tempfile.mkdtemp(prefix="dynackd-", dir=place)
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    file = Path(directory) / "rows.arrow"
+    try:
+        dataset = make(file)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    weakref.finalize(dataset, _remove, file, os.getpid())
+    return dataset
+
+
+def _remove(file: Path, owner: int) -> None:
+    """A forked worker of a data loader leaves its parent's file alone."""
+    if os.getpid() == owner:
+        with suppress(OSError):
+            file.unlink()
+
+
+def written(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Dataset:
+    """The batches as a data set on disk."""
+
+    def write(path: Path) -> Dataset:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as out:
+            for batch in batches:
+                out.write_batch(batch)
+        return Dataset.from_file(str(path))
+
+    return on_disk(write)
