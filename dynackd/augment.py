@@ -8,7 +8,6 @@ With `training.bf16` the models here run in bf16 too.
 import dataclasses
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from dynackd.recipe import Recipe
 from dynackd.report import progress_bar
 from dynackd.sources import DataSource
 from dynackd.spec import FULL
-from dynackd.stages import RunMode, begin, claim, load_teacher, refuse_changed, teacher_of
+from dynackd.stages import RESULTS, RunMode, alone, begin, claim, drop, load_teacher, refuse_changed, teacher_of
 from dynackd.supernet import Supernet
 from dynackd.tokens import tokenize
 from dynackd.words import Row, Slot, Slots, masked_slots, neighbour_slots, new_rows
@@ -61,9 +60,10 @@ class Kept:
             yield read_json(file)[name]
 
     def drop(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
+        drop(self.directory)
 
 
+@alone
 def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
     """Make and label new rows (see `words.py`). Returns their directory and the content of its `augment.json`, whose
     `overrides` of the recipe let the stages train on them."""
@@ -101,7 +101,7 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
         changed = sum(originals[origin][1] != label for (origin, _), label in zip(made, labels, strict=True))
         about["label_changed"] = round(changed / len(made), 4)
     train = [*originals, *zip((row for _, row in made), labels, strict=True)]
-    with new_directory(directory, mode.overwrite) as temporary:
+    with new_directory(directory, RESULTS[AUGMENTED], mode.overwrite) as temporary:
         _write(temporary / "train.jsonl", data, train)
         for suffix, some in {} if _has_files(recipe.data) else held_out.items():
             _write(temporary / f"validation{suffix}.jsonl", data, some)

@@ -2,21 +2,35 @@
 
 import argparse
 import gc
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dynackd.errors import UserError, nearest
+from dynackd.places import at_home, disk_trouble, occupied_output, refuse_existing, refuse_json, write_json
 
 
 class _Parser(argparse.ArgumentParser):
     """argparse with one-sentence errors that name the nearest known option."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Nothing is left over for the parser above, which does not know this one's options."""
+        known, unknown = super().parse_known_args(args, namespace)
+        for argument in unknown:
+            if argument.startswith("-") and argument != "--":
+                name = argument.partition("=")[0]
+                options = [option for action in self._actions for option in action.option_strings]
+                self.error(f"unknown option {name}{nearest(name, options) or f'; see {self.prog} --help'}")
+        if unknown:
+            self.error(f"{shlex.join(unknown)} is one argument too many; see {self.prog} --help")
+        return known, []
+
     def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0] if "unrecognized" in message else ""
-        options = [option for action in self._actions for option in action.option_strings]
-        raise UserError(f"{self.prog}: {message}{nearest(unknown.partition('=')[0], options) if unknown else ''}")
+        command = self.prog.partition(" ")[2]
+        raise UserError(f"{command}: {message}" if command else message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _leave_process_group()
     except UserError as error:
         print(f"dynackd: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # `dynackd ... | head`: whoever read this has had enough. Python's own flush at the end must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if (trouble := disk_trouble(error)) is None:
+            raise
+        print(f"dynackd: a file could not be written or read: {trouble}; {advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"dynackd: interrupted; {advice}", file=sys.stderr)
@@ -73,8 +96,12 @@ def _parser() -> _Parser:
     return parser
 
 
+def _path(text: str) -> Path:
+    return Path(at_home(text))
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML recipe")
+    parser.add_argument("recipe", type=_path, metavar="RECIPE", help="a YAML recipe")
     _add_set(parser)
     _add_mode(parser)
 
@@ -99,19 +126,19 @@ def _add_mode(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
+    parser.add_argument("--json", type=_path, metavar="FILE", help="also write the table as JSON")
 
 
 def _add_supernet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "supernet", type=Path, nargs="?", default=Path(), metavar="SUPERNET", help="a supernet directory (default: .)"
+        "supernet", type=_path, nargs="?", default=Path(), metavar="SUPERNET", help="a supernet directory (default: .)"
     )
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_supernet(parser)
     parser.add_argument("--length", type=int, help="tokens at which FLOPs are counted (default: data.max_length)")
-    parser.add_argument("--teacher", metavar="DIR", help="the teacher's directory, if it has moved")
+    parser.add_argument("--teacher", type=at_home, metavar="DIR", help="the teacher's directory, if it has moved")
     _add_set(parser)
     _add_json(parser)
 
@@ -121,7 +148,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=float, default=1.0, help="share of heads and neurons to keep (default: 1.0)")
     parser.add_argument("--depth", type=float, default=1.0, help="share of layers to keep (default: 1.0)")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="the student directory (default: students/wW-dD beside SUPERNET)"
+        "--output", type=_path, metavar="DIR", help="the student directory (default: students/wW-dD beside SUPERNET)"
     )
     _add_overwrite(parser)
     _add_targets(parser)
@@ -152,7 +179,8 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_benchmark(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="student or model directories, or .onnx files")
+    what = "student or model directories, or .onnx files"
+    parser.add_argument("paths", type=at_home, nargs="+", metavar="PATH", help=what)
     parser.add_argument("--runtime", nargs="+", default=["torch", "onnxruntime"], help="torch, onnxruntime or both")
     parser.add_argument("--threads", type=int, default=1, help="threads of each model (default: 1)")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="rows at a time (default: 1)")
@@ -163,7 +191,7 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_quickstart(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), metavar="DIR", help="where results go")
+    parser.add_argument("--output", type=_path, default=Path("runs/quickstart"), metavar="DIR", help="where results go")
     _add_set(parser)
     _add_mode(parser)
 
@@ -174,44 +202,74 @@ def _mode(options: argparse.Namespace) -> Any:
     return RunMode(options.resume, options.overwrite)
 
 
-def _stage_command(name: str, following: str) -> Callable[[argparse.Namespace], None]:
+def _with_recipe(command: str) -> Callable[[argparse.Namespace, Any, Path], list[str]]:
+    """The next step is a command with the same recipe and the same overrides."""
+
+    def following(options: argparse.Namespace, _recipe: Any, _directory: Path) -> list[str]:
+        return ["dynackd", command, str(options.recipe), *_overrides(options.set)]
+
+    return following
+
+
+def _export_following(_options: argparse.Namespace, recipe: Any, directory: Path) -> list[str]:
+    """The next step is to export a size of the grid, which the supernet's own recipe has all else for."""
+    from dynackd.spec import SubnetSpec
+
+    spec = recipe.grid.nearest(SubnetSpec(0.5, 0.75))
+    return ["dynackd", "export", str(directory), "--width", f"{spec.width}", "--depth", f"{spec.depth}"]
+
+
+def _overrides(overrides: Sequence[str]) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def _say_next(command: Sequence[str]) -> None:
+    """A command to paste."""
+    from dynackd.report import say
+
+    say(f"next: {shlex.join(command)}")
+
+
+def _stage_command(
+    name: str, following: Callable[[argparse.Namespace, Any, Path], list[str]]
+) -> Callable[[argparse.Namespace], None]:
     """A command that runs one stage of a recipe and names the next step."""
 
     def run(options: argparse.Namespace) -> None:
         from dynackd import stages
         from dynackd.recipe import load_recipe
+        from dynackd.report import say
 
         recipe = load_recipe(options.recipe, options.set)
         directory = getattr(stages, name)(recipe, _mode(options))
-        _say(f"results: {directory}")
-        _say("next: " + following.format(recipe=options.recipe, directory=directory))
+        say(f"results: {directory}")
+        _say_next(following(options, recipe, directory))
 
     return run
 
 
 def _run_augment(options: argparse.Namespace) -> None:
-    import shlex
-
     from dynackd.augment import augment
     from dynackd.recipe import load_recipe
-    from dynackd.report import console
+    from dynackd.report import console, say
 
     recipe = load_recipe(options.recipe, options.set)
     directory, about = augment(recipe, _mode(options))
     console.print(f"{about['rows']['original']:,} rows and {about['rows']['new']:,} new ones")
-    _say(f"results: {directory}")
-    following = [part for override in about["overrides"] for part in ("--set", override)]
-    _say(f"next: {shlex.join(['dynackd', 'train-width', str(options.recipe), *following])}")
+    say(f"results: {directory}")
+    overrides = [*options.set, *about["overrides"]]  # the later one counts
+    _say_next(["dynackd", "train-width", str(options.recipe), *_overrides(overrides)])
 
 
 def _run_evaluate(options: argparse.Namespace) -> None:
     from dynackd import stages
-    from dynackd.places import write_json
     from dynackd.recipe import load_recipe
     from dynackd.report import console, grid_table
     from dynackd.supernet import check_supernet
 
     _at_least_one(options, "length")
+    if options.json:
+        refuse_json(options.json, "subnetworks")
     check_supernet(options.supernet)
     recipe = load_recipe(options.supernet / "recipe.yaml", options.set)
     evaluation = stages.evaluate(options.supernet, recipe, options.length, options.teacher)
@@ -221,15 +279,26 @@ def _run_evaluate(options: argparse.Namespace) -> None:
 
 
 def _run_export(options: argparse.Namespace) -> None:
-    from dynackd.export import export_student
-    from dynackd.report import console
-    from dynackd.spec import SubnetSpec, describe
-    from dynackd.supernet import load_supernet
+    from dynackd.export import STUDENT
+    from dynackd.spec import SubnetSpec
+    from dynackd.supernet import check_supernet
 
     spec, export_options = SubnetSpec(options.width, options.depth), _export_options(options)
-    supernet, tokenizer = load_supernet(options.supernet)
+    check_supernet(options.supernet)
     name = f"w{spec.width:g}-d{spec.depth:g}"
     output = options.output or options.supernet.resolve().parent / "students" / name
+    with occupied_output(output):
+        refuse_existing(output, STUDENT, options.overwrite, {"supernet": options.supernet})
+        _export(options, spec, export_options, output)
+
+
+def _export(options: argparse.Namespace, spec: Any, export_options: Any, output: Path) -> None:
+    from dynackd.export import export_student
+    from dynackd.report import console, say
+    from dynackd.spec import describe
+    from dynackd.supernet import load_supernet
+
+    supernet, tokenizer = load_supernet(options.supernet)
     console.print(describe(supernet.resolve(spec), supernet.geometry))
     if spec not in supernet.grid.specs():
         nearest_spec = supernet.grid.nearest(spec)
@@ -246,10 +315,10 @@ def _run_export(options: argparse.Namespace) -> None:
             change = f", metric {0.0 - own['drop']:+.4f}" if "drop" in own else ""
             size = own["size_bytes"] / 1e6
             console.print(f"{file}: {size:.1f} MB, differs from torch by {own['max_abs_diff']:.1e}{change}")
-    _say(f"results: {output}")
+    say(f"results: {output}")
     for file, own in about.get("refused", {}).items():
         raise UserError(f"{file} was left out of {output}: {own['reason']}; the other files are there")
-    _say(f"next: dynackd benchmark {output}")
+    _say_next(["dynackd", "benchmark", str(output)])
 
 
 def _export_options(options: argparse.Namespace) -> Any:
@@ -310,11 +379,12 @@ def _data_name(data: Any) -> str:
 
 def _run_benchmark(options: argparse.Namespace) -> None:
     from dynackd.benchmark import benchmark
-    from dynackd.places import write_json
     from dynackd.report import benchmark_table, console, progress_bar
 
     for name in ("threads", "batch_size", "length", "repeats"):
         _at_least_one(options, name)
+    if options.json:
+        refuse_json(options.json, "rows")
     with progress_bar() as progress:
         bar = progress.add_task("measuring", total=None)
         result = benchmark(
@@ -345,14 +415,6 @@ def _at_least_one(options: argparse.Namespace, name: str) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {number}; it must be 1 or more")
 
 
-def _say(text: str) -> None:
-    """A line that is never wrapped, from the first process only."""
-    from dynackd.report import console
-
-    if not console.quiet:
-        print(text, flush=True)
-
-
 # name -> (help, example, arguments, function)
 COMMANDS: dict[
     str, tuple[str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], None]]
@@ -367,7 +429,7 @@ COMMANDS: dict[
         "fine-tune a bare encoder, to be the teacher",
         "dynackd finetune recipes/glue/sst2.yaml --set training.learning_rate=3e-5",
         _add_recipe,
-        _stage_command("finetune", "dynackd train-width {recipe}"),
+        _stage_command("finetune", _with_recipe("train-width")),
     ),
     "augment": (
         "make more training rows by replacing words, and label them with the teacher",
@@ -379,13 +441,13 @@ COMMANDS: dict[
         "rewire the teacher and train all widths of the supernet",
         "dynackd train-width recipes/glue/sst2.yaml",
         _add_recipe,
-        _stage_command("train_width", "dynackd train-depth {recipe}"),
+        _stage_command("train_width", _with_recipe("train-depth")),
     ),
     "train-depth": (
         "train all widths and depths, each taught by the width stage's network of its width",
         "dynackd train-depth recipes/glue/sst2.yaml",
         _add_recipe,
-        _stage_command("train_depth", "dynackd export {directory} --width 0.5 --depth 0.75"),
+        _stage_command("train_depth", _export_following),
     ),
     "evaluate": (
         "evaluate every sub-network of a supernet, and its teacher",

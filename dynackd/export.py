@@ -34,7 +34,7 @@ from dynackd.graph import (
     parity,
     parity_shapes,
 )
-from dynackd.places import new_directory, read_json, write_json
+from dynackd.places import MANIFEST, new_directory, read_json, write_json
 from dynackd.quantize import VARIANTS
 from dynackd.spec import FULL, Grid, SubnetSpec
 from dynackd.student import cut
@@ -46,6 +46,7 @@ from dynackd.validation import Logits, Validation, agreement, torch_predictor
 MAX_ABS_DIFF = 1e-4
 MAX_DROP = 0.01
 FASTEST = "fastest"
+STUDENT = "a student"  # what its manifest calls it
 LENGTHS = (32, 128)  # tokens at which latencies are measured
 FLOPS_LENGTH = 128
 
@@ -94,7 +95,7 @@ def export_student(
     """
     options = options or ExportOptions()
     resolved = supernet.resolve(spec)
-    with new_directory(Path(directory), overwrite) as temporary:
+    with new_directory(Path(directory), STUDENT, overwrite) as temporary:
         student = cut(supernet, resolved)
         names, longest = input_names(student, tokenizer), max_length(student, tokenizer)
         check_fixed(options.fixed, longest)
@@ -306,7 +307,7 @@ def _sizes(directory: Path, onnx_facts: Mapping[str, dict[str, Any]]) -> dict[st
     return {
         name: {"size_bytes": file.stat().st_size, **onnx_facts.get(name, {})}
         for file in sorted(directory.rglob("*"))
-        if file.is_file() and (name := file.relative_to(directory).as_posix())
+        if file.is_file() and (name := file.relative_to(directory).as_posix()) != MANIFEST
     }
 
 

@@ -1,5 +1,7 @@
 """Everything once, on a text set that needs no download: from a pretrained encoder to exported students."""
 
+import json
+import shlex
 import time
 from collections.abc import Sequence
 from importlib.resources import files
@@ -10,12 +12,22 @@ from dynackd import stages
 from dynackd.benchmark import benchmark
 from dynackd.docstrings import write_docstring_dataset
 from dynackd.errors import UserError
-from dynackd.export import export_student, known_metrics
-from dynackd.places import read_json, refuse_existing, write_json
-from dynackd.recipe import load_recipe
-from dynackd.report import benchmark_table, console, grid_table, plot_tradeoff, progress_bar
+from dynackd.export import STUDENT, export_student, known_metrics
+from dynackd.places import (
+    holds,
+    manifest_of,
+    mark,
+    new_directory,
+    new_file,
+    occupied_run,
+    read_json,
+    refuse_existing,
+    write_json,
+)
+from dynackd.recipe import Recipe, load_recipe
+from dynackd.report import benchmark_table, console, grid_table, plot_tradeoff, progress_bar, say
 from dynackd.spec import SubnetSpec
-from dynackd.stages import RunMode
+from dynackd.stages import TEACHER, RunMode
 from dynackd.supernet import load_supernet
 from dynackd.tasks import main_metric
 
@@ -24,52 +36,81 @@ VALIDATION_ROWS_PER_LABEL = 70
 # The README's own `export --width 0.5 --depth 0.75`, and the smallest.
 EXPORTED = (SubnetSpec(0.5, 0.75), SubnetSpec(0.25, 0.5))
 RECIPE = "quickstart.yaml"
+QUICKSTART, TEXTS = "a quickstart", "the quickstart's texts"  # what the manifests call the output, and its data/
+SUMMARY, PLOT = "summary.json", "tradeoff.png"
+STAGES = (
+    ("1/5 fine-tuning the teacher", TEACHER, stages.finetune),
+    ("2/5 training all widths", "width", stages.train_width),
+    ("3/5 training all widths and depths", "depth", stages.train_depth),
+)
 
 
 def quickstart(output: Path, mode: RunMode, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run all stages into `output` and print what came out. Resumed, it passes over the finished stages."""
-    start = time.monotonic()
-    summary = output / "summary.json"
-    if not mode.resume:
-        refuse_existing(output, mode.overwrite)
-    elif summary.is_file():
+    data = output / "data"
+    places = {"output_dir": output, "data.train": data / "train.tsv", "data.validation": data / "validation.tsv"}
+    # A text in JSON's quotes is one in YAML's.
+    own = [f"{key}={json.dumps(str(place), ensure_ascii=False)}" for key, place in places.items()]
+    recipe = load_recipe(Path(str(files("dynackd.recipes") / RECIPE)), [*own, *overrides])
+    with occupied_run(output, [data.name]):
+        _claim(output, recipe, mode)
+        return _run(output, recipe, mode)
+
+
+def _claim(output: Path, recipe: Recipe, mode: RunMode) -> None:
+    """Check every place that will be written before anything is, and say whose the output is."""
+    if holds(output):
+        manifest = manifest_of(output)
+        if manifest is None or manifest.what != QUICKSTART:
+            raise UserError(f"{output} holds what no quickstart wrote; name another directory")
+        if not (mode.resume or mode.overwrite):
+            raise UserError(f"{output} holds a quickstart already; add --resume to go on with it or --overwrite")
+    if mode.resume and (output / SUMMARY).is_file():
         raise UserError(f"{output} holds a finished quickstart; --overwrite runs it again")
-    data = _data(output, mode)
-    places = [f"output_dir={output}", f"data.train={data / 'train.tsv'}", f"data.validation={data / 'validation.tsv'}"]
-    recipe = load_recipe(Path(str(files("dynackd.recipes") / RECIPE)), [*places, *overrides])
-    for title, name, stage in (
-        ("1/5 fine-tuning the teacher", "teacher", stages.finetune),
-        ("2/5 training all widths", "width", stages.train_width),
-        ("3/5 training all widths and depths", "depth", stages.train_depth),
-    ):
+    for _, name, _ in STAGES:
+        if not (mode.resume and (recipe.output_dir / name).is_dir()):
+            stages.claim(recipe, name, mode)
+    if not mode.resume:
+        refuse_existing(output / "data", TEXTS, mode.overwrite)
+    for place in _student_places(output).values():
+        refuse_existing(place, STUDENT, overwrite=True)
+    mark(output, QUICKSTART, [SUMMARY, PLOT])
+
+
+def _student_places(output: Path) -> dict[SubnetSpec, Path]:
+    return {spec: output / "students" / f"w{spec.width:g}-d{spec.depth:g}" for spec in EXPORTED}
+
+
+def _run(output: Path, recipe: Recipe, mode: RunMode) -> dict[str, Any]:
+    start = time.monotonic()
+    _data(output / "data", mode)
+    for title, name, stage in STAGES:
         console.rule(title)
         if mode.resume and (recipe.output_dir / name).is_dir():
             console.print(f"{recipe.output_dir / name} is finished; passed over")
         else:
             stage(recipe, mode)
     console.rule("4/5 exporting two sizes")
-    students = _export(recipe.output_dir / "depth", output / "students")
+    students = _export(recipe.output_dir / "depth", _student_places(output))
     console.rule("5/5 measuring")
     result = _measure(output, students, main_metric(recipe.task))
     result["seconds"] = round(time.monotonic() - start)
-    write_json(summary, result)
-    _tell(output, result)
+    write_json(output / SUMMARY, result)
+    _tell(output, recipe, result)
     return result
 
 
-def _data(output: Path, mode: RunMode) -> Path:
-    data = output / "data"
+def _data(data: Path, mode: RunMode) -> None:
     if not (mode.resume and (data / "validation.tsv").is_file()):
         console.print("reading the docstrings of the installed packages")
-        write_docstring_dataset(data, ROWS_PER_LABEL, VALIDATION_ROWS_PER_LABEL)
-    return data
+        with new_directory(data, TEXTS, mode.overwrite) as temporary:
+            write_docstring_dataset(temporary, ROWS_PER_LABEL, VALIDATION_ROWS_PER_LABEL)
 
 
-def _export(supernet_directory: Path, directory: Path) -> dict[str, Path]:
+def _export(supernet_directory: Path, places: dict[SubnetSpec, Path]) -> dict[str, Path]:
     supernet, tokenizer = load_supernet(supernet_directory)
     students = {}
-    for spec in EXPORTED:
-        place = directory / f"w{spec.width:g}-d{spec.depth:g}"
+    for spec, place in places.items():
         facts = {"task": "docstring sentence -> package", **known_metrics(supernet_directory, spec)}
         about = export_student(supernet, tokenizer, spec, place, overwrite=True, facts=facts)
         console.print(f"{place}: {about['parameters']:,} parameters, parity {about['parity_max_abs_diff']:.1e}")
@@ -105,14 +146,17 @@ def _measure(output: Path, students: dict[str, Path], metric: str) -> dict[str, 
         }
         for row in latency["rows"]
     ]
-    plot_tradeoff(points, metric, output / "tradeoff.png")
+    with new_file(output / PLOT) as temporary:
+        plot_tradeoff(points, metric, temporary)
     table = {key: evaluation[key] for key in ("task", "length", "teacher", "subnetworks")}
     return {"evaluation": table, "latency": latency, "points": points}
 
 
-def _tell(output: Path, result: dict[str, Any]) -> None:
+def _tell(output: Path, recipe: Recipe, result: dict[str, Any]) -> None:
     console.print(grid_table(result["evaluation"]))
     console.print(benchmark_table(result["latency"]))
-    console.print(f"plot of the metric against latency: {output / 'tradeoff.png'}")
-    console.print(f"results: {output} ({result['seconds']} s in all)")
-    console.print(f"next: dynackd export {output / 'depth'} --width 0.5 --depth 0.5, or a recipe of your own")
+    say(f"plot of the metric against latency: {output / PLOT}")
+    say(f"results: {output} ({result['seconds']} s in all), and then perhaps a recipe of your own")
+    spec = recipe.grid.nearest(SubnetSpec(0.5, 0.5))
+    size = ["--width", f"{spec.width}", "--depth", f"{spec.depth}"]
+    say("next: " + shlex.join(["dynackd", "export", str(output / "depth"), *size]))

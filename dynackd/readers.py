@@ -14,6 +14,7 @@ from datasets import ClassLabel, Features
 from dynackd.delimited import read_csv, read_tsv
 from dynackd.errors import UserError, first_line
 from dynackd.json_rows import read_json
+from dynackd.places import at_home
 from dynackd.tables import ABSENT, Table, field_of, refuse_missing_columns, undecodable
 
 ROWS_AT_ONCE = 256

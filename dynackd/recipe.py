@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from dynackd.distill import SIGNALS, DistillationSettings
 from dynackd.errors import UserError, one_of, refuse_unknown_keys
 from dynackd.importance import IMPORTANCE
+from dynackd.places import at_home
 from dynackd.sources import DataSource, resolve_source
 from dynackd.spec import Grid
 from dynackd.tasks import Task, resolve_task
@@ -87,6 +88,7 @@ class Recipe:
     teacher: str | None = None
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     content: Mapping[str, Any] = field(default_factory=dict)
+    file: Path | None = None  # that it was read from
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(dict(self.content), sort_keys=False, allow_unicode=True)
@@ -129,7 +131,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"the recipe {path} cannot be read: {error}") from error
     try:
         content = _parse(text)
-        return make_recipe(apply_overrides(content, overrides))
+        return dataclasses.replace(make_recipe(apply_overrides(content, overrides)), file=Path(path))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -148,7 +150,7 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
     task = resolve_task(content["task"])
     return Recipe(
         model=resolve_model(content["model"]),
-        teacher=content.get("teacher"),
+        teacher=at_home(content["teacher"]) if content.get("teacher") else None,
         task=task,
         data=resolve_source(content.get("data"), task),
         grid=_grid({key: value for key, value in grid.items() if key != "sampler"}),
@@ -157,7 +159,7 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
         importance_rows=_whole("importance.rows", importance.get("rows", IMPORTANCE_ROWS)),
         stages={name: _stage_settings(content, name) for name in STAGES},
         augmentation=_augmentation(content.get("augmentation")),
-        output_dir=Path(content["output_dir"]),
+        output_dir=Path(at_home(content["output_dir"])),
         content=content,
     )
 
@@ -180,9 +182,9 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
 
 
 def resolve_model(name: str) -> str:
-    """A path or hub name; `package:NAME/sub/directory` is a directory inside an installed Python package."""
+    """A hub name, or a path with its `~` expanded; `package:NAME/sub/directory` is one inside an installed package."""
     if not name.startswith(PACKAGE_PREFIX):
-        return name
+        return at_home(name)
     package, _, rest = name.removeprefix(PACKAGE_PREFIX).partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:

@@ -11,7 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-console = Console(highlight=False)
+# Without markup: a path with brackets in it is printed as it is.
+console = Console(highlight=False, markup=False)
+
+
+def say(text: str) -> None:
+    """A line that is never wrapped, so that it can be copied, from the first process only."""
+    if not console.quiet:
+        print(text, flush=True)
 
 
 def progress_bar() -> Progress:
@@ -111,7 +118,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def plot_tradeoff(points: Sequence[Mapping[str, Any]], metric: str, file: Path) -> None:
-    """A plot of a metric against latency; each point has `label`, `latency_ms`, `metric` and `runtime`."""
+    """A plot of a metric against latency, as PNG; each point has `label`, `latency_ms`, `metric` and `runtime`."""
     # Imported here: it takes a second, and only this function needs it. The Agg canvas needs no screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -135,4 +142,4 @@ def plot_tradeoff(points: Sequence[Mapping[str, Any]], metric: str, file: Path) 
     axes.margins(0.15)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(file, dpi=120)
+    figure.savefig(file, dpi=120, format="png")

@@ -4,13 +4,13 @@ A run trains in `<output_dir>/<stage>-checkpoints` and its result appears as `<o
 a result that exists is whole, and a killed run is resumed from its last whole checkpoint.
 """
 
-import shutil
+import functools
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,7 +30,19 @@ from dynackd.errors import UserError
 from dynackd.evaluation import batches_of, evaluate_grid
 from dynackd.families import FAMILIES, FAMILY_KEY, max_positions
 from dynackd.importance import IMPORTANCE, rewire
-from dynackd.places import new_directory, read_json, refuse_existing, write_json
+from dynackd.places import (
+    at_home,
+    holds,
+    manifest_of,
+    mark,
+    new_directory,
+    occupied_run,
+    read_json,
+    refuse_existing,
+    remove,
+    write_json,
+    writing,
+)
 from dynackd.recipe import Recipe, StageSettings
 from dynackd.report import console, grid_table, progress_bar
 from dynackd.spec import Grid, describe
@@ -40,6 +52,25 @@ from dynackd.tokens import tokenize
 from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, ResumableTrainer, Stage, SupernetTrainer, set_dropout
 
 TEACHER = "teacher"
+# What a command makes in a run's directory, and what its manifest calls that.
+RESULTS = {
+    TEACHER: "a teacher",
+    "width": "a supernet of the width stage",
+    "depth": "a supernet of the depth stage",
+    "augmented": "augmented rows",
+}
+CHECKPOINTS = "the checkpoints of a run"
+# What `begin`, the Trainer (in checkpoint-N) and `augment` write there; all else is somebody else's.
+CHECKPOINT_FILES = [
+    *("recipe.yaml", "candidates-*.json", "labels-*.json", ".*.tmp", "README.md", "runs/*/*", "runs/*/*/*"),
+    *(f"{PREFIX_CHECKPOINT_DIR}-*/{name}" for name in (
+        *("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json"),
+        *("trainer_state.json", "training_args.bin", "optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*.pth"),
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.jinja"),
+        *("vocab.txt", "vocab.json", "merges.txt", "*.model", "bpe.codes", "user_content.pt", ".*.tmp"),
+    )),
+]
+T = TypeVar("T")
 PROBLEM_TYPES: dict[str, Any] = {"classification": "single_label_classification", "regression": "regression"}
 
 
@@ -49,6 +80,10 @@ class RunMode:
 
     resume: bool = False
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite exclude each other; give one of them")
 
 
 @dataclass(frozen=True)
@@ -67,6 +102,18 @@ class Run:
         return Path(str(self.arguments.output_dir))
 
 
+def alone(command: Callable[[Recipe, RunMode], T]) -> Callable[[Recipe, RunMode], T]:
+    """The command with the recipe's output directory for itself while it runs; `UserError` where another is there."""
+
+    @functools.wraps(command)
+    def run(recipe: Recipe, mode: RunMode) -> T:
+        with occupied_run(recipe.output_dir, list(RESULTS)):
+            return command(recipe, mode)
+
+    return run
+
+
+@alone
 def finetune(recipe: Recipe, mode: RunMode) -> Path:
     """Stage 0: fine-tune a bare encoder with the stock Trainer. Returns the teacher's directory."""
     run = prepare(recipe, "finetune", TEACHER, mode)
@@ -108,6 +155,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     return run.directory
 
 
+@alone
 def train_width(recipe: Recipe, mode: RunMode) -> Path:
     """Stages 1 and 2: rewire the teacher's heads and neurons, then train all widths. Returns the supernet's
     directory."""
@@ -125,6 +173,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     return _train_stage(run, WIDTH_STAGE, supernet, teacher, teacher, data, train, validation, tokenizer)
 
 
+@alone
 def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     """Stage 3: train all widths x depths, each taught by the width stage's network of its width. Returns the
     supernet's directory."""
@@ -209,25 +258,39 @@ def claim(recipe: Recipe, name: str, mode: RunMode) -> tuple[Path, Path]:
     """The directories of a result and of what is kept until that is whole; `UserError` where the mode does not allow
     for what they hold."""
     directory, checkpoints = recipe.output_dir / name, recipe.output_dir / f"{name}-checkpoints"
-    if mode.resume and mode.overwrite:
-        raise UserError("--resume and --overwrite exclude each other; give one of them")
-    if directory.is_dir() and any(directory.iterdir()):
-        if mode.resume:
-            raise UserError(f"{directory} holds a finished run, nothing is left to resume; --overwrite begins again")
-        refuse_existing(directory, mode.overwrite)
-    unfinished = checkpoints.is_dir() and any(checkpoints.iterdir())
-    if unfinished and not (mode.resume or mode.overwrite):
+    inputs = _inputs(recipe, name)
+    if mode.resume and holds(directory):
+        raise UserError(f"{directory} holds a finished run, nothing is left to resume; --overwrite begins again")
+    refuse_existing(directory, RESULTS[name], mode.overwrite, inputs)
+    begun = manifest_of(checkpoints) is not None or (checkpoints / "recipe.yaml").is_file()
+    if mode.overwrite or not begun:
+        refuse_existing(checkpoints, CHECKPOINTS, mode.overwrite, inputs)
+    elif not mode.resume:
         raise UserError(
             f"{checkpoints} holds an unfinished run; add --resume to go on with it or --overwrite to begin again"
         )
     return directory, checkpoints
 
 
+def _inputs(recipe: Recipe, name: str) -> dict[str, str | Path | None]:
+    """What a command that makes the result `name` reads, as far as it may lie in a directory."""
+    files = {key: getattr(recipe.data, key) for key in ("train", "validation", "validation_mm")}
+    data = {f"data.{key}": at_home(file) for key, file in files.items() if file}
+    inputs = {"recipe": recipe.file, "model": recipe.model, **({} if recipe.data.hub else data)}
+    return inputs if name == TEACHER else {**inputs, "teacher": recipe.teacher}
+
+
 def begin(recipe: Recipe, checkpoints: Path) -> None:
     """An empty directory for what a run keeps, and what `refuse_changed` will compare with."""
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    checkpoints.mkdir(parents=True)
+    remove(checkpoints)
+    mark(checkpoints, CHECKPOINTS, CHECKPOINT_FILES)
     (checkpoints / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+
+
+def drop(checkpoints: Path) -> None:
+    """Delete what a run kept; what dynackd did not write there stays, and is told."""
+    for name in remove(checkpoints)[:1]:
+        console.print(f"{checkpoints} stays: it holds {name}, which dynackd did not write")
 
 
 def last_checkpoint(checkpoints: Path) -> Path | None:
@@ -355,18 +418,19 @@ def _train(trainer: Trainer, run: Run) -> float:
     if run.checkpoint is None and run.arguments.should_save:
         begin(run.recipe, run.checkpoints)
     start = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    with writing(run.checkpoints, "; put that right and go on with --resume"):
+        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     return time.monotonic() - start
 
 
 def _finish(run: Run, trainer: Trainer, save: Callable[[Path], None], about: Mapping[str, Any]) -> None:
     """Write the result directory in one rename, then drop the checkpoints."""
     if trainer.args.should_save:
-        with new_directory(run.directory, run.mode.overwrite) as directory:
+        with new_directory(run.directory, RESULTS[run.directory.name], run.mode.overwrite) as directory:
             save(directory)
             (directory / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
             write_json(directory / "metrics.json", {**about, "log": trainer.state.log_history})
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        drop(run.checkpoints)
 
 
 def _evaluate(

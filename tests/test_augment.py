@@ -189,7 +189,7 @@ def test_the_file_holds_the_old_rows_and_new_ones_with_the_teachers_labels(tmp_p
         for row in new[::7]:
             tokens = tokenizer(row["sentence"], truncation=True, max_length=16, return_tensors="pt")
             assert int(row["label"]) == int(teacher(**tokens).logits.argmax())
-    assert {path.name for path in directory.iterdir()} == {"train.jsonl", "augment.json"}
+    assert {path.name for path in directory.iterdir()} == {"train.jsonl", "augment.json", ".dynackd.json"}
     assert json.loads((directory / "augment.json").read_text())["overrides"] == about["overrides"]
     assert sum(about["new_labels"].values()) == len(new)
     before = (directory / "train.jsonl").read_bytes()
