@@ -76,7 +76,7 @@ def _table(where: str, batches: Iterable[Any], features: Mapping[str, Any], want
 
 def read_file(name: str, wanted: Sequence[str]) -> Table:
     """Raises UserError when the file is missing or of no known kind; its rows raise one where it is damaged."""
-    path = Path(name).expanduser()
+    path = Path(at_home(name))
     suffix = path.suffix.lower()
     if suffix not in READERS:
         hint = "; save it as csv (UTF-8)" if suffix in SPREADSHEETS else ""
