@@ -72,7 +72,8 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
     kept = Kept(recipe, unfinished, mode.resume)
     source = teacher_of(recipe)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    teacher, tokenizer = load_teacher(source, recipe.grid).to(device), load_tokenizer(source)
+    teacher = load_teacher(source, recipe.grid).to(device)
+    tokenizer = load_tokenizer(source, teacher.model.config)
     # No new row may be a validation row, and not only one of those that this recipe evaluates on.
     everything = dataclasses.replace(recipe.data, validation_rows=None)
     label2id = {str(name): int(index) for name, index in (teacher.model.config.label2id or {}).items()}
@@ -125,10 +126,10 @@ def _slots(
         embeddings = teacher.model.get_input_embeddings()
         assert isinstance(embeddings, torch.nn.Embedding)
         return neighbour_slots(sorted(texts), tokenizer, embeddings.weight.cpu(), settings)
-    own = load_tokenizer(settings.masked_lm)
+    model = load_masked_lm(settings.masked_lm)
+    own = load_tokenizer(settings.masked_lm, model.config)
     if own.mask_token is None:
         raise UserError(f"augmentation.masked_lm: the tokenizer of {settings.masked_lm} has no mask token")
-    model = load_masked_lm(settings.masked_lm)
     model.to(next(teacher.parameters()).device)  # type: ignore[arg-type]
     ordered = sorted(texts, key=lambda text: (-len(text), text))  # the longest first: an ETA that only gets better
     slots: Slots = {}

@@ -56,7 +56,8 @@ class Family:
 
     `layers` is the path of the layer list from the base model; `head_count` the paths, from a layer, of attributes
     that hold the number of heads (some models reshape by them, so they must follow the width); the `*_key`s are the
-    names in the model's config; `reserved_positions` how many position embeddings no token can use.
+    names in the model's config; `positions_follow_padding` that positions start behind the number of the padding token,
+    so that no token can use the position embeddings up to there.
     """
 
     layers: str
@@ -70,7 +71,7 @@ class Family:
     heads_key: str = "num_attention_heads"
     layers_key: str = "num_hidden_layers"
     hidden_key: str = "hidden_size"
-    reserved_positions: int = 0
+    positions_follow_padding: bool = False
 
     @property
     def linears(self) -> tuple[SlicedLinear, ...]:
@@ -104,7 +105,7 @@ _DISTILBERT = Family(
 
 FAMILIES: dict[str, Family] = {
     "bert": _BERT,
-    "roberta": replace(_BERT, reserved_positions=2),  # positions start at pad_token_id + 1
+    "roberta": replace(_BERT, positions_follow_padding=True),
     "electra": _BERT,
     "distilbert": _DISTILBERT,
 }
@@ -124,7 +125,8 @@ def family_of(config: PreTrainedConfig) -> Family:
 
 def max_positions(config: PreTrainedConfig) -> int:
     """The longest sequence that the model has position embeddings for, in tokens."""
-    return config.max_position_embeddings - family_of(config).reserved_positions
+    reserved = config.pad_token_id + 1 if family_of(config).positions_follow_padding else 0
+    return config.max_position_embeddings - reserved
 
 
 def geometry_of(config: PreTrainedConfig) -> Geometry:

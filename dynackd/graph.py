@@ -242,7 +242,8 @@ def example_batch(shape: Shape, names: Sequence[str], model: PreTrainedModel, se
     generator = torch.Generator().manual_seed(seed)
     config = model.config
     pad = config.pad_token_id or 0
-    ids = torch.randint(pad + 1, config.vocab_size, (shape.batch_size, shape.length), generator=generator)
+    ids = torch.randint(config.vocab_size - 1, (shape.batch_size, shape.length), generator=generator)
+    ids += ids >= pad  # every word but the padding, wherever that stands
     mask = torch.ones_like(ids)
     for row in range(1, shape.batch_size):
         padded = min(row * shape.length // (shape.batch_size + 1), shape.length - 1)

@@ -119,7 +119,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     run = prepare(recipe, "finetune", TEACHER, mode)
     config = load_config(recipe.model)
     _refuse_student(recipe.model, config)
-    tokenizer = load_tokenizer(recipe.model)
+    tokenizer = load_tokenizer(recipe.model, config)
     data = load_task_data(recipe.task, recipe.data)
     config.num_labels = data.num_labels
     if data.label_names:
@@ -162,7 +162,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     run = prepare(recipe, "width", "width", mode)
     source = teacher_of(recipe)
     teacher = load_teacher(source, recipe.grid)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, teacher.model.config)
     data = load_task_data(recipe.task, recipe.data, label2id=_label2id(teacher))
     train, validation = _tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
     origin = Origin(WIDTH_STAGE.name, source, source)

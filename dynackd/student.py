@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from dynackd.checkpoints import check_safetensors_file, load_classifier
+from dynackd.checkpoints import check_safetensors_file, fit_tokenizer, load_classifier, neutral
 from dynackd.errors import UserError
 from dynackd.families import FAMILIES, FAMILY_KEY, HEAD, NEURON, family_of, geometry_of, layer_list, unit_totals
 from dynackd.places import read_json
@@ -150,7 +150,7 @@ def load_student(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever a library makes of a tampered file is the user's one sentence
         raise _refused(directory, f"its tokenizer cannot be read: {_first_line(error)}") from error
-    return load_classifier(str(directory), config).eval(), tokenizer
+    return load_classifier(str(directory), config).eval(), fit_tokenizer(tokenizer, config, str(directory))
 
 
 def _refused(directory: Path, reason: str) -> UserError:
@@ -195,7 +195,7 @@ def _checked_config(directory: Path) -> PreTrainedConfig:
         if key.lstrip("_") in FOREIGN_KEYS:
             raise _refused(directory, f"its config.json has {key!r}, which no student needs")
     try:
-        config = STUDENT_CLASSES[family][0].from_dict(content)
+        config = neutral(STUDENT_CLASSES[family][0].from_dict(content))
         problem = _impossible_sizes(config)
     except Exception as error:  # whatever a library makes of a tampered file is the user's one sentence
         raise _refused(directory, f"its config.json is not understood: {_first_line(error)}") from error

@@ -211,5 +211,5 @@ def load_supernet(directory: Path) -> tuple[Supernet, PreTrainedTokenizerBase]:
     except (KeyError, TypeError) as error:
         raise UserError(f"{directory}/config.json is damaged: its {CONFIG_KEY!r} part lacks {error}") from error
     model = load_classifier(str(directory), config)
-    return Supernet(model, grid, Origin(**known)), load_tokenizer(str(directory))
+    return Supernet(model, grid, Origin(**known)), load_tokenizer(str(directory), config)
 

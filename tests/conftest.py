@@ -38,8 +38,8 @@ CONFIGS = {
 
 
 def tiny_config(family, num_labels=2, **changes):
-    # RoBERTa reserves two positions; with these sizes every family takes 48 tokens.
-    positions = 48 + FAMILIES[family].reserved_positions
+    # RoBERTa's positions begin behind the padding token's id, 0; with these sizes every family takes 48 tokens.
+    positions = 48 + FAMILIES[family].positions_follow_padding
     config = CONFIGS[family](
         vocab_size=len(VOCABULARY), max_position_embeddings=positions, pad_token_id=0, eos_token_id=3, bos_token_id=2
     )
