@@ -10,7 +10,9 @@ from typing import Any
 
 import yaml
 
+from dynackd.errors import UserError
 from dynackd.spec import Geometry
+from dynackd.yamltext import read_yaml
 
 About = Mapping[str, Any]
 
@@ -24,8 +26,8 @@ def licence_of(directories: Iterable[str | Path | None]) -> str | None:
         text = file.read_text(encoding="utf-8", errors="replace")
         parts = text.split("---\n", 2) if text.startswith("---\n") else []
         try:
-            head = yaml.safe_load(parts[1]) if len(parts) == 3 else None
-        except yaml.YAMLError:
+            head = read_yaml(parts[1]) if len(parts) == 3 else None
+        except UserError:
             continue  # somebody else's card; nothing depends on it
         if isinstance(head, dict) and isinstance(head.get("license"), str):
             return head["license"]

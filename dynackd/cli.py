@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -144,9 +145,12 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
+    from dynackd.spec import multiplier
+
     _add_supernet(parser)
-    parser.add_argument("--width", type=float, default=1.0, help="share of heads and neurons to keep (default: 1.0)")
-    parser.add_argument("--depth", type=float, default=1.0, help="share of layers to keep (default: 1.0)")
+    for name, what in (("width", "heads and neurons"), ("depth", "layers")):
+        text = f"share of {what} to keep, such as 0.5 or 2/3 (default: 1.0)"
+        parser.add_argument(f"--{name}", type=partial(multiplier, name), default=1.0, metavar="X", help=text)
     parser.add_argument(
         "--output", type=_path, metavar="DIR", help="the student directory (default: students/wW-dD beside SUPERNET)"
     )
@@ -300,11 +304,14 @@ def _export(options: argparse.Namespace, spec: Any, export_options: Any, output:
 
     supernet, tokenizer = load_supernet(options.supernet)
     console.print(describe(supernet.resolve(spec), supernet.geometry))
-    if spec not in supernet.grid.specs():
+    trained = supernet.grid.trained(spec, supernet.geometry)
+    if trained is not None and trained != spec:
+        console.print(f"the same network as ({trained}), which was trained")
+    if trained is None:
         nearest_spec = supernet.grid.nearest(spec)
         console.print(f"warning: ({spec}) was not trained; the nearest trained one is ({nearest_spec})")
     validation = _export_validation(options, supernet, tokenizer)
-    facts = _export_facts(options, spec)
+    facts = _export_facts(options, supernet.resolve(spec))
     about = export_student(supernet, tokenizer, spec, output, options.overwrite, facts, export_options, validation)
     console.print(f"{about['parameters']:,} parameters")
     if compat := about.get("compat"):
@@ -355,7 +362,7 @@ def _export_validation(options: argparse.Namespace, supernet: Any, tokenizer: An
         raise UserError(f"no validation data: {error} (--set data.validation=FILE, or --no-validation)") from error
 
 
-def _export_facts(options: argparse.Namespace, spec: Any) -> dict[str, Any]:
+def _export_facts(options: argparse.Namespace, resolved: Any) -> dict[str, Any]:
     """What the supernet's directory knows about its data, its teacher's licence and this sub-network's metrics."""
     from dynackd.card import licence_of
     from dynackd.export import known_metrics
@@ -368,7 +375,7 @@ def _export_facts(options: argparse.Namespace, spec: Any) -> dict[str, Any]:
         if licence := licence_of([recipe.teacher, recipe.output_dir / "teacher", recipe.model]):
             facts["licence"] = licence
     if options.validation is None and not options.variants:
-        facts |= known_metrics(options.supernet, spec)
+        facts |= known_metrics(options.supernet, resolved)
     return facts
 
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynackd.errors import UserError, nearest
+from dynackd.errors import UserError, nearest, shown
 from dynackd.relations import (
     AVERAGES,
     DIVERGENCES,
@@ -78,20 +78,19 @@ class DistillationSettings:
     width_power: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.weights, Mapping):
+            raise UserError(f"distillation.weights must be a mapping, {{logits: 1.0}}, not {shown(self.weights)}")
         for name, weight in self.weights.items():
-            _check_name("distillation term", name, list(TERMS))
-            if not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-                raise UserError(f"the weight of distillation term '{name}' is {weight!r}; it must be a number from 0")
-        if not isinstance(self.temperature, int | float) or not 0 < self.temperature < float("inf"):
-            raise UserError(f"the distillation temperature is {self.temperature!r}; it must be a number above 0")
-        if self.window is not None and not (isinstance(self.window, int) and self.window >= 3 and self.window % 2 == 1):
-            raise UserError(f"the distillation window is {self.window!r}; it must be an odd number from 3, or none")
+            _check_name("weights", name, list(TERMS))
+            _check_number(f"weights.{name}", weight, "a number from 0", lambda value: value >= 0)
+        _check_number("temperature", self.temperature, "a number above 0", lambda value: value > 0)
+        _check_number("width_power", self.width_power, "a number from 0", lambda value: value >= 0)
+        if self.window is not None and not (type(self.window) is int and self.window >= 3 and self.window % 2 == 1):
+            raise UserError(f"distillation.window must be an odd number from 3, or null, not {shown(self.window)}")
         _check_name("distance", self.distance, list(PAIR_RELATIONS))
         _check_name("average", self.average, list(AVERAGES))
         _check_name("divergence", self.divergence, list(DIVERGENCES))
         _check_name("schedule", self.schedule, list(SCHEDULES))
-        if not isinstance(self.width_power, int | float) or not 0 <= self.width_power < float("inf"):
-            raise UserError(f"the distillation width_power is {self.width_power!r}; it must be a number from 0")
 
     def active(self, names: Mapping[str, Any]) -> list[str]:
         """The names that have a weight, in the order of `names`."""
@@ -104,9 +103,15 @@ class DistillationSettings:
         return replace(self, weights=weights)
 
 
-def _check_name(what: str, name: str, known: list[str]) -> None:
-    if name not in known:
-        raise UserError(f"unknown {what} '{name}'{nearest(name, known) or ', known are ' + ', '.join(known)}")
+def _check_name(where: str, name: Any, known: list[str]) -> None:
+    if not isinstance(name, str) or name not in known:
+        hint = nearest(str(name), known) or f"; known: {', '.join(known)}"
+        raise UserError(f"distillation.{where}: {shown(name)} is unknown{hint}")
+
+
+def _check_number(where: str, value: Any, expected: str, holds: Callable[[float], bool]) -> None:
+    if type(value) not in (int, float) or not holds(value) or not value < float("inf"):
+        raise UserError(f"distillation.{where} must be {expected}, not {shown(value)}")
 
 
 def _how(settings: DistillationSettings, arrangement: Arrangement) -> How:

@@ -1,6 +1,7 @@
 """The one exception that stands for a user's mistake, and the checks that raise it everywhere alike."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,14 +25,15 @@ def refuse_unknown_keys(where: str, content: Mapping[str, Any], known: Iterable[
     for key in content:
         if key not in known:
             full = f"{where}.{key}" if where else str(key)
-            raise UserError(f"unknown key '{full}'{nearest(str(key), known) or '; known: ' + ', '.join(known)}")
+            raise UserError(f"unknown key '{full}'{nearest(str(key), known) or '; known: ' + listed(known, 40)}")
 
 
 def one_of(where: str, value: Any, known: Iterable[str]) -> str:
     """The value, a known name; `UserError` with the nearest and all known names otherwise."""
     known = list(known)
     if value not in known:
-        raise UserError(f"{where}: '{value}' is unknown{nearest(str(value), known) or ';'} known: {', '.join(known)}")
+        text = value if isinstance(value, str) else shown(value)
+        raise UserError(f"{where}: '{text}' is unknown{nearest(text, known) or ';'} known: {', '.join(known)}")
     return str(value)
 
 
@@ -48,6 +50,22 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
+def reason_of(error: Exception) -> str:
+    """The first line of what an error says."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    return text.splitlines()[0] if text else f"{type(error).__name__} without a message"
+
+
 def first_line(error: Exception) -> str:
     """The error's type and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 120, 120, 60
+
+
+def shown(value: Any) -> str:
+    """A value as a recipe writes it, with the middle left out where it is long."""
+    known = {None: "null", True: "true", False: "false"}
+    return known[value] if value is None or isinstance(value, bool) else _SHORT.repr(value)

@@ -36,7 +36,7 @@ from dynackd.graph import (
 )
 from dynackd.places import MANIFEST, new_directory, read_json, write_json
 from dynackd.quantize import VARIANTS
-from dynackd.spec import FULL, Grid, SubnetSpec
+from dynackd.spec import FULL, Grid, ResolvedSubnet, SubnetSpec
 from dynackd.student import cut
 from dynackd.supernet import Supernet
 from dynackd.tasks import main_metric
@@ -145,14 +145,15 @@ def export_student(
     return about
 
 
-def known_metrics(supernet_directory: Path, spec: SubnetSpec) -> dict[str, Any]:
-    """The facts for `export_student` that the supernet's metrics.json holds of a trained sub-network, or none."""
+def known_metrics(supernet_directory: Path, resolved: ResolvedSubnet) -> dict[str, Any]:
+    """The facts for `export_student` that the supernet's metrics.json holds of a trained sub-network, whatever the
+    multipliers that name it, or none."""
     if not (supernet_directory / "metrics.json").is_file():
         return {}
     known = read_json(supernet_directory / "metrics.json")
     rows = "On the validation data, when the supernet was trained"
     for row in known.get("subnetworks", []):
-        if (row["width"], row["depth"]) == (spec.width, spec.depth):
+        if (row["heads"], row["neurons"], tuple(row["layers"])) == resolved.network:
             metrics = {"rows": rows, "student": row["metrics"], "teacher": known["teacher"]["metrics"]}
             return {"metrics": metrics}
     return {}

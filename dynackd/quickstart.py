@@ -26,15 +26,13 @@ from dynackd.places import (
 )
 from dynackd.recipe import Recipe, load_recipe
 from dynackd.report import benchmark_table, console, grid_table, plot_tradeoff, progress_bar, say
-from dynackd.spec import SubnetSpec
+from dynackd.spec import Grid, SubnetSpec
 from dynackd.stages import TEACHER, RunMode
 from dynackd.supernet import load_supernet
 from dynackd.tasks import main_metric
 
 ROWS_PER_LABEL = 300
 VALIDATION_ROWS_PER_LABEL = 70
-# The README's own `export --width 0.5 --depth 0.75`, and the smallest.
-EXPORTED = (SubnetSpec(0.5, 0.75), SubnetSpec(0.25, 0.5))
 RECIPE = "quickstart.yaml"
 QUICKSTART, TEXTS = "a quickstart", "the quickstart's texts"  # what the manifests call the output, and its data/
 SUMMARY, PLOT = "summary.json", "tradeoff.png"
@@ -52,6 +50,11 @@ def quickstart(output: Path, mode: RunMode, overrides: Sequence[str] = ()) -> di
     # A text in JSON's quotes is one in YAML's.
     own = [f"{key}={json.dumps(str(place), ensure_ascii=False)}" for key, place in places.items()]
     recipe = load_recipe(Path(str(files("dynackd.recipes") / RECIPE)), [*own, *overrides])
+    if recipe.content["output_dir"] != str(output):
+        raise UserError("--set output_dir is not possible for a quickstart; --output says where its results go")
+    if recipe.teacher is not None:
+        raise UserError("--set teacher is not possible for a quickstart, which trains its own; run your own recipe")
+    recipe.check_machine()
     with occupied_run(output, [data.name]):
         _claim(output, recipe, mode)
         return _run(output, recipe, mode)
@@ -72,13 +75,19 @@ def _claim(output: Path, recipe: Recipe, mode: RunMode) -> None:
             stages.claim(recipe, name, mode)
     if not mode.resume:
         refuse_existing(output / "data", TEXTS, mode.overwrite)
-    for place in _student_places(output).values():
+    for place in _student_places(output, recipe).values():
         refuse_existing(place, STUDENT, overwrite=True)
     mark(output, QUICKSTART, [SUMMARY, PLOT])
 
 
-def _student_places(output: Path) -> dict[SubnetSpec, Path]:
-    return {spec: output / "students" / f"w{spec.width:g}-d{spec.depth:g}" for spec in EXPORTED}
+def exported_sizes(grid: Grid) -> list[SubnetSpec]:
+    """The sizes of a grid that are exported and measured: one in the middle by width x depth, and the smallest."""
+    ordered = sorted(grid.specs(), key=lambda spec: (spec.width * spec.depth, spec.width))
+    return list(dict.fromkeys([ordered[(len(ordered) - 1) // 2], ordered[0]]))
+
+
+def _student_places(output: Path, recipe: Recipe) -> dict[SubnetSpec, Path]:
+    return {spec: output / "students" / f"w{spec.width:g}-d{spec.depth:g}" for spec in exported_sizes(recipe.grid)}
 
 
 def _run(output: Path, recipe: Recipe, mode: RunMode) -> dict[str, Any]:
@@ -90,10 +99,11 @@ def _run(output: Path, recipe: Recipe, mode: RunMode) -> dict[str, Any]:
             console.print(f"{recipe.output_dir / name} is finished; passed over")
         else:
             stage(recipe, mode)
-    console.rule("4/5 exporting two sizes")
-    students = _export(recipe.output_dir / "depth", _student_places(output))
+    places = _student_places(output, recipe)
+    console.rule(f"4/5 exporting {'two sizes' if len(places) > 1 else 'one size'}")
+    students = _export(recipe.output_dir / "depth", places)
     console.rule("5/5 measuring")
-    result = _measure(output, students, main_metric(recipe.task))
+    result = _measure(output, students, main_metric(recipe.task), recipe.data.max_length)
     result["seconds"] = round(time.monotonic() - start)
     write_json(output / SUMMARY, result)
     _tell(output, recipe, result)
@@ -111,14 +121,15 @@ def _export(supernet_directory: Path, places: dict[SubnetSpec, Path]) -> dict[st
     supernet, tokenizer = load_supernet(supernet_directory)
     students = {}
     for spec, place in places.items():
-        facts = {"task": "docstring sentence -> package", **known_metrics(supernet_directory, spec)}
+        known = known_metrics(supernet_directory, supernet.resolve(spec))
+        facts = {"task": "docstring sentence -> package", **known}
         about = export_student(supernet, tokenizer, spec, place, overwrite=True, facts=facts)
         console.print(f"{place}: {about['parameters']:,} parameters, parity {about['parity_max_abs_diff']:.1e}")
         students[place.name] = place
     return students
 
 
-def _measure(output: Path, students: dict[str, Path], metric: str) -> dict[str, Any]:
+def _measure(output: Path, students: dict[str, Path], metric: str, length: int) -> dict[str, Any]:
     """Latencies beside the metrics that the depth stage measured."""
     evaluation = read_json(output / "depth" / "metrics.json")
     scores = {"teacher": evaluation["teacher"]["metrics"][metric]}
@@ -132,7 +143,7 @@ def _measure(output: Path, students: dict[str, Path], metric: str) -> dict[str, 
             ["torch", "onnxruntime"],
             threads=1,
             batch_sizes=[1],
-            lengths=[48],
+            lengths=[length],
             repeats=100,
             warmup=10,
             on_round=lambda total: progress.update(bar, total=total, advance=1),

@@ -4,28 +4,26 @@ import copy
 import dataclasses
 import importlib.util
 import re
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
 from transformers import TrainingArguments
 
-from dynackd.distill import SIGNALS, DistillationSettings
-from dynackd.errors import UserError, one_of, refuse_unknown_keys
+from dynackd.arguments import FINETUNE, TrainingFields, check_machine, resolve_training, with_device
+from dynackd.distill import SIGNALS, TERMS, DistillationSettings
+from dynackd.errors import UserError, one_of, reason_of, refuse_unknown_keys, shown
 from dynackd.importance import IMPORTANCE
 from dynackd.places import at_home
 from dynackd.sources import DataSource, resolve_source
 from dynackd.spec import Grid
 from dynackd.tasks import Task, resolve_task
-from dynackd.trainer import SubnetSampler
+from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, SubnetSampler, metric_names
 from dynackd.words import AugmentationSettings
+from dynackd.yamltext import MAX_CHARACTERS, read_yaml, write_yaml
 
-STAGES = ("finetune", "width", "depth")
+STAGES = (FINETUNE, "width", "depth")
 PACKAGE_PREFIX = "package:"
 IMPORTANCE_ROWS = 512
 
@@ -49,27 +47,24 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 }
 # A supernet has its teacher's hidden size, so the hidden states themselves can be compared beside CKD's relations.
 SIGNAL = "ckd+mse"
-# Fields of TrainingArguments that the stages set themselves.
-OWN_TRAINING_FIELDS = {"output_dir": "output_dir, at the top of the recipe", "resume_from_checkpoint": "--resume"}
 
 
 @dataclass(frozen=True)
 class StageSettings:
-    """What one stage trains with: fields of `transformers.TrainingArguments`, the distillation signal, and the rate of
-    every dropout (None: the model's own)."""
+    """What one stage trains with: fields of `transformers.TrainingArguments`, the distillation signal, the rate of
+    every dropout (None: the model's own), and the sections of the recipe that the fields come from."""
 
     training: Mapping[str, Any]
     distillation: DistillationSettings
     dropout: float | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self, output_dir: Path) -> TrainingArguments:
         """The stage's TrainingArguments; `UserError` with the library's own reason for a value it refuses."""
-        # Without this they refuse bf16 on a machine that has no other device.
-        device = {"use_cpu": not torch.accelerator.is_available()}
         try:
-            return TrainingArguments(output_dir=str(output_dir), **{**device, **self.training})
-        except (TypeError, ValueError, ImportError, AttributeError) as error:
-            raise UserError(f"training: {str(error).strip().splitlines()[0]}") from error
+            return TrainingArguments(output_dir=str(output_dir), **with_device(self.training))
+        except Exception as error:  # whatever the library raises is its reason
+            raise UserError(f"training: {reason_of(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -91,31 +86,28 @@ class Recipe:
     file: Path | None = None  # that it was read from
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(dict(self.content), sort_keys=False, allow_unicode=True)
+        return write_yaml(dict(self.content))
 
+    def check_machine(self) -> None:
+        """Refuse (`UserError`) what any of the stages asks of this machine in vain, before the first is trained."""
+        for settings in self.stages.values():
+            check_machine(TrainingFields(settings.training, settings.places))
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 5e-5 is a number (YAML 1.1 takes it for a text), a repeated key is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"the key {key!r} stands twice, line {node.start_mark.line + 1} and on")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 RECIPE_KEYS = (
     *("model", "teacher", "task", "data", "grid"),
     *("augmentation", "importance", "distillation", "training", "stages", "output_dir"),
 )
-GRID_KEYS = ("widths", "depths", "kept_layers", "sampler")
-IMPORTANCE_KEYS = ("score", "rows")
 STAGE_KEYS = ("training", "distillation", "dropout")
+DISTILLATION_KEYS = ("signal", *(setting.name for setting in dataclasses.fields(DistillationSettings)))
+# Sections that are mappings -> their keys.
+SECTIONS: dict[str, Sequence[str]] = {
+    "grid": ("widths", "depths", "kept_layers", "sampler"),
+    "importance": ("score", "rows"),
+    "distillation": DISTILLATION_KEYS,
+    "augmentation": [setting.name for setting in dataclasses.fields(AugmentationSettings)],
+    "stages": STAGES,
+}
 # None: the model's own. Without dropout a step takes about a tenth less time on a CPU (benchmarks/training.py, its
 # variant `dropout`), sub-networks share their first layers exactly, and no noise stands between student and teacher.
 DROPOUT: dict[str, float | None] = {"finetune": None, "width": 0.0, "depth": 0.0}
@@ -123,15 +115,9 @@ DROPOUT: dict[str, float | None] = {"finetune": None, "width": 0.0, "depth": 0.0
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe file; `overrides` are `key.key=value` texts. Raises `UserError`."""
+    text = _read(Path(path))
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"there is no recipe {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe {path} cannot be read: {error}") from error
-    try:
-        content = _parse(text)
-        return dataclasses.replace(make_recipe(apply_overrides(content, overrides)), file=Path(path))
+        return dataclasses.replace(make_recipe(apply_overrides(_parse(text), overrides)), file=Path(path))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -143,22 +129,34 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
         if key not in content:
             raise UserError(f"{key!r} is missing; a recipe names at least model, task, data and output_dir")
     for key in ("model", "output_dir", "teacher"):
-        if not isinstance(content.get(key, ""), str):
-            raise UserError(f"{key} must be a text, not {content[key]!r}")
-    grid = _section("grid", content.get("grid"), GRID_KEYS)
-    importance = _section("importance", content.get("importance"), IMPORTANCE_KEYS)
+        value = content.get(key, "unsaid")
+        if not (isinstance(value, str) and value.strip()) and not (key == "teacher" and value is None):
+            raise UserError(f"{key} must be a text, not {shown(value)}; a number that is a name stands in quotes")
+    sections = {key: _section(key, content.get(key), known) for key, known in SECTIONS.items()}
+    stages = {name: _section(f"stages.{name}", sections["stages"].get(name), STAGE_KEYS) for name in STAGES}
+    grid, importance = sections["grid"], sections["importance"]
     task = resolve_task(content["task"])
+    trained = Grid(**{key: value for key, value in grid.items() if key != "sampler"})
+    training = _training(content, stages, task, trained)
     return Recipe(
         model=resolve_model(content["model"]),
         teacher=at_home(content["teacher"]) if content.get("teacher") else None,
         task=task,
         data=resolve_source(content.get("data"), task),
-        grid=_grid({key: value for key, value in grid.items() if key != "sampler"}),
+        grid=trained,
         sampler=SubnetSampler.parse(grid.get("sampler", "all")),
         importance=one_of("importance.score", importance.get("score", "gradient"), IMPORTANCE),
         importance_rows=_whole("importance.rows", importance.get("rows", IMPORTANCE_ROWS)),
-        stages={name: _stage_settings(content, name) for name in STAGES},
-        augmentation=_augmentation(content.get("augmentation")),
+        stages={
+            name: StageSettings(
+                training[name].values,
+                _distillation(name, sections["distillation"], own),
+                _dropout(name, own),
+                training[name].places,
+            )
+            for name, own in stages.items()
+        },
+        augmentation=_augmentation(sections["augmentation"]),
         output_dir=Path(at_home(content["output_dir"])),
         content=content,
     )
@@ -192,6 +190,22 @@ def resolve_model(name: str) -> str:
     return str(Path(spec.origin).parent / rest)
 
 
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(4 * MAX_CHARACTERS + 1).decode("utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"there is no recipe {path}") from error
+    except IsADirectoryError as error:
+        inside = path / "recipe.yaml"
+        hint = f"; did you mean {inside}?" if inside.is_file() else ""
+        raise UserError(f"the recipe {path} is a directory{hint}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the recipe {path} is no text in UTF-8; save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"the recipe {path} cannot be read: {error.strerror}") from error
+
+
 def _parse(text: str) -> dict[str, Any]:
     content = _load_yaml(text)
     if not isinstance(content, dict):
@@ -200,30 +214,24 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _load_yaml(text: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise UserError("not valid YAML: " + " ".join(str(error).split())) from error
+    return read_yaml(text)
 
 
 def _section(where: str, content: Any, known: Sequence[str]) -> dict[str, Any]:
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise UserError(f"{where} must be a mapping with the keys {', '.join(known)}, not {content!r}")
+    content = _mapping(where, content)
     refuse_unknown_keys(where, content, known)
     return content
 
 
-def _grid(content: Mapping[str, Any]) -> Grid:
-    for name in ("widths", "depths"):
-        if name in content and not isinstance(content[name], list):
-            raise UserError(f"grid.{name} must be a list such as [1.0, 0.5], not {content[name]!r}")
-    return Grid(**content)
+def _mapping(where: str, content: Any) -> dict[str, Any]:
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise UserError(f"{where} must be a mapping, such as {{key: value}}, not {shown(content)}")
+    return content
 
 
-def _augmentation(content: Any) -> AugmentationSettings:
-    fields = [f.name for f in dataclasses.fields(AugmentationSettings)]
-    settings = AugmentationSettings(**_section("augmentation", content, fields))
+def _augmentation(section: Mapping[str, Any]) -> AugmentationSettings:
+    settings = AugmentationSettings(**section)
     if settings.masked_lm is None:
         return settings
     return dataclasses.replace(settings, masked_lm=resolve_model(settings.masked_lm))
@@ -231,70 +239,57 @@ def _augmentation(content: Any) -> AugmentationSettings:
 
 def _whole(where: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{where} must be a whole number of 1 or more, not {value!r}")
+        raise UserError(f"{where} must be a whole number of 1 or more, not {shown(value)}")
     return value
 
 
-def _stage_settings(content: Mapping[str, Any], stage: str) -> StageSettings:
-    """A stage's settings: the defaults, then the recipe's, then the recipe's for this stage."""
-    stages = _section("stages", content.get("stages"), STAGES)
-    own = _section(f"stages.{stage}", stages.get(stage), STAGE_KEYS)
-    training_fields = [f.name for f in dataclasses.fields(TrainingArguments) if f.init]
-    training = dict(TRAINING_DEFAULTS)
-    for where, section in (("training", content.get("training")), (f"stages.{stage}.training", own.get("training"))):
-        training |= _section(where, section, training_fields)
-    hints = typing.get_type_hints(TrainingArguments)
-    for name, value in training.items():
-        _check_type(f"training.{name}", value, hints[name])
-    for name, instead in OWN_TRAINING_FIELDS.items():
-        if name in training:
-            raise UserError(f"training.{name} is set by dynackd; use {instead} instead")
-    distillation = _merged(content.get("distillation"), own.get("distillation"))
-    return StageSettings(training, _distillation_settings(stage, distillation), _dropout(stage, own))
+def _training(
+    content: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]], task: Task, grid: Grid
+) -> dict[str, TrainingFields]:
+    """Each stage's fields: the defaults, then the recipe's, then the recipe's for this stage."""
+    shared = _mapping("training", content.get("training"))
+    sections = {}
+    for name, own in stages.items():
+        where = f"stages.{name}.training"
+        sections[name] = [("training", shared), (where, _mapping(where, own.get("training")))]
+    names = [metric + suffix for suffix in task.validation_splits for metric in task.metrics]
+    measured = {
+        FINETUNE: ["loss", *task.metrics],
+        **{stage.name: metric_names(stage.grid_of(grid).specs(), names) for stage in (WIDTH_STAGE, DEPTH_STAGE)},
+    }
+    return resolve_training(TRAINING_DEFAULTS, sections, measured)
 
 
 def _dropout(stage: str, own: Mapping[str, Any]) -> float | None:
     rate = own.get("dropout", DROPOUT[stage])
     if rate is not None and (not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1):
-        raise UserError(f"stages.{stage}.dropout must be a number from 0 to below 1, or null, not {rate!r}")
+        raise UserError(f"stages.{stage}.dropout must be a number from 0 to below 1, or null, not {shown(rate)}")
     return rate
 
 
-# What YAML can give for each type that TrainingArguments names; it checks nothing itself.
-_YAML_TYPES: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
-
-
-def _check_type(where: str, value: Any, hint: Any) -> None:
-    """Refuse a value whose type is none of a field's; fields of other types than number, text and switch pass."""
-    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    known = [member for member in members if member in _YAML_TYPES]
-    if len(known) < len([member for member in members if member is not type(None)]) or value is None:
-        return
-    allowed = {kind for member in known for kind in _YAML_TYPES[member]}
-    if type(value) not in allowed:
-        names = " or ".join(member.__name__ for member in known)
-        raise UserError(f"{where} must be of type {names}, not {value!r}")
-
-
-def _merged(base: Any, own: Any) -> dict[str, Any]:
-    """Two distillation sections, the second over the first; weights are merged key by key."""
-    for where, section in (("distillation", base), ("stages' distillation", own)):
-        if section is not None and not isinstance(section, dict):
-            raise UserError(f"{where} must be a mapping, not {section!r}")
-    merged = {**(base or {}), **(own or {})}
-    # A stage that names another signal starts from that signal's weights, not from the recipe's.
-    base_weights = {} if own and "signal" in own else (base or {}).get("weights") or {}
-    weights = {**base_weights, **((own or {}).get("weights") or {})}
-    return {**merged, "weights": weights}
-
-
-def _distillation_settings(stage: str, content: Mapping[str, Any]) -> DistillationSettings:
+def _distillation(stage: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> DistillationSettings:
     """`signal` names what the stage begins with, `weights` changes single weights, the rest are other fields of the
-    settings."""
-    fields = [f.name for f in dataclasses.fields(DistillationSettings)]
-    refuse_unknown_keys("distillation", content, ["signal", *fields])
-    signal = one_of("distillation.signal", content.get("signal", SIGNAL), SIGNALS)
-    weights = _section("distillation.weights", content.get("weights"), list(content.get("weights") or {}))
-    rest = {key: value for key, value in content.items() if key not in ("signal", "weights")}
+    settings; what stands under the stage overrides what all stages share, weights key by key."""
+    where = f"stages.{stage}.distillation"
+    mine = _section(where, own.get("distillation"), DISTILLATION_KEYS)
+    if stage == FINETUNE and mine:
+        raise UserError(f"{where} does nothing: the teacher learns from the labels; remove it")
+    signal = one_of(f"{where if 'signal' in mine else 'distillation'}.signal",
+                    mine.get("signal", shared.get("signal", SIGNAL)), SIGNALS)  # fmt: skip
+    shared_weights, own_weights = (
+        _section(f"{place}.weights", section.get("weights"), list(TERMS))
+        for place, section in (("distillation", shared), (where, mine))
+    )
     preset = {"weights": {}, **SIGNALS[signal].get(stage, {})}  # finetune has no distillation
-    return DistillationSettings(**{**preset, **rest, "weights": {**preset["weights"], **weights}})
+    # A stage that names another signal starts from that signal's weights, not from the recipe's.
+    weights = {**preset["weights"], **({} if "signal" in mine else shared_weights), **own_weights}
+    fields = {key: value for key, value in {**preset, **shared, **mine}.items() if key != "signal"}
+    try:
+        settings = DistillationSettings(**{**fields, "weights": weights})
+    except UserError as error:
+        own_paths = {f"distillation.{key}" for key in mine} | {f"distillation.weights.{name}" for name in own_weights}
+        path = re.split(r":| must", str(error))[0]
+        raise UserError(f"stages.{stage}.{error}" if path in own_paths else str(error)) from error
+    if stage != FINETUNE and not settings.active(TERMS):
+        raise UserError(f"{where}: no term has a weight above 0, so nothing would be learned; give one a weight")
+    return settings

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from dynackd.errors import UserError, nearest
+from dynackd.errors import UserError, nearest, shown
 
 
 @dataclass(frozen=True, order=True)
@@ -22,13 +22,28 @@ class SubnetSpec:
         for name in ("width", "depth"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-                raise UserError(f"{name} {value!r} is outside (0, 1]")
+                raise UserError(f"{name} {shown(value)} is outside (0, 1]")
 
     def __str__(self) -> str:
         return f"width {self.width:g}, depth {self.depth:g}"
 
 
 FULL = SubnetSpec(1.0, 1.0)
+
+
+def multiplier(where: str, value: Any) -> float:
+    """A share as people write it, a number or a text such as `0.5` or `2/3`; `UserError` that names `where`."""
+    if isinstance(value, str):
+        above, slash, below = value.partition("/")
+        try:
+            value = float(above) / float(below) if slash else float(above)
+        except (ValueError, ZeroDivisionError) as error:
+            raise UserError(f"{where} {shown(value)} is no number; write a share such as 0.66 or 2/3") from error
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{where} {shown(value)} is no number; write a share such as 0.66 or 2/3")
+    if not 0 < value <= 1:
+        raise UserError(f"{where} {shown(value)} is outside (0, 1]")
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -57,9 +72,10 @@ class ResolvedSubnet:
 
 
 def round_half_up(multiplier: float, total: int) -> int:
-    """`max(1, floor(multiplier * total + 0.5))`, exact in decimals (DynaBERT's code rounds half to even)."""
-    # Fraction(str(0.29)) is 29/100; the float product 0.29 * 50 is 14.499999999999998 and would round down.
-    return max(1, int(Fraction(str(multiplier)) * total + Fraction(1, 2)))
+    """`max(1, floor(multiplier * total + 0.5))`, exact in what was written: decimals, and fractions such as 11/24
+    (DynaBERT's code rounds half to even)."""
+    # The float product 0.29 * 50 is 14.499999999999998 and would round down; the nearest simple fraction is 29/100.
+    return max(1, int(Fraction(multiplier).limit_denominator(1_000_000) * total + Fraction(1, 2)))
 
 
 def keep_last(kept: int, total: int) -> tuple[int, ...]:
@@ -101,22 +117,22 @@ class Grid:
 
     def __post_init__(self) -> None:
         for name in ("widths", "depths"):
-            values = getattr(self, name)
-            values = tuple(values) if isinstance(values, list | tuple) else (values,)
-            if not values:
+            given = getattr(self, name)
+            if not isinstance(given, list | tuple):
+                raise UserError(f"grid.{name} must be a list such as [1.0, 0.5], not {shown(given)}")
+            if not given:
                 raise UserError(f"grid.{name} is empty; it needs at least 1.0")
-            for value in values:
-                SubnetSpec(**{name.removesuffix("s"): value})
+            values = [multiplier(f"grid.{name}", value) for value in given]
             if len(set(values)) < len(values):
-                raise UserError(f"grid.{name} {list(values)} holds a value twice")
+                raise UserError(f"grid.{name} {shown(list(given))} holds a value twice")
             if max(values) != 1:
-                raise UserError(f"grid.{name} {list(values)} lacks 1.0, the full network")
-            object.__setattr__(self, name, tuple(sorted((float(v) for v in values), reverse=True)))
-        if self.kept_layers not in KEPT_LAYER_RULES:
+                raise UserError(f"grid.{name} {shown(list(given))} lacks 1.0, the full network")
+            object.__setattr__(self, name, tuple(sorted(values, reverse=True)))
+        if not isinstance(self.kept_layers, str) or self.kept_layers not in KEPT_LAYER_RULES:
             known = list(KEPT_LAYER_RULES)
             raise UserError(
-                f"grid.kept_layers {self.kept_layers!r} is unknown{nearest(str(self.kept_layers), known)} "
-                f"It is one of {', '.join(known)}"
+                f"grid.kept_layers {shown(self.kept_layers)} is no rule"
+                f"{nearest(str(self.kept_layers), known) or ';'} it is one of {', '.join(known)}"
             )
 
     def specs(self) -> list[SubnetSpec]:
@@ -137,6 +153,12 @@ class Grid:
                     f"the grid's ({other}) and ({spec}) are the same network here, {resolved.heads} of "
                     f"{geometry.heads} heads and {len(resolved.layers)} of {geometry.layers} layers; drop one of them"
                 )
+
+    def trained(self, spec: SubnetSpec, geometry: Geometry) -> SubnetSpec | None:
+        """The grid's name for the network that `spec` is of this geometry (width .49 of 12 heads is width .5), or None
+        where it is none of the grid's."""
+        network = self.resolve(spec, geometry).network
+        return next((own for own in self.specs() if self.resolve(own, geometry).network == network), None)
 
     def nearest(self, spec: SubnetSpec) -> SubnetSpec:
         """The trained sub-network closest to `spec`."""

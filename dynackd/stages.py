@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from dynackd.arguments import FINETUNE
 from dynackd.checkpoints import check_safetensors_file, load_classifier, load_config, load_tokenizer
 from dynackd.data import TaskData, load_task_data
 from dynackd.errors import UserError
@@ -49,7 +50,16 @@ from dynackd.spec import Grid, describe
 from dynackd.supernet import CONFIG_KEY, Origin, Supernet, load_supernet
 from dynackd.tasks import compute_metrics
 from dynackd.tokens import tokenize
-from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, ResumableTrainer, Stage, SupernetTrainer, set_dropout
+from dynackd.trainer import (
+    DEPTH_STAGE,
+    WIDTH_STAGE,
+    ResumableTrainer,
+    Stage,
+    SupernetTrainer,
+    check_steps,
+    one_device,
+    set_dropout,
+)
 
 TEACHER = "teacher"
 # What a command makes in a run's directory, and what its manifest calls that.
@@ -121,6 +131,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     _refuse_student(recipe.model, config)
     tokenizer = load_tokenizer(recipe.model, config)
     data = load_task_data(recipe.task, recipe.data)
+    _check_rows(data, run)
     config.num_labels = data.num_labels
     if data.label_names:
         config.id2label = dict(enumerate(data.label_names))
@@ -164,6 +175,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     teacher = load_teacher(source, recipe.grid)
     tokenizer = load_tokenizer(source, teacher.model.config)
     data = load_task_data(recipe.task, recipe.data, label2id=_label2id(teacher))
+    _check_rows(data, run)
     train, validation = _tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
     origin = Origin(WIDTH_STAGE.name, source, source)
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, WIDTH_STAGE.grid_of(recipe.grid), origin)
@@ -188,6 +200,7 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
             f"the recipe asks for {list(recipe.grid.widths)} with {recipe.grid.kept_layers!r}; make them agree"
         )
     data = load_task_data(recipe.task, recipe.data, label2id=_label2id(teacher))
+    _check_rows(data, run)
     train, validation = _tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
     origin = Origin(DEPTH_STAGE.name, teacher.origin.teacher, _absolute(str(parent)))
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, DEPTH_STAGE.grid_of(recipe.grid), origin)
@@ -244,6 +257,7 @@ def load_teacher(source: str, grid: Grid) -> Supernet:
 
 def prepare(recipe: Recipe, stage: str, name: str, mode: RunMode) -> Run:
     """Check a stage's places before anything is loaded or written."""
+    recipe.check_machine()
     settings, (directory, checkpoints) = recipe.stages[stage], claim(recipe, name, mode)
     checkpoint = last_checkpoint(checkpoints) if mode.resume else None
     if checkpoint is not None:
@@ -251,7 +265,14 @@ def prepare(recipe: Recipe, stage: str, name: str, mode: RunMode) -> Run:
     # Under torchrun this is where the processes meet, so none of them writes before all of them have checked.
     arguments = settings.arguments(checkpoints)
     console.quiet = arguments.process_index > 0
+    if (devices := one_device(arguments)) > 1:
+        command = f"torchrun --nproc_per_node {devices} -m dynackd {name_of_command(stage)} RECIPE"
+        console.print(f"note: this process uses one of {devices} devices; to use all: {command}", soft_wrap=True)
     return Run(recipe, settings, directory, arguments, mode, checkpoint)
+
+
+def name_of_command(stage: str) -> str:
+    return stage if stage == FINETUNE else f"train-{stage}"
 
 
 def claim(recipe: Recipe, name: str, mode: RunMode) -> tuple[Path, Path]:
@@ -327,6 +348,11 @@ def refuse_changed(recipe: Recipe, checkpoints: Path) -> None:
             f"the recipe has changed since the run in {checkpoints} began (in {', '.join(changed)}); undo that to "
             "resume, or begin again with --overwrite"
         )
+
+
+def _check_rows(data: TaskData, run: Run) -> None:
+    if data.train is not None:
+        check_steps(len(data.train), run.arguments)
 
 
 def _refuse_student(source: str, config: Any) -> None:

@@ -2,7 +2,9 @@
 checkpoints and resume are the user's too."""
 
 import random
-from collections.abc import Callable, Iterator
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby, takewhile
@@ -15,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from dynackd.distill import DistillationSettings, Student, TeacherSignal, distillation_loss
-from dynackd.errors import UserError
+from dynackd.errors import UserError, shown
 from dynackd.evaluation import subnet_metrics
 from dynackd.spec import FULL, Grid, SubnetSpec
 from dynackd.supernet import Supernet
@@ -64,13 +66,12 @@ class SubnetSampler:
     count: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> "SubnetSampler":
+    def parse(cls, text: Any) -> "SubnetSampler":
         """From a recipe's `all` or `sandwich(2)`; `UserError` otherwise."""
-        name, bracket, rest = str(text).partition("(")
-        count = rest.removesuffix(")")
-        if name not in SAMPLERS or bool(bracket) != (name == "sandwich") or (bracket and not count.isdigit()):
-            raise UserError(f"grid.sampler {text!r} is unknown; it is all, or sandwich(2)")
-        return cls(name, int(count or 0))
+        found = re.fullmatch(r"(all)|(sandwich)\(([0-9]{1,4})\)", text) if isinstance(text, str) else None
+        if found is None:
+            raise UserError(f"grid.sampler {shown(text)} is unknown; it is all, or sandwich(2)")
+        return cls(str(found[1] or found[2]), int(found[3] or 0))
 
     def sample(self, specs: list[SubnetSpec], seed: int, step: int) -> list[SubnetSpec]:
         """The sub-networks of this step, the same on every process and after every resume; `specs` largest first."""
@@ -96,11 +97,36 @@ class _EpochLengthSampler(LengthGroupedSampler):
 class ResumableTrainer(Trainer):
     """The stock Trainer with data that a resumed run sees in the same order, also when grouped by length."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, model: nn.Module, args: TrainingArguments, **options: Any) -> None:
+        one_device(args)
+        super().__init__(model, args, **options)
         # Classifiers take **kwargs, from which the Trainer concludes that they normalise the loss by the items in all
         # processes' batches; they do not, and loss and gradients would come out times the number of processes.
         self.model_accepts_loss_kwargs = False
+
+    def _get_dataloader(self, *args: Any, **options: Any) -> Any:
+        """As the stock Trainer's, but `dataloader_drop_last` is for training: a metric counts every row."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and options.get("is_training", False)
+        try:
+            return super()._get_dataloader(*args, **options)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """As the stock Trainer's; `UserError` where no step would be made."""
+        check_steps(len(cast(Dataset, self.train_dataset)), self.args)
+        return super().train(*args, **options)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As the stock Trainer's; a warm-up that never ends is told."""
+        if self.args.get_warmup_steps(num_training_steps) >= num_training_steps > 1:
+            warnings.warn(
+                f"training.warmup_steps {self.args.warmup_steps:g} is no less than the {num_training_steps:,} steps of "
+                f"this training: the learning rate never reaches {self.args.learning_rate:g}",
+                stacklevel=2,
+            )
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -119,16 +145,61 @@ UNSUPPORTED_ARGUMENTS = {
     "load_best_model_at_end": "a supernet has no single best checkpoint",
     "neftune_noise_alpha": "teacher and student would see different embeddings",
     "torch_compile": "each width, depth and length would be compiled anew",
+    "torch_compile_backend": "each width, depth and length would be compiled anew",
+    "torch_compile_mode": "each width, depth and length would be compiled anew",
+    "torch_empty_cache_steps": "its step is not the stock one, which empties the cache",
+    "ddp_static_graph": "each step runs other sub-networks",
     "deepspeed": "sub-networks share weights that it would split",
     "fsdp": "sub-networks share weights that it would split",
+}
+INSIDE_BACKWARD = "it changes the weights inside the backward pass, of which a step has several"
+AVERAGED = "what is measured and saved would not be its averaged weights"
+# Optimizers that its training cannot honour, and why.
+UNSUPPORTED_OPTIMIZERS = {
+    "lomo": INSIDE_BACKWARD,
+    "adalomo": INSIDE_BACKWARD,
+    "galore_adamw_layerwise": INSIDE_BACKWARD,
+    "galore_adamw_8bit_layerwise": INSIDE_BACKWARD,
+    "galore_adafactor_layerwise": INSIDE_BACKWARD,
+    "apollo_adamw_layerwise": INSIDE_BACKWARD,
+    "schedule_free_radam": AVERAGED,
+    "schedule_free_adamw": AVERAGED,
+    "schedule_free_sgd": AVERAGED,
 }
 
 
 def check_arguments(args: TrainingArguments) -> None:
     """Refuse (`UserError`) training arguments that a supernet's training cannot honour."""
-    for name, reason in UNSUPPORTED_ARGUMENTS.items():
+    for name, why in UNSUPPORTED_ARGUMENTS.items():
         if getattr(args, name, None):
-            raise UserError(f"training.{name} is not possible for a supernet: {reason}; remove it")
+            raise UserError(f"training.{name} is not possible for a supernet: {why}; remove it")
+    if reason := UNSUPPORTED_OPTIMIZERS.get(getattr(args.optim, "value", args.optim)):
+        raise UserError(f"training.optim: {args.optim} is not possible for a supernet: {reason}; take another")
+
+
+def one_device(args: TrainingArguments) -> int:
+    """Let one process use one device, and return how many it would have used.
+
+    Where there are several, the stock Trainer wraps the model in `nn.DataParallel`, which cannot carry a supernet's
+    outputs and gives a stock model larger batches than the recipe says.
+    """
+    count = args.n_gpu
+    if count > 1:
+        args._n_gpu = 1
+    return count
+
+
+def check_steps(rows: int, args: TrainingArguments) -> None:
+    """Refuse (`UserError`) a training in which no step would be made: `dataloader_drop_last` drops the only batch."""
+    together = args.per_device_train_batch_size * args.world_size
+    if args.train_sampling_strategy == "batch_rebalance":
+        together *= args.gradient_accumulation_steps  # it drops what does not fill a whole step
+    if rows == 0 or (args.dataloader_drop_last and rows < together):
+        raise UserError(
+            f"nothing would be trained: the {rows:,} training rows do not fill one batch of {together:,} "
+            f"(per_device_train_batch_size {args.per_device_train_batch_size:,}, processes {args.world_size}), and "
+            "training.dataloader_drop_last drops what is not full; lower the batch size or remove it"
+        )
 
 
 def set_dropout(model: nn.Module, rate: float | None) -> None:
@@ -142,6 +213,11 @@ def _common(layers: tuple[int, ...], others: tuple[int, ...]) -> int:
     """How many first layers two sub-networks of one width share; at least one is left to run."""
     same = (mine == theirs for mine, theirs in zip(layers[:-1], others, strict=False))
     return sum(takewhile(bool, same))
+
+
+def metric_names(specs: Sequence[SubnetSpec], names: Sequence[str]) -> list[str]:
+    """What `SupernetTrainer.evaluate` calls each metric of each sub-network, without its prefix: `w0.5_d1_accuracy`."""
+    return [f"w{spec.width:g}_d{spec.depth:g}_{name}" for spec in specs for name in names]
 
 
 class SupernetTrainer(ResumableTrainer):
@@ -163,7 +239,7 @@ class SupernetTrainer(ResumableTrainer):
         **options: Any,
     ) -> None:
         check_arguments(args)
-        super().__init__(model=supernet, args=args, **options)
+        super().__init__(supernet, args, **options)
         self.stage, self.task, self.settings = stage, task, settings
         self.sampler = sampler or SubnetSampler()
         self.specs = supernet.grid.specs()
@@ -284,7 +360,7 @@ class SupernetTrainer(ResumableTrainer):
             gather=self.accelerator.gather_for_metrics,
         )
         metrics = {
-            f"{metric_key_prefix}_w{spec.width:g}_d{spec.depth:g}_{name}": value
+            f"{metric_key_prefix}_{metric_names([spec], [name])[0]}": value
             for spec, row in zip(self.specs, rows, strict=True)
             for name, value in row.items()
         }

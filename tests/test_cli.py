@@ -112,7 +112,7 @@ def test_every_command_has_help_with_an_example(command, capsys):
         ([], "required: COMMAND"),
         (["trian-width"], "invalid choice: 'trian-width'"),
         (["export", "{run}/depth", "--widht", "0.5"], "export: unknown option --widht, did you mean '--width'?"),
-        (["export", "{run}/depth", "--width", "wide"], "invalid float value: 'wide'"),
+        (["export", "{run}/depth", "--width", "wide"], "width 'wide' is no number; write a share such as 0.66 or 2/3"),
         (["export", "{run}/depth", "--width", "1.5"], "width 1.5 is outside (0, 1]"),
         (["export", "{run}/depth", "--depth", "0"], "depth 0.0 is outside (0, 1]"),
         (["export", "{run}/teacher", "--width", "0.5"], "plain bert checkpoint, not a supernet"),

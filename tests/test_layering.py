@@ -10,6 +10,7 @@ import dynackd
 ORDER = [
     "version",
     "errors",
+    "yamltext",
     "spec",
     "families",
     "places",
@@ -45,6 +46,7 @@ ORDER = [
     "validation",
     "card",
     "export",
+    "arguments",
     "recipe",
     "stages",
     "augment",
