@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from transformers import PreTrainedTokenizerBase
 
 from dynackd.checkpoints import load_masked_lm, load_tokenizer
 from dynackd.data import TaskData, load_task_data
-from dynackd.errors import UserError
+from dynackd.errors import UserError, listed
 from dynackd.evaluation import batches_of, predict
 from dynackd.families import max_positions
+from dynackd.labels import ModelLabels, labels_of
 from dynackd.places import new_directory, read_json, write_json
 from dynackd.recipe import Recipe
-from dynackd.report import progress_bar
+from dynackd.report import console, progress_bar
 from dynackd.sources import DataSource
 from dynackd.spec import FULL
 from dynackd.stages import RESULTS, RunMode, alone, begin, claim, drop, load_teacher, refuse_changed, teacher_of
@@ -76,8 +77,10 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
     tokenizer = load_tokenizer(source, teacher.model.config)
     # No new row may be a validation row, and not only one of those that this recipe evaluates on.
     everything = dataclasses.replace(recipe.data, validation_rows=None)
-    label2id = {str(name): int(index) for name, index in (teacher.model.config.label2id or {}).items()}
-    data = load_task_data(recipe.task, everything, label2id=label2id)
+    names = labels_of(teacher.model.config)
+    data = load_task_data(recipe.task, everything, model=names)
+    for note in data.notes:
+        console.print(f"note: {note}", markup=False)
     assert data.train is not None
     originals = _labelled(data, data.train)
     held_out = {suffix: _labelled(data, rows) for suffix, rows in data.validation.items()}
@@ -106,7 +109,7 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
         _write(temporary / "train.jsonl", data, train)
         for suffix, some in {} if _has_files(recipe.data) else held_out.items():
             _write(temporary / f"validation{suffix}.jsonl", data, some)
-        _check_reads_back(temporary / "train.jsonl", recipe, data, train, label2id)
+        _check_reads_back(temporary / "train.jsonl", recipe, data, train, names)
         write_json(temporary / "augment.json", {**about, "seconds": round(time.monotonic() - start, 1)})
     kept.drop()
     return directory, about
@@ -183,20 +186,18 @@ def _write(file: Path, data: TaskData, rows: Sequence[Labelled]) -> None:
     with file.open("w", encoding="utf-8") as out:
         for texts, label in rows:
             row = dict(zip(data.task.text_columns, texts, strict=True))
-            row[data.task.label_column] = data.written_labels[label] if data.written_labels else label
+            row[data.task.label_column] = data.labels.written[label] if data.labels else label
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _check_reads_back(
-    file: Path, recipe: Recipe, data: TaskData, rows: Sequence[Labelled], label2id: Mapping[str, int]
+    file: Path, recipe: Recipe, data: TaskData, rows: Sequence[Labelled], names: ModelLabels
 ) -> None:
     """The stages must read from the file what was meant, class by class."""
-    back = load_task_data(recipe.task, DataSource(train=str(file)), ("train",), label2id=label2id).train
+    back = load_task_data(recipe.task, DataSource(train=str(file)), ("train",), model=names).train
     if back is None or _labelled(data, back) != list(rows):
-        raise UserError(
-            f"the labels {', '.join(data.written_labels)} would be read in another order from a file; take a teacher "
-            "whose config names its labels"
-        )
+        written = listed(data.labels.written) if data.labels else "of a regression"
+        raise UserError(f"the labels {written} would be read as others from a file; say which is which in task.labels")
 
 
 def _has_files(source: DataSource) -> bool:

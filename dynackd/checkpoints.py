@@ -2,13 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -20,8 +21,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from dynackd.errors import UserError
+from dynackd.errors import UserError, listed
 from dynackd.families import FAMILIES, family_of
+from dynackd.labels import labels_of, model_labels
+
+OUTPUT_LAYER = "classifier"  # or its last layer, in every family
 
 
 def load_config(path: str) -> PreTrainedConfig:
@@ -65,6 +69,25 @@ def neutral(config: PreTrainedConfig) -> PreTrainedConfig:
     for name in _DROPPED:
         vars(config).pop(name, None)
     return config
+
+
+def load_classifier_config(path: str) -> PreTrainedConfig:
+    """The config of a fine-tuned model, whose `id2label` and `label2id` then name every output and agree.
+
+    transformers alone drops a `label2id` without `id2label`, and counts {0: pos, 2: neg} as two outputs. `UserError`
+    where the two disagree.
+    """
+    with _told(path, "config"):
+        content, _ = PreTrainedConfig.get_config_dict(path)
+    labels, config = model_labels(content, f"{path}, config.json"), load_config(path)
+    name_outputs(config, labels.names)
+    return config
+
+
+def name_outputs(config: PreTrainedConfig, names: Sequence[str]) -> None:
+    """Give a model as many outputs as there are names, and each its name."""
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
 
 
 def _refuse_foreign(path: str, config: PreTrainedConfig) -> None:
@@ -155,15 +178,21 @@ def load_classifier(path: str, config: PreTrainedConfig | None = None, new_head:
     """A sequence classifier in float32, from safetensors only, every weight of it accounted for.
 
     `new_head` lets weights outside the layers and the embeddings (pooler, classifier) start at random, for
-    fine-tuning a bare encoder. `UserError` for a missing, damaged, foreign or incomplete checkpoint.
+    fine-tuning a bare encoder, or a classifier of other classes. `UserError` for a missing, damaged, foreign or
+    incomplete checkpoint.
     """
-    config = config or load_config(path)
+    config = config or load_classifier_config(path)
     model, info = _load(AutoModelForSequenceClassification, path, config)
     # from_pretrained re-initialises what it does not find, without an error.
     missing = sorted(name for name in info["missing_keys"] if not (new_head and _is_head(name)))
-    if missing or info["mismatched_keys"]:
-        first = missing[0] if missing else info["mismatched_keys"][0][0]
-        count = len(missing) + len(info["mismatched_keys"])
+    mismatched = sorted(key for key in info["mismatched_keys"] if not (new_head and key[0].startswith(OUTPUT_LAYER)))
+    for name, theirs, ours in mismatched:
+        if name.startswith(OUTPUT_LAYER) and ours[0] == config.num_labels != theirs[0]:
+            names = listed(labels_of(config).names)
+            raise UserError(f"{path}: config.json names {ours[0]} outputs ({names}), but the weights have {theirs[0]}")
+    if missing or mismatched:
+        first = missing[0] if missing else mismatched[0][0]
+        count = len(missing) + len(mismatched)
         raise UserError(
             f"{path} is no complete {config.model_type} classifier: {count} weights are missing or of another shape, "
             f"the first is {first!r}"
@@ -198,7 +227,16 @@ def _load(auto: Any, path: str, config: PreTrainedConfig) -> tuple[PreTrainedMod
             trust_remote_code=False,
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told, and refused by the callers
         )
+
+
+def reset_head(model: PreTrainedModel) -> None:
+    """Draw the output layer anew, as for a bare encoder."""
+    (*_, output) = (module for name, module in model.named_modules() if name.startswith(OUTPUT_LAYER))
+    assert isinstance(output, nn.Linear)
+    nn.init.normal_(output.weight, std=model.config.initializer_range)
+    nn.init.zeros_(output.bias)
 
 
 def _is_head(name: str) -> bool:

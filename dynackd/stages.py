@@ -18,6 +18,7 @@ import yaml
 from datasets import Dataset
 from transformers import (
     DataCollatorWithPadding,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
@@ -25,12 +26,21 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from dynackd.arguments import FINETUNE
-from dynackd.checkpoints import check_safetensors_file, load_classifier, load_config, load_tokenizer
+from dynackd.checkpoints import (
+    check_safetensors_file,
+    load_classifier,
+    load_classifier_config,
+    load_config,
+    load_tokenizer,
+    name_outputs,
+    reset_head,
+)
 from dynackd.data import TaskData, load_task_data
 from dynackd.errors import UserError
 from dynackd.evaluation import batches_of, evaluate_grid
 from dynackd.families import FAMILIES, FAMILY_KEY, max_positions
 from dynackd.importance import IMPORTANCE, rewire
+from dynackd.labels import PROBLEM_TYPES, WRITTEN_KEY, head_fits, labels_of
 from dynackd.places import (
     at_home,
     holds,
@@ -81,7 +91,6 @@ CHECKPOINT_FILES = [
     )),
 ]
 T = TypeVar("T")
-PROBLEM_TYPES: dict[str, Any] = {"classification": "single_label_classification", "regression": "regression"}
 
 
 @dataclass(frozen=True)
@@ -132,13 +141,14 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     tokenizer = load_tokenizer(recipe.model, config)
     data = load_task_data(recipe.task, recipe.data)
     _check_rows(data, run)
-    config.num_labels = data.num_labels
-    if data.label_names:
-        config.id2label = dict(enumerate(data.label_names))
-        config.label2id = {name: index for index, name in enumerate(data.label_names)}
+    foreign_head = _has_foreign_head(recipe.model, config, data)
+    name_outputs(config, data.output_names)
     config.problem_type = PROBLEM_TYPES[data.task.kind]
+    _remember_labels(config, data)
     torch.manual_seed(run.arguments.seed)  # the new head is random
     model = load_classifier(recipe.model, config, new_head=True)
+    if foreign_head:
+        reset_head(model)
     train, validation = _tokenized(data, recipe, tokenizer, max_positions(config))
     trainer = ResumableTrainer(
         model,
@@ -174,11 +184,12 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     source = teacher_of(recipe)
     teacher = load_teacher(source, recipe.grid)
     tokenizer = load_tokenizer(source, teacher.model.config)
-    data = load_task_data(recipe.task, recipe.data, label2id=_label2id(teacher))
+    data = load_task_data(recipe.task, recipe.data, model=labels_of(teacher.model.config))
     _check_rows(data, run)
     train, validation = _tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
     origin = Origin(WIDTH_STAGE.name, source, source)
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, WIDTH_STAGE.grid_of(recipe.grid), origin)
+    _remember_labels(supernet.model.config, data)
     _describe_grid(supernet)
     if run.checkpoint is None:
         _rewire(supernet.to(run.arguments.device), recipe, train, tokenizer)
@@ -199,7 +210,7 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
             f"{parent} was trained at widths {list(teacher.grid.widths)} with the rule {teacher.grid.kept_layers!r}, "
             f"the recipe asks for {list(recipe.grid.widths)} with {recipe.grid.kept_layers!r}; make them agree"
         )
-    data = load_task_data(recipe.task, recipe.data, label2id=_label2id(teacher))
+    data = load_task_data(recipe.task, recipe.data, model=labels_of(teacher.model.config))
     _check_rows(data, run)
     train, validation = _tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
     origin = Origin(DEPTH_STAGE.name, teacher.origin.teacher, _absolute(str(parent)))
@@ -220,7 +231,7 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
     if length > positions:
         raise UserError(f"--length {length} is beyond the {positions} tokens that {directory} takes")
     original = load_teacher(teacher or str(supernet.origin.teacher), supernet.grid)
-    data = load_task_data(recipe.task, recipe.data, ("validation",), label2id=_label2id(supernet))
+    data = load_task_data(recipe.task, recipe.data, ("validation",), model=labels_of(supernet.model.config))
     _, validation = _tokenized(data, recipe, tokenizer, positions)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     return _evaluate(supernet.to(device), original.to(device), data, validation, tokenizer, length)
@@ -250,7 +261,7 @@ def _absolute(source: str) -> str:
 
 def load_teacher(source: str, grid: Grid) -> Supernet:
     """A fine-tuned classifier as a frozen supernet, of which only the full network is asked."""
-    config = load_config(source)
+    config = load_classifier_config(source)
     _refuse_student(source, config)
     return Supernet(load_classifier(source, config), grid).frozen_copy()
 
@@ -379,8 +390,19 @@ def _tokenized(
     return train, {suffix: tokens(rows, f"validation{suffix}") for suffix, rows in data.validation.items()}
 
 
-def _label2id(supernet: Supernet) -> dict[str, int]:
-    return {str(name): int(index) for name, index in (supernet.model.config.label2id or {}).items()}
+def _remember_labels(config: PreTrainedConfig, data: TaskData) -> None:
+    """How these data write the classes, for everything that is later done with what is trained on them."""
+    if data.labels is not None:
+        setattr(config, WRITTEN_KEY, dict(data.labels.ids))
+
+
+def _has_foreign_head(source: str, config: PreTrainedConfig, data: TaskData) -> bool:
+    """Whether the model has a head of other classes than the data's; what becomes of a head is told."""
+    if not (config.architectures or [""])[0].endswith("ForSequenceClassification"):
+        return False
+    kept, told = head_fits(source, labels_of(load_classifier_config(source)), data.output_names, data.task.kind)
+    console.print(told, markup=False)
+    return not kept
 
 
 def _describe_grid(supernet: Supernet) -> None:

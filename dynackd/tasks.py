@@ -6,6 +6,7 @@
 A new task is one entry in `TASKS`, a new metric one function and one line in `METRICS`.
 """
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from scipy.special import log_softmax
 from sklearn import metrics as skm
 
 from dynackd.errors import UserError, names_of, nearest, one_of, refuse_unknown_keys
+from dynackd.labels import wanted_labels
 
 GLUE = "nyu-mll/glue"
 
@@ -25,42 +27,49 @@ GLUE = "nyu-mll/glue"
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
-def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Share of rows whose class is right; `[rows]` class ids each."""
+# Each takes predictions `[rows]`, references `[rows]` (class ids, or values) and how many classes the task has.
+
+
+def accuracy(predictions: np.ndarray, references: np.ndarray, _classes: int) -> float:
+    """Share of rows whose class is right."""
     return float(np.mean(predictions == references))
 
 
-def f1(predictions: np.ndarray, references: np.ndarray) -> float:
-    """F1 of class 1 when only classes 0 and 1 occur (as GLUE does), else the unweighted mean over classes."""
-    binary = max(predictions.max(), references.max()) <= 1
-    if not binary:
-        return f1_macro(predictions, references)
-    return float(skm.f1_score(references, predictions, average="binary", pos_label=1, zero_division=0.0))
+def f1(predictions: np.ndarray, references: np.ndarray, classes: int) -> float:
+    """F1 of class 1 for a task of two classes (as GLUE does), the unweighted mean over classes for one of more."""
+    if classes > 2:
+        return f1_macro(predictions, references, classes)
+    return float(skm.f1_score(references == 1, predictions == 1, zero_division=0.0))
 
 
-def f1_macro(predictions: np.ndarray, references: np.ndarray) -> float:
-    """F1 of each class that occurs, averaged without weights."""
-    return float(skm.f1_score(references, predictions, average="macro", zero_division=0.0))
+def f1_macro(predictions: np.ndarray, references: np.ndarray, classes: int) -> float:
+    """F1 averaged without weights over all classes of the task, whichever occur here.
+
+    A class that no row has and none is given counts 1: there is nothing to find, and nothing was found. So the best
+    possible value is 1 on any rows; as 0 it would depend on the rows, left out it would depend on the predictions.
+    """
+    labels = list(range(classes))
+    return float(skm.f1_score(references, predictions, labels=labels, average="macro", zero_division=1.0))
 
 
-def matthews_correlation(predictions: np.ndarray, references: np.ndarray) -> float:
+def matthews_correlation(predictions: np.ndarray, references: np.ndarray, _classes: int) -> float:
     """Matthews' correlation of class ids, -1 to 1; 0 when one side is constant."""
     if _constant(predictions) or _constant(references):
         return 0.0
     return float(skm.matthews_corrcoef(references, predictions))
 
 
-def pearson(predictions: np.ndarray, references: np.ndarray) -> float:
+def pearson(predictions: np.ndarray, references: np.ndarray, _classes: int) -> float:
     """Pearson's correlation, -1 to 1; 0 when one side is constant."""
     return _correlation(stats.pearsonr, predictions, references)
 
 
-def spearmanr(predictions: np.ndarray, references: np.ndarray) -> float:
+def spearmanr(predictions: np.ndarray, references: np.ndarray, _classes: int) -> float:
     """Spearman's rank correlation, -1 to 1; 0 when one side is constant."""
     return _correlation(stats.spearmanr, predictions, references)
 
 
-def mse(predictions: np.ndarray, references: np.ndarray) -> float:
+def mse(predictions: np.ndarray, references: np.ndarray, _classes: int) -> float:
     """Mean squared error, in squared units of the label: the one metric here where less is better."""
     return float(np.mean((predictions - references) ** 2))
 
@@ -78,7 +87,7 @@ def _correlation(function: Callable[..., Any], predictions: np.ndarray, referenc
     return value if math.isfinite(value) else 0.0
 
 
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
     "accuracy": accuracy,
     "f1": f1,
     "f1_macro": f1_macro,
@@ -106,6 +115,8 @@ class Task:
     `label_names` is in the order of the class ids. `metrics[0]` is the main one. `validation_splits` maps the suffix
     of the metrics' names to the split on the hub. `class_order` is set by `load_task_data` when a model orders the
     classes of a declared task differently: `class_order[model's id]` is the task's own id, in which metrics count.
+    `labels` is the recipe's map from what stands in the data to class ids or names. `check_teacher`: whether a teacher
+    that is worse than chance on the training rows is an error.
     """
 
     name: str
@@ -118,6 +129,8 @@ class Task:
     train_split: str = "train"
     validation_splits: Mapping[str, str] = field(default_factory=lambda: {"": "validation"})
     class_order: tuple[int, ...] | None = None
+    labels: Mapping[str, int | str] | None = None
+    check_teacher: bool = True
 
 
 ENTAILED = ("entailment", "not_entailment")
@@ -141,22 +154,35 @@ TASKS: dict[str, Task] = {
     "rte": Task("rte", PAIR, "label", "classification", ("accuracy",), ENTAILED, (GLUE, "rte")),
 }
 
-TASK_KEYS = ("kind", "text", "label", "metrics")
+TASK_KEYS = ("kind", "text", "label", "metrics", "labels", "check_teacher")
+NAMED_TASK_KEYS = ("name", "labels", "check_teacher")
 RESERVED_COLUMNS = ("label", "labels", "length")  # the names that our own columns take
 
 
 def resolve_task(value: str | Mapping[str, Any]) -> Task:
     """The task of a recipe: a name in `TASKS`, or `{kind, text: column or [column, column], label, metrics: [...]}`.
 
+    Both may have `labels` (see `labels.wanted_labels`) and `check_teacher`, a named task then as `{name: sst2, ...}`.
     Raises UserError for an unknown name, key, kind or metric.
     """
     if isinstance(value, str):
-        if value not in TASKS:
-            raise UserError(f"task '{value}' is unknown{nearest(value, list(TASKS))}; known: {', '.join(TASKS)}, or a "
-                            f"task of your own: {{kind: classification, text: [column], label: column}}")
-        return TASKS[value]
+        return _named_task(value)
     if not isinstance(value, Mapping):
         raise UserError(f"task: expected a name or a mapping with kind, text and label, got {value!r}")
+    if "name" in value:
+        refuse_unknown_keys("task", value, NAMED_TASK_KEYS)
+        return _with_labels(_named_task(value["name"]), value)
+    return _with_labels(_own_task(value), value)
+
+
+def _named_task(name: Any) -> Task:
+    if name not in TASKS:
+        raise UserError(f"task '{name}' is unknown{nearest(str(name), list(TASKS))}; known: {', '.join(TASKS)}, or a "
+                        f"task of your own: {{kind: classification, text: [column], label: column}}")
+    return TASKS[name]
+
+
+def _own_task(value: Mapping[str, Any]) -> Task:
     refuse_unknown_keys("task", value, TASK_KEYS)
     for key in ("kind", "text", "label"):
         if not value.get(key):
@@ -173,6 +199,18 @@ def resolve_task(value: str | Mapping[str, Any]) -> Task:
     for name in names:
         one_of(f"task.metrics of a {kind} task", name, KIND_METRICS[kind])
     return Task("custom", tuple(text), label, kind, tuple(names))
+
+
+def _with_labels(task: Task, value: Mapping[str, Any]) -> Task:
+    check = value.get("check_teacher", True)
+    if not isinstance(check, bool):
+        raise UserError(f"task.check_teacher must be true or false, not {check!r}")
+    if value.get("labels") is None:
+        return dataclasses.replace(task, check_teacher=check)
+    if task.kind == "regression":
+        raise UserError("task.labels: a regression has no classes; remove it")
+    labels, names = wanted_labels(value["labels"])
+    return dataclasses.replace(task, check_teacher=check, labels=labels, label_names=names or task.label_names)
 
 
 def main_metric(task: Task) -> str:
@@ -198,7 +236,8 @@ def compute_metrics(task: Task, logits: np.ndarray, labels: np.ndarray, suffix: 
         if task.class_order is not None:
             order = np.asarray(task.class_order)
             predictions, references = order[predictions], order[references]
-    return {name + suffix: METRICS[name](predictions, references) for name in task.metrics}
+    classes = logits.shape[-1]
+    return {name + suffix: METRICS[name](predictions, references, classes) for name in task.metrics}
 
 
 def compute_fidelity(task: Task, logits: np.ndarray, teacher_logits: np.ndarray, suffix: str = "") -> dict[str, float]:

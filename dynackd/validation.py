@@ -13,6 +13,7 @@ from dynackd.data import load_task_data
 from dynackd.evaluation import batches_of
 from dynackd.families import max_positions
 from dynackd.graph import Feed
+from dynackd.labels import labels_of
 from dynackd.sources import DataSource
 from dynackd.tasks import Task, compute_metrics, greater_is_better, main_metric
 from dynackd.tokens import tokenize
@@ -69,8 +70,7 @@ def load_validation(
 ) -> Validation:
     """The validation rows of a recipe, with the model's label ids, cut to `data.max_length` and to `longest` tokens.
     Raises `UserError` for every fault in the data."""
-    label2id = {str(name): int(index) for name, index in (model.config.label2id or {}).items()}
-    data = load_task_data(task, source, ("validation",), label2id=label2id)
+    data = load_task_data(task, source, ("validation",), model=labels_of(model.config))
     length = min(source.max_length, longest or source.max_length)
     positions = max_positions(model.config)
     rows = {

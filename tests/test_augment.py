@@ -27,6 +27,7 @@ from dynackd.augment import _overrides, augment
 from dynackd.cli import main
 from dynackd.data import load_task_data
 from dynackd.errors import UserError
+from dynackd.labels import labels_of
 from dynackd.recipe import apply_overrides, load_recipe, make_recipe
 from dynackd.sources import resolve_source
 from dynackd.stages import RunMode
@@ -235,12 +236,12 @@ def test_labels_are_written_as_the_data_write_them_whatever_the_teacher_calls_th
     model = tiny_model(id2label=names, label2id={name: i for i, name in names.items()})
     model.save_pretrained(tmp_path / "teacher")
     path = write_recipe(tmp_path, content)
-    label2id = model.config.label2id
-    before = load_task_data(load_recipe(path).task, load_recipe(path).data, label2id=label2id)
-    assert before.written_labels == written
+    labels = labels_of(model.config)
+    before = load_task_data(load_recipe(path).task, load_recipe(path).data, model=labels)
+    assert before.labels.written == written
     _, about = augment(load_recipe(path), RunMode())
     recipe = load_recipe(path, about["overrides"])
-    after = load_task_data(recipe.task, recipe.data, label2id=label2id)
+    after = load_task_data(recipe.task, recipe.data, model=labels)
     # The rows that were cut off for validation stay the same, and the limit of rows counts once.
     assert about["rows"]["original"] == 6
     assert after.train[:6] == before.train[:]

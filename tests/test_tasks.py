@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dynackd.data import TaskData, load_task_data
 from dynackd.errors import UserError
-from dynackd.labels import label_map
+from dynackd.labels import ModelLabels, label_map
 from dynackd.sources import resolve_source
 from dynackd.tasks import METRICS, TASKS, Task, compute_fidelity, compute_metrics, resolve_task
 from dynackd.tokens import tokenize
@@ -45,9 +46,10 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def load(train: str, task: Any = OWN, label2id: dict[str, int] | None = None, **options: Any) -> TaskData:
+def load(train: str, task: Any = OWN, model: str | None = None, **options: Any) -> TaskData:
     source = resolve_source({"train": train, "validation": train, **options})
-    return load_task_data(resolve_task(task), source, label2id=label2id)
+    names = None if model is None else ModelLabels(tuple(model.split()))
+    return load_task_data(resolve_task(task), source, model=names)
 
 
 @pytest.fixture
@@ -79,22 +81,22 @@ def test_glue_tasks_are_those_of_the_hub(name: str, columns: str, labels: str, m
 
 def test_metrics_against_hand_computed_values() -> None:
     predictions, references = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 0, 1, 1])  # 2 TP, 1 TN, 1 FP, 1 FN
-    assert METRICS["accuracy"](predictions, references) == pytest.approx(3 / 5)
-    assert METRICS["f1"](predictions, references) == pytest.approx(4 / 6)
-    assert METRICS["f1_macro"](predictions, references) == pytest.approx((4 / 6 + 2 / 4) / 2)
-    assert METRICS["matthews_correlation"](predictions, references) == pytest.approx((2 * 1 - 1) / math.sqrt(36))
+    assert METRICS["accuracy"](predictions, references, 2) == pytest.approx(3 / 5)
+    assert METRICS["f1"](predictions, references, 2) == pytest.approx(4 / 6)
+    assert METRICS["f1_macro"](predictions, references, 2) == pytest.approx((4 / 6 + 2 / 4) / 2)
+    assert METRICS["matthews_correlation"](predictions, references, 2) == pytest.approx((2 * 1 - 1) / math.sqrt(36))
     many, truth = np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2])
-    assert METRICS["f1"](many, truth) == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)  # more than two classes: macro
+    assert METRICS["f1"](many, truth, 3) == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)  # more than two classes: macro
     x, y = np.array([1.0, 2.0, 3.0, 9.0]), np.array([1.0, 3.0, 2.0, 4.0])
-    assert METRICS["spearmanr"](x, y) == pytest.approx(0.8)
-    assert METRICS["pearson"](x, y) == pytest.approx(11.5 / math.sqrt(38.75 * 5))
-    assert METRICS["mse"](x, y) == pytest.approx(27 / 4)
+    assert METRICS["spearmanr"](x, y, 1) == pytest.approx(0.8)
+    assert METRICS["pearson"](x, y, 1) == pytest.approx(11.5 / math.sqrt(38.75 * 5))
+    assert METRICS["mse"](x, y, 1) == pytest.approx(27 / 4)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_constant_predictions_give_a_finite_number(name: str) -> None:
-    assert math.isfinite(METRICS[name](np.zeros(4), np.array([0.0, 1.0, 0.0, 1.0])))
-    assert math.isfinite(METRICS[name](np.zeros(1), np.ones(1)))
+    assert math.isfinite(METRICS[name](np.zeros(4), np.array([0.0, 1.0, 0.0, 1.0]), 2))
+    assert math.isfinite(METRICS[name](np.zeros(1), np.ones(1), 2))
 
 
 def test_compute_metrics() -> None:
@@ -173,7 +175,7 @@ def test_hub_splits_and_class_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", hub)
     data = load_task_data(TASKS["mnli"], resolve_source(None, TASKS["mnli"]),
-                          label2id={"CONTRADICTION": 0, "entailment": 1, "neutral": 2})
+                          model=ModelLabels(("CONTRADICTION", "entailment", "neutral")))
     assert asked == [("nyu-mll/glue", "mnli", s) for s in ("train", "validation_matched", "validation_mismatched")]
     assert set(data.validation) == {"", "_mm"}
     assert data.train is not None
@@ -303,7 +305,8 @@ def test_validation_share_cuts_disjoint_rows(table: Callable[..., str]) -> None:
     ("b", None, "a b c", "a b c", [1]),  # a class may be absent from the data
 ])
 def test_labels_become_ids(keys: str, declared: str | None, model: str | None, names: str, ids: list[int]) -> None:
-    mapping = label_map(keys.split(), "here", declared and declared.split(), model and model.split())
+    own = model and ModelLabels(tuple(model.split()))
+    mapping = label_map(Counter(keys.split()), "here", declared and declared.split(), own)
     assert mapping.names == tuple(names.split())
     assert [mapping.ids[key] for key in keys.split()] == ids
 
@@ -311,12 +314,12 @@ def test_labels_become_ids(keys: str, declared: str | None, model: str | None, n
 @pytest.mark.parametrize(("keys", "declared", "model", "message"), [
     ("good bad", None, "negative positive", "labels bad, good are not the model's, which are negative, positive"),
     ("0 1", "negative positive", "entailment neutral", "negative, positive are not the model's"),
-    ("0 2", None, "negative positive", "label 2 does not fit the model, whose 2 labels are negative, positive"),
+    ("0 2", None, "negative positive", "label 2 does not fit the model, whose 2 outputs are numbered 0 to 1"),
     ("a b c", None, "LABEL_0 LABEL_1", r"3 labels \(a, b, c\) do not fit the model, which has 2 outputs"),
 ])
 def test_labels_that_do_not_fit_the_model(keys: str, declared: str | None, model: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^here: .*{message}"):
-        label_map(keys.split(), "here", declared and declared.split(), model.split())
+        label_map(Counter(keys.split()), "here", declared and declared.split(), ModelLabels(tuple(model.split())))
 
 
 def test_validation_label_unknown_to_training(table: Callable[..., str]) -> None:
@@ -328,16 +331,16 @@ def test_validation_label_unknown_to_training(table: Callable[..., str]) -> None
 
 def test_kind_and_model_outputs_must_agree(table: Callable[..., str]) -> None:
     with pytest.raises(UserError, match="needs a model with 1 output"):
-        load(table(ROWS), {**OWN, "kind": "regression"}, label2id={"LABEL_0": 0, "LABEL_1": 1})
-    with pytest.raises(UserError, match="the model has 1 output"):
-        load(table(ROWS), label2id={"LABEL_0": 0})
+        load(table(ROWS), {**OWN, "kind": "regression"}, model="LABEL_0 LABEL_1")
+    with pytest.raises(UserError, match="but the model has 1, as for a regression"):
+        load(table(ROWS), model="LABEL_0")
 
 
 def test_f1_counts_the_tasks_own_positive_class(table: Callable[..., str]) -> None:
     """A model that has MRPC's classes the other way round gets the same F1, of "equivalent"."""
     rows = [{"sentence1": "a", "sentence2": "b", "label": label} for label in (1, 1, 1, 0)]
     usual = load(table(rows), "mrpc")
-    turned = load(table(rows), "mrpc", label2id={"equivalent": 0, "not_equivalent": 1})
+    turned = load(table(rows), "mrpc", model="equivalent not_equivalent")
     logits = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])  # 2 TP, 1 FN, 1 FP
     assert turned.train is not None
     assert turned.train["label"][:] == [0, 0, 0, 1]
