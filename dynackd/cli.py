@@ -268,7 +268,7 @@ def _run_augment(options: argparse.Namespace) -> None:
 def _run_evaluate(options: argparse.Namespace) -> None:
     from dynackd import stages
     from dynackd.recipe import load_recipe
-    from dynackd.report import console, grid_table
+    from dynackd.report import grid_table, show
     from dynackd.supernet import check_supernet
 
     _at_least_one(options, "length")
@@ -277,7 +277,7 @@ def _run_evaluate(options: argparse.Namespace) -> None:
     check_supernet(options.supernet)
     recipe = load_recipe(options.supernet / "recipe.yaml", options.set)
     evaluation = stages.evaluate(options.supernet, recipe, options.length, options.teacher)
-    console.print(grid_table(evaluation))
+    show(grid_table(evaluation))
     if options.json:
         write_json(options.json, evaluation)
 
@@ -386,7 +386,7 @@ def _data_name(data: Any) -> str:
 
 def _run_benchmark(options: argparse.Namespace) -> None:
     from dynackd.benchmark import benchmark
-    from dynackd.report import benchmark_table, console, progress_bar
+    from dynackd.report import benchmark_table, progress_bar, show
 
     for name in ("threads", "batch_size", "length", "repeats"):
         _at_least_one(options, name)
@@ -404,7 +404,7 @@ def _run_benchmark(options: argparse.Namespace) -> None:
             options.warmup,
             lambda total: progress.update(bar, total=total, advance=1),
         )
-    console.print(benchmark_table(result))
+    show(benchmark_table(result))
     if options.json:
         write_json(options.json, result)
 

@@ -25,7 +25,7 @@ from dynackd.places import (
     write_json,
 )
 from dynackd.recipe import Recipe, load_recipe
-from dynackd.report import benchmark_table, console, grid_table, plot_tradeoff, progress_bar, say
+from dynackd.report import benchmark_table, console, grid_table, plot_tradeoff, progress_bar, say, show
 from dynackd.spec import Grid, SubnetSpec
 from dynackd.stages import TEACHER, RunMode
 from dynackd.supernet import load_supernet
@@ -164,8 +164,8 @@ def _measure(output: Path, students: dict[str, Path], metric: str, length: int) 
 
 
 def _tell(output: Path, recipe: Recipe, result: dict[str, Any]) -> None:
-    console.print(grid_table(result["evaluation"]))
-    console.print(benchmark_table(result["latency"]))
+    show(grid_table(result["evaluation"]))
+    show(benchmark_table(result["latency"]))
     say(f"plot of the metric against latency: {output / PLOT}")
     say(f"results: {output} ({result['seconds']} s in all), and then perhaps a recipe of your own")
     spec = recipe.grid.nearest(SubnetSpec(0.5, 0.5))

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+LEAST_TEXT = 8  # characters of a column that may take several lines
+LONGEST_HEAD = 12  # characters of a metric's name on one line
 # Without markup: a path with brackets in it is printed as it is.
 console = Console(highlight=False, markup=False)
 
@@ -19,6 +22,17 @@ def say(text: str) -> None:
     """A line that is never wrapped, so that it can be copied, from the first process only."""
     if not console.quiet:
         print(text, flush=True)
+
+
+def show(table: Table) -> None:
+    """Print a table with every number whole: where the terminal is too narrow for that, its lines are longer."""
+    fixed = [column for column in table.columns if column.no_wrap]
+    for column in fixed:
+        texts = [line for cell in (column.header, *column.cells) for line in str(cell).splitlines()]
+        column.min_width = max(map(len, texts), default=0)
+    needed = sum(column.min_width or LEAST_TEXT for column in table.columns) + 2 * len(table.columns)
+    table.width = needed if needed > console.width else None
+    console.print(table, crop=False)
 
 
 def progress_bar() -> Progress:
@@ -55,7 +69,8 @@ def grid_table(evaluation: Mapping[str, Any]) -> Table:
     for column in ("width", "depth", "heads", "neurons", "layers", "M params", "MFLOPs"):
         table.add_column(column, justify="left" if column == "layers" else "right", no_wrap=column != "layers")
     for name in names:
-        table.add_column("\n".join(name.split("_")), justify="right", no_wrap=True)
+        head = [part for word in name.split("_") for part in textwrap.wrap(word, LONGEST_HEAD)]
+        table.add_column("\n".join(head), justify="right", no_wrap=True)
     for row in evaluation["subnetworks"]:
         table.add_row(
             f"{row['width']:g}",
@@ -93,8 +108,10 @@ def benchmark_table(result: Mapping[str, Any]) -> Table:
     threads = sorted({row["threads"] for row in result["rows"]})
     caption = f"{result['machine']}; threads: {', '.join(map(str, threads))}; shape: batch x tokens"
     table = Table(title="Latency in ms", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("model", "runtime", "shape", "p50", "p90", "p99", "per s", "ratio"):
-        table.add_column(column, justify="left" if column in {"model", "runtime"} else "right", no_wrap=True)
+    table.add_column("model", overflow="fold")
+    table.add_column("runtime", no_wrap=True)
+    for column in ("shape", "p50", "p90", "p99", "per s", "ratio"):
+        table.add_column(column, justify="right", no_wrap=True)
     first: dict[tuple[int, int], float] = {}
     for row, name in zip(result["rows"], names, strict=True):
         p50 = row["latency_ms"]["p50"]

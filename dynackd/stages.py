@@ -55,7 +55,7 @@ from dynackd.places import (
     writing,
 )
 from dynackd.recipe import Recipe, StageSettings
-from dynackd.report import console, grid_table, progress_bar
+from dynackd.report import console, grid_table, progress_bar, show
 from dynackd.spec import Grid, describe
 from dynackd.supernet import CONFIG_KEY, Origin, Supernet, load_supernet
 from dynackd.tasks import compute_metrics
@@ -456,7 +456,7 @@ def _train_stage(
     evaluation = _evaluate(supernet, original.to(run.arguments.device), data, validation, tokenizer, length)
     about = {**evaluation, "stage": stage.name, "train_seconds": round(seconds, 1)}
     _finish(run, trainer, lambda directory: supernet.save(directory, tokenizer), about)
-    console.print(grid_table(evaluation))
+    show(grid_table(evaluation))
     return run.directory
 
 
