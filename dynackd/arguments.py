@@ -12,6 +12,7 @@ import enum
 import math
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,8 +38,8 @@ Check = tuple[Callable[[Any], bool], str]
 
 
 def _at_least(least: int, most: int = LARGEST) -> Check:
-    limit = "or more" if most == LARGEST else f"to {most:,}"
-    return lambda value: least <= value <= most, f"a whole number {'from ' * (most < LARGEST)}{least} {limit}"
+    expected = f"a whole number of {least} or more" if most == LARGEST else f"a whole number from {least} to {most:,}"
+    return lambda value: least <= value <= most, expected
 
 
 ABOVE_0: Check = (lambda value: value > 0, "a number above 0")
@@ -449,6 +450,8 @@ def with_device(fields: Fields) -> dict[str, Any]:
 
 def _tried(where: str, make: Callable[[], Any]) -> Any:
     try:
-        return make()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again when the stage begins
+            return make()
     except Exception as error:  # whatever the library or an integration raises is its reason
         raise UserError(f"{where}: {reason_of(error)}") from error

@@ -55,7 +55,7 @@ from dynackd.places import (
     writing,
 )
 from dynackd.recipe import Recipe, StageSettings
-from dynackd.report import console, grid_table, progress_bar, show
+from dynackd.report import console, grid_table, progress_bar, say, show
 from dynackd.spec import Grid, describe
 from dynackd.supernet import CONFIG_KEY, Origin, Supernet, load_supernet
 from dynackd.tasks import compute_metrics
@@ -278,7 +278,7 @@ def prepare(recipe: Recipe, stage: str, name: str, mode: RunMode) -> Run:
     console.quiet = arguments.process_index > 0
     if (devices := one_device(arguments)) > 1:
         command = f"torchrun --nproc_per_node {devices} -m dynackd {name_of_command(stage)} RECIPE"
-        console.print(f"note: this process uses one of {devices} devices; to use all: {command}", soft_wrap=True)
+        say(f"note: this process uses one of {devices} devices; to use all: {command}")
     return Run(recipe, settings, directory, arguments, mode, checkpoint)
 
 

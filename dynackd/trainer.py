@@ -173,8 +173,9 @@ def check_arguments(args: TrainingArguments) -> None:
     for name, why in UNSUPPORTED_ARGUMENTS.items():
         if getattr(args, name, None):
             raise UserError(f"training.{name} is not possible for a supernet: {why}; remove it")
-    if reason := UNSUPPORTED_OPTIMIZERS.get(getattr(args.optim, "value", args.optim)):
-        raise UserError(f"training.optim: {args.optim} is not possible for a supernet: {reason}; take another")
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    if reason := UNSUPPORTED_OPTIMIZERS.get(optimizer):
+        raise UserError(f"training.optim: {optimizer} is not possible for a supernet: {reason}; take another")
 
 
 def one_device(args: TrainingArguments) -> int:

@@ -84,6 +84,19 @@ def test_exporting_an_untrained_size_warns_with_the_nearest_trained_one(road, ca
     assert "(width 0.75, depth 0.5) was not trained; the nearest trained one is (width 1, depth 0.5)" in printed
 
 
+@pytest.mark.parametrize("size", [("0.49", "0.5"), ("0.5000001", "0.54"), ("1/2", "2/4")])
+def test_a_size_that_is_a_trained_network_is_exported_as_one_with_its_metrics(road, capsys, tmp_path, size):
+    command = ["export", str(road / "run" / "depth"), "--width", size[0], "--depth", size[1]]
+    assert main([*command, "--output", str(tmp_path / "s")]) == 0
+    printed = capsys.readouterr().out
+    assert "was not trained" not in printed
+    assert ("the same network as (width 0.5, depth 0.5), which was trained" in printed) == (size[0] != "1/2")
+    rows = json.loads((road / "run" / "depth" / "metrics.json").read_text())["subnetworks"]
+    (row,) = [row for row in rows if (row["width"], row["depth"]) == (0.5, 0.5)]
+    assert json.loads((tmp_path / "s" / "export.json").read_text())["metrics"]["student"] == row["metrics"]
+    assert "not validated" not in (tmp_path / "s" / "README.md").read_text()
+
+
 def test_each_stage_says_where_its_results_lie_and_what_comes_next(road, capsys, tmp_path):
     recipe = str(write_recipe(tmp_path))
     assert main(["finetune", recipe, "--set", "training.num_train_epochs=1"]) == 0

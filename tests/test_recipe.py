@@ -9,8 +9,9 @@ from conftest import tiny_recipe, write_recipe
 
 from dynackd.distill import RELATION_TERMS, TERMS
 from dynackd.errors import UserError
-from dynackd.recipe import STAGES, apply_overrides, load_recipe, make_recipe, resolve_model
+from dynackd.recipe import STAGES, StageSettings, apply_overrides, load_recipe, make_recipe, resolve_model
 from dynackd.spec import Grid
+from dynackd.stages import RunMode, prepare
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SHIPPED = sorted(RECIPES.rglob("*.yaml"))
@@ -65,6 +66,52 @@ def test_bf16_needs_no_further_word_on_a_machine_without_an_accelerator(tmp_path
     arguments = make_recipe(content).stages["width"].arguments(tmp_path)
     assert arguments.bf16
     assert arguments.device.type == "cpu"
+
+
+def test_a_mistake_under_any_stage_is_told_when_the_recipe_is_loaded(tmp_path):
+    for stage in STAGES:
+        with pytest.raises(UserError, match=f"^stages.{stage}.training.max_steps must be"):
+            make_recipe(tiny_recipe(tmp_path, stages={stage: {"training": {"max_steps": 0}}}))
+
+
+@pytest.mark.parametrize("section", ["grid", "importance", "training", "distillation", "stages", "augmentation"])
+def test_a_section_is_a_mapping_or_nothing(tmp_path, section):
+    make_recipe(tiny_recipe(tmp_path, **{section: None}))
+    for value in ("text", 3, [1], True):
+        with pytest.raises(UserError, match=f"^{section} must be a mapping"):
+            make_recipe(tiny_recipe(tmp_path, **{section: value}))
+
+
+def test_a_recipe_says_no_and_off_as_texts(tmp_path):
+    path = write_recipe(tmp_path)
+    path.write_text(path.read_text() + "stages: {depth: {training: {save_strategy: no, logging_strategy: no}}}\n")
+    training = load_recipe(path, ["training.eval_strategy=no"]).stages["depth"].training
+    assert [training[f"{name}_strategy"] for name in ("save", "logging", "eval")] == ["no"] * 3
+
+
+def test_a_recipe_beside_its_results_is_the_one_that_was_read(tmp_path):
+    content = tiny_recipe(tmp_path, model="1e3", training={"run_name": "2024-01-01", "save_strategy": "no"})
+    recipe = make_recipe(content)
+    path = tmp_path / "again.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(path).content == content
+
+
+def test_one_process_uses_one_device_and_is_told_how_to_use_two(tmp_path, monkeypatch, capsys):
+    recipe = make_recipe(tiny_recipe(tmp_path))
+    made = StageSettings.arguments
+
+    def with_two_devices(settings, output_dir):
+        arguments = made(settings, output_dir)
+        arguments._n_gpu = 2
+        return arguments
+
+    monkeypatch.setattr(StageSettings, "arguments", with_two_devices)
+    run = prepare(recipe, "width", "width", RunMode())
+    assert (run.arguments.n_gpu, run.arguments.train_batch_size) == (1, 8)
+    assert "one of 2 devices; to use all: torchrun --nproc_per_node 2 -m dynackd train-width RECIPE" in (
+        capsys.readouterr().out.replace("\n", " ")
+    )
 
 
 def test_a_signal_has_weights_of_its_own_for_each_stage(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from dynackd.errors import UserError
-from dynackd.spec import FULL, Geometry, Grid, SubnetSpec, describe, keep_dynabert_code, keep_last, resolve
+from dynackd.spec import FULL, Geometry, Grid, SubnetSpec, describe, keep_dynabert_code, keep_last, multiplier, resolve
 
 BERT_BASE = Geometry(layers=12, heads=12, head_size=64, neurons=3072)
 
@@ -56,6 +56,39 @@ def test_heads_round_half_up_and_are_never_none(width, heads):
     resolved = resolve(SubnetSpec(width), BERT_BASE)
     assert resolved.heads == heads
     assert resolved.neurons == 3072 * heads // 12
+
+
+@pytest.mark.parametrize(
+    ("text", "heads", "layers"),
+    [("2/3", 8, 4), ("1/3", 4, 2), ("11/24", 6, 3), ("0.666667", 8, 4), ("1", 12, 6), (" 1 / 2 ", 6, 3)],
+)
+def test_a_fraction_is_the_share_that_it_says(text, heads, layers):
+    # 11/24 of 12 heads are 5.5, which round up; the float 0.4583333333333333 is a little less than 11/24.
+    share = multiplier("width", text)
+    resolved = resolve(SubnetSpec(share, share), Geometry(6, 12, 64, 3072))
+    assert (resolved.heads, len(resolved.layers)) == (heads, layers)
+    assert Grid([text, 1.0] if share < 1 else [text]).widths[-1] == share
+
+
+@pytest.mark.parametrize("value", ["66%", "half", "1/0", "", "2/3/4", None, True, [0.5]])
+def test_what_is_no_share_is_refused_with_one_that_is(value):
+    with pytest.raises(UserError, match=r"^grid.widths .* is no number; write a share such as 0.66 or 2/3$"):
+        Grid([1.0, value])
+
+
+@pytest.mark.parametrize("value", [1.5, "3/2", 0, -0.5, float("nan"), float("inf"), "nan", 10**30])
+def test_a_share_outside_0_1_is_refused(value):
+    with pytest.raises(UserError, match=r"^grid.widths .* is outside \(0, 1\]$"):
+        Grid([1.0, value])
+
+
+def test_a_spec_is_trained_when_its_network_is_whatever_its_numbers():
+    grid = Grid((1.0, 0.5), (1.0, 0.5))
+    for width, depth in ((0.49, 0.5), (0.5000001, 0.49), (0.5, 0.54)):
+        assert grid.trained(SubnetSpec(width, depth), BERT_BASE) == SubnetSpec(0.5, 0.5)
+    assert grid.trained(SubnetSpec(0.99, 0.97), BERT_BASE) == FULL
+    assert grid.trained(SubnetSpec(0.45, 0.5), BERT_BASE) is None
+    assert Grid((1.0, 2 / 3)).trained(SubnetSpec(0.666667), BERT_BASE) == SubnetSpec(2 / 3)
 
 
 def test_rounding_is_exact_in_decimals():

@@ -21,7 +21,17 @@ from dynackd.recipe import make_recipe
 from dynackd.spec import FULL, Grid, SubnetSpec
 from dynackd.supernet import Supernet
 from dynackd.tasks import resolve_task
-from dynackd.trainer import DEPTH_STAGE, WIDTH_STAGE, SubnetSampler, SupernetTrainer, _common, set_dropout
+from dynackd.trainer import (
+    DEPTH_STAGE,
+    WIDTH_STAGE,
+    ResumableTrainer,
+    SubnetSampler,
+    SupernetTrainer,
+    _common,
+    check_arguments,
+    check_steps,
+    set_dropout,
+)
 
 TASK = resolve_task({"kind": "classification", "text": "sentence", "label": "label"})
 CKD = {"ce": 0.1, "logits": 1.0, "wr_pair": 10.0, "wr_triple": 10.0, "ltr_pair": 10.0, "ltr_triple": 10.0}
@@ -294,3 +304,80 @@ def test_two_processes_train_as_one(tmp_path):
         together = load_file(tmp_path / "run" / stage / "model.safetensors")
         for name in together:
             torch.testing.assert_close(alone[stage][name], together[name], atol=1e-6, rtol=1e-5)
+
+
+def arguments_of(tmp_path, **arguments):
+    return TrainingArguments(str(tmp_path), **{"use_cpu": True, "report_to": "none", **arguments})
+
+
+def stock_trainer(args):
+    tokenizer = tiny_tokenizer()
+    collator = DataCollatorWithPadding(tokenizer)
+    data = {"train_dataset": rows(), "eval_dataset": rows(), "processing_class": tokenizer, "data_collator": collator}
+    return ResumableTrainer(tiny_model(), args, **data)
+
+
+def test_two_devices_in_one_process_do_not_wrap_the_model_in_data_parallel(tmp_path):
+    # A machine with two GPUs is one whose arguments say so; DataParallel cannot carry a supernet's outputs.
+    args = arguments_of(tmp_path, max_steps=1, per_device_train_batch_size=4)
+    args._n_gpu = 2
+    trainer = stock_trainer(args)
+    assert (args.n_gpu, trainer._train_batch_size) == (1, 4)
+    trainer.train()
+    assert not isinstance(trainer.model_wrapped, torch.nn.DataParallel)
+
+
+@pytest.mark.parametrize(
+    ("count", "arguments"),
+    [
+        (7, {"dataloader_drop_last": True, "per_device_train_batch_size": 8}),
+        (7, {"dataloader_drop_last": True, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2,
+             "train_sampling_strategy": "batch_rebalance"}),
+        (0, {}),
+    ],
+)  # fmt: skip
+def test_a_training_without_a_step_is_refused_with_its_numbers(tmp_path, count, arguments):
+    with pytest.raises(UserError, match=f"nothing would be trained: the {count} training rows do not fill .* of 8"):
+        check_steps(count, arguments_of(tmp_path, **arguments))
+
+
+def test_a_training_with_a_step_is_not_refused(tmp_path):
+    check_steps(8, arguments_of(tmp_path, dataloader_drop_last=True, per_device_train_batch_size=8))
+    check_steps(7, arguments_of(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=100))
+
+
+@pytest.mark.parametrize("build", ["teacher", "supernet"])
+def test_the_trainers_refuse_a_training_without_a_step(tmp_path, build):
+    options = {"dataloader_drop_last": True, "max_steps": 2}
+    if build == "teacher":
+        trainer = stock_trainer(arguments_of(tmp_path, per_device_train_batch_size=9, **options))
+    else:
+        trainer = trainer_of(tmp_path, WIDTH_STAGE, **options)
+        trainer.args.per_device_train_batch_size = 9
+    with pytest.raises(UserError, match="nothing would be trained: the 8 training rows"):
+        trainer.train()
+
+
+def test_what_is_dropped_in_training_counts_in_a_metric(tmp_path):
+    # The stock Trainer drops the last batch of the validation rows too: the metric was that of fewer rows, or none's.
+    trainer = stock_trainer(arguments_of(tmp_path, dataloader_drop_last=True, per_device_eval_batch_size=5))
+    assert len(trainer.predict(rows()).predictions) == 8
+    assert sum(len(batch["labels"]) for batch in trainer.get_eval_dataloader()) == 8
+    assert trainer.args.dataloader_drop_last
+
+
+def test_a_warm_up_that_never_ends_is_told(tmp_path):
+    trainer = stock_trainer(arguments_of(tmp_path, max_steps=2, warmup_steps=100, learning_rate=1e-3))
+    with pytest.warns(UserWarning, match="warmup_steps 100 is no less than the 2 steps .* never reaches 0.001"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("text", ["sandwich(2", "sandwich", "sandwich()", "sandwich(-1)", "all(2)", "", None, ["all"]])
+def test_a_sampler_that_there_is_not_is_refused(text):
+    with pytest.raises(UserError, match=r"is unknown; it is all, or sandwich\(2\)"):
+        SubnetSampler.parse(text)
+
+
+def test_an_optimizer_that_steps_inside_backward_is_refused_by_the_trainer_itself(tmp_path):
+    with pytest.raises(UserError, match=r"^training.optim: lomo is not possible for a supernet"):
+        check_arguments(arguments_of(tmp_path, optim="lomo"))
