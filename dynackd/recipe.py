@@ -27,11 +27,11 @@ STAGES = (FINETUNE, "width", "depth")
 PACKAGE_PREFIX = "package:"
 IMPORTANCE_ROWS = 512
 
-# What a recipe gets where it is silent. A checkpoint at every tenth of the way, so that a killed run loses little.
+# What a recipe gets where it is silent, beside a learning rate that depends on the encoder (`rates.py`). A checkpoint
+# at every tenth of the way, so that a killed run loses little.
 TRAINING_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
-    "learning_rate": 5e-5,
     "lr_scheduler_type": "linear",
     "warmup_steps": 0.1,
     "weight_decay": 0.01,

@@ -38,7 +38,7 @@ from dynackd.checkpoints import (
 from dynackd.data import TaskData, load_task_data
 from dynackd.errors import UserError
 from dynackd.evaluation import batches_of, evaluate_grid
-from dynackd.families import FAMILIES, FAMILY_KEY, max_positions
+from dynackd.families import FAMILIES, FAMILY_KEY, family_of, max_positions
 from dynackd.importance import IMPORTANCE, rewire
 from dynackd.labels import PROBLEM_TYPES, WRITTEN_KEY, head_fits, labels_of
 from dynackd.places import (
@@ -54,6 +54,7 @@ from dynackd.places import (
     write_json,
     writing,
 )
+from dynackd.rates import default_learning_rate, still_falling
 from dynackd.recipe import Recipe, StageSettings
 from dynackd.report import console, grid_table, progress_bar, say, show
 from dynackd.spec import Grid, describe
@@ -145,6 +146,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     name_outputs(config, data.output_names)
     config.problem_type = PROBLEM_TYPES[data.task.kind]
     _remember_labels(config, data)
+    _choose_rate(run, "finetune", config)
     torch.manual_seed(run.arguments.seed)  # the new head is random
     model = load_classifier(recipe.model, config, new_head=True)
     if foreign_head:
@@ -191,6 +193,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, WIDTH_STAGE.grid_of(recipe.grid), origin)
     _remember_labels(supernet.model.config, data)
     _describe_grid(supernet)
+    _choose_rate(run, WIDTH_STAGE.name, supernet.model.config)
     if run.checkpoint is None:
         _rewire(supernet.to(run.arguments.device), recipe, train, tokenizer)
     return _train_stage(run, WIDTH_STAGE, supernet, teacher, teacher, data, train, validation, tokenizer)
@@ -216,6 +219,7 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     origin = Origin(DEPTH_STAGE.name, teacher.origin.teacher, _absolute(str(parent)))
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, DEPTH_STAGE.grid_of(recipe.grid), origin)
     _describe_grid(supernet)
+    _choose_rate(run, DEPTH_STAGE.name, supernet.model.config)
     original = load_teacher(str(teacher.origin.teacher), recipe.grid)
     return _train_stage(run, DEPTH_STAGE, supernet, teacher, original, data, train, validation, tokenizer)
 
@@ -460,6 +464,33 @@ def _train_stage(
     return run.directory
 
 
+def _choose_rate(run: Run, stage: str, config: PreTrainedConfig) -> None:
+    """A recipe that names no learning rate gets the one for its encoder's hidden size, and is told so."""
+    if "learning_rate" in run.settings.training:
+        return
+    hidden_size = getattr(config, family_of(config).hidden_key)
+    run.arguments.learning_rate = default_learning_rate(stage, hidden_size)
+    console.print(
+        f"learning rate {run.arguments.learning_rate:g}, the default of this stage for hidden size {hidden_size} "
+        "(training.learning_rate)"
+    )
+
+
+def _say_if_too_short(trainer: Trainer) -> None:
+    """Whether the training loss was still falling fast; of the distillation stages' the term that no weight changes."""
+    for name in ("loss_logits", "loss"):
+        losses = [row[name] for row in trainer.state.log_history if name in row]
+        if losses:
+            break
+    if fall := still_falling(losses):
+        before, end = fall
+        console.print(
+            f"note: the training loss was still falling fast at the end ({before:.3f} -> {end:.3f} in the last third): "
+            "not trained out, and all that follows imitates it; more epochs (training.num_train_epochs) or a larger "
+            "training.learning_rate may help"
+        )
+
+
 def _train(trainer: Trainer, run: Run) -> float:
     """Train, or go on from the checkpoint; returns the seconds it took."""
     _warn_of_slow_bf16(run.arguments)
@@ -468,7 +499,9 @@ def _train(trainer: Trainer, run: Run) -> float:
     start = time.monotonic()
     with writing(run.checkpoints, "; put that right and go on with --resume"):
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    return time.monotonic() - start
+    seconds = time.monotonic() - start
+    _say_if_too_short(trainer)
+    return seconds
 
 
 def _finish(run: Run, trainer: Trainer, save: Callable[[Path], None], about: Mapping[str, Any]) -> None:

@@ -38,6 +38,7 @@ ORDER = [
     "evaluation",
     "trainer",
     "graph",
+    "rates",
     "report",
     "benchmark",
     "quantize",
