@@ -29,8 +29,20 @@ from dynackd.recipe import Recipe
 from dynackd.report import console, progress_bar
 from dynackd.sources import DataSource
 from dynackd.spec import FULL
-from dynackd.stages import RESULTS, RunMode, alone, begin, claim, drop, load_teacher, refuse_changed, teacher_of
+from dynackd.stages import (
+    RESULTS,
+    RunMode,
+    alone,
+    begin,
+    check_teacher,
+    claim,
+    drop,
+    load_teacher,
+    refuse_changed,
+    teacher_of,
+)
 from dynackd.supernet import Supernet
+from dynackd.teacher_check import SAMPLE_ROWS
 from dynackd.tokens import tokenize
 from dynackd.words import Row, Slot, Slots, masked_slots, neighbour_slots, new_rows
 
@@ -82,6 +94,10 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
     for note in data.notes:
         console.print(f"note: {note}", markup=False)
     assert data.train is not None
+    some = data.train.shuffle(seed=recipe.data.seed).select(range(min(SAMPLE_ROWS, len(data.train))))
+    positions = max_positions(teacher.model.config)
+    sample, _ = tokenize(some, data.task, tokenizer, recipe.data.max_length, "training", positions)
+    check_teacher(teacher, data, sample, tokenizer, recipe.data.seed)
     originals = _labelled(data, data.train)
     held_out = {suffix: _labelled(data, rows) for suffix, rows in data.validation.items()}
     rows = [texts for texts, _ in originals]

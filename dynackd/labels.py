@@ -289,7 +289,7 @@ class LabelMap:
 
     def unknown(self, key: str) -> str:
         """What is to be said of a label that is not known."""
-        example = _flow({key: "CLASS", **{written: i for i, written in enumerate(self.written)}})
+        example = flow({key: "CLASS", **{written: i for i, written in enumerate(self.written)}})
         return (f"label '{key}' is none of the known labels ({listed(self.written)}); correct it, or say which class "
                 f"it is, task.labels: {example}")
 
@@ -372,7 +372,7 @@ def _numbered(found: Mapping[str, int], where: str) -> LabelMap:
     keys = sorted(found, key=int)
     if int(keys[-1]) >= len(keys):
         raise UserError(f"{where}: labels {listed(keys)} leave gaps; whole numbers must run from 0 to {len(keys) - 1}, "
-                        f"or write task.labels: {_flow({key: i for i, key in enumerate(keys)})}")
+                        f"or write task.labels: {flow({key: i for i, key in enumerate(keys)})}")
     return LabelMap(_placeholders(len(keys)), {str(i): i for i in range(len(keys))}, "by number")
 
 
@@ -391,12 +391,12 @@ def _numbered_by_model(found: Mapping[str, int], where: str, model: ModelLabels)
         other = {key: int(key) - 1 for key in keys}
         what = "count the model's outputs from 1, or from 0"
     if int(keys[-1]) >= len(names):
-        hint = f": {_flow(other)}, if that is what they mean" if other else ""
+        hint = f": {flow(other)}, if that is what they mean" if other else ""
         raise UserError(f"{where}: label {keys[-1]} does not fit the model, whose {len(names)} outputs are numbered 0 "
                         f"to {len(names) - 1} ({listed(names)}); say which is which in task.labels{hint}")
     if other:
         raise UserError(f"{where}: the labels {listed(keys)} may {what} ({listed(names)}); say which in the recipe, "
-                        f"task.labels: {_flow(other)} or {_flow(by_id)}")
+                        f"task.labels: {flow(other)} or {flow(by_id)}")
     return LabelMap(tuple(names), _known(names, {str(i): i for i in range(len(names))}), "by number")
 
 
@@ -419,7 +419,7 @@ def _in_declared_order(found: Mapping[str, int], where: str, declared: Sequence[
                         + ("" if declared else "; say which is which in task.labels"))
     if not declared:
         raise UserError(f"{where}: nothing says which of the labels {listed(own.names)} is which of the model's "
-                        f"outputs ({listed(names)}); say so in the recipe, task.labels: {_flow(own.ids)} or another "
+                        f"outputs ({listed(names)}); say so in the recipe, task.labels: {flow(own.ids)} or another "
                         f"order")
     return replace(own, how=f"in the task's order; {GUESSED}")
 
@@ -430,7 +430,7 @@ def _matched(own: LabelMap, where: str, names: Sequence[str]) -> LabelMap:
     if None in to_model.values():
         some = {name: "NAME" if i is None else names[i] for name, i in to_model.items()}
         raise UserError(f"{where}: the labels {listed(own.names)} are not the model's, which are {listed(names)}; say "
-                        f"which is which in the recipe, task.labels: {_flow(some)} with the model's NAME for each")
+                        f"which is which in the recipe, task.labels: {flow(some)} with the model's NAME for each")
     ids = {key: i for key, place in own.ids.items() if (i := to_model[own.names[place]]) is not None}
     # Another file may write the classes' numbers, if these can mean nothing else.
     plain = [str(i) for i in range(len(names))]
@@ -462,7 +462,7 @@ def _order(mapping: LabelMap, declared: Sequence[str] | None) -> tuple[int, ...]
     return order if order != tuple(range(len(order))) else None
 
 
-def _flow(content: Mapping[str, Any]) -> str:
+def flow(content: Mapping[str, Any]) -> str:
     """A map as a line of YAML that can be pasted."""
     plain = {int(key) if key.isdecimal() and str(int(key)) == key else key: v for key, v in content.items()}
     shown = dict(list(plain.items())[:MOST_SHOWN])

@@ -60,6 +60,7 @@ from dynackd.report import console, grid_table, progress_bar, say, show
 from dynackd.spec import Grid, describe
 from dynackd.supernet import CONFIG_KEY, Origin, Supernet, load_supernet
 from dynackd.tasks import compute_metrics
+from dynackd.teacher_check import doubt
 from dynackd.tokens import tokenize
 from dynackd.trainer import (
     DEPTH_STAGE,
@@ -189,6 +190,8 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     data = load_task_data(recipe.task, recipe.data, model=labels_of(teacher.model.config))
     _check_rows(data, run)
     train, validation = _tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
+    if run.checkpoint is None:
+        check_teacher(teacher.to(run.arguments.device), data, train, tokenizer, recipe.data.seed)
     origin = Origin(WIDTH_STAGE.name, source, source)
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, WIDTH_STAGE.grid_of(recipe.grid), origin)
     _remember_labels(supernet.model.config, data)
@@ -216,6 +219,8 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     data = load_task_data(recipe.task, recipe.data, model=labels_of(teacher.model.config))
     _check_rows(data, run)
     train, validation = _tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
+    if run.checkpoint is None:
+        check_teacher(teacher.to(run.arguments.device), data, train, tokenizer, recipe.data.seed)
     origin = Origin(DEPTH_STAGE.name, teacher.origin.teacher, _absolute(str(parent)))
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, DEPTH_STAGE.grid_of(recipe.grid), origin)
     _describe_grid(supernet)
@@ -238,6 +243,8 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
     data = load_task_data(recipe.task, recipe.data, ("validation",), model=labels_of(supernet.model.config))
     _, validation = _tokenized(data, recipe, tokenizer, positions)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if found := doubt(original.to(device), data, validation[""], tokenizer, recipe.data.seed):
+        console.print(f"warning: {found.told}", markup=False)
     return _evaluate(supernet.to(device), original.to(device), data, validation, tokenizer, length)
 
 
@@ -392,6 +399,16 @@ def _tokenized(
         console.print(f"note: {note}", markup=False)
     train = tokens(data.train, "training") if data.train is not None else Dataset.from_dict({})
     return train, {suffix: tokens(rows, f"validation{suffix}") for suffix, rows in data.validation.items()}
+
+
+def check_teacher(
+    teacher: Supernet, data: TaskData, rows: Dataset, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> None:
+    """Refuse (`UserError`) a teacher that is worse than chance on a sample of the tokenised training rows."""
+    if data.task.check_teacher and (found := doubt(teacher, data, rows, tokenizer, seed)):
+        if found.certain:
+            raise UserError(found.told)
+        console.print(f"warning: {found.told}", markup=False)
 
 
 def _remember_labels(config: PreTrainedConfig, data: TaskData) -> None:

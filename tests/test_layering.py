@@ -36,6 +36,7 @@ ORDER = [
     "student",
     "cost",
     "evaluation",
+    "teacher_check",
     "trainer",
     "graph",
     "rates",
