@@ -121,7 +121,7 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
         changed = sum(originals[origin][1] != label for (origin, _), label in zip(made, labels, strict=True))
         about["label_changed"] = round(changed / len(made), 4)
     train = [*originals, *zip((row for _, row in made), labels, strict=True)]
-    with new_directory(directory, RESULTS[AUGMENTED], mode.overwrite) as temporary:
+    with new_directory(directory, RESULTS[AUGMENTED], mode.replaces) as temporary:
         _write(temporary / "train.jsonl", data, train)
         for suffix, some in {} if _has_files(recipe.data) else held_out.items():
             _write(temporary / f"validation{suffix}.jsonl", data, some)

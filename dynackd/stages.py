@@ -106,6 +106,11 @@ class RunMode:
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other; give one of them")
 
+    @property
+    def replaces(self) -> bool:
+        """Whether an old result gives way; what is resumed beside one was begun with --overwrite."""
+        return self.overwrite or self.resume
+
 
 @dataclass(frozen=True)
 class Run:
@@ -302,10 +307,10 @@ def claim(recipe: Recipe, name: str, mode: RunMode) -> tuple[Path, Path]:
     for what they hold."""
     directory, checkpoints = recipe.output_dir / name, recipe.output_dir / f"{name}-checkpoints"
     inputs = _inputs(recipe, name)
-    if mode.resume and holds(directory):
-        raise UserError(f"{directory} holds a finished run, nothing is left to resume; --overwrite begins again")
-    refuse_existing(directory, RESULTS[name], mode.overwrite, inputs)
     begun = manifest_of(checkpoints) is not None or (checkpoints / "recipe.yaml").is_file()
+    if mode.resume and holds(directory) and not begun:
+        raise UserError(f"{directory} holds a finished run, nothing is left to resume; --overwrite begins again")
+    refuse_existing(directory, RESULTS[name], mode.replaces, inputs)
     if mode.overwrite or not begun:
         refuse_existing(checkpoints, CHECKPOINTS, mode.overwrite, inputs)
     elif not mode.resume:
@@ -524,7 +529,7 @@ def _train(trainer: Trainer, run: Run) -> float:
 def _finish(run: Run, trainer: Trainer, save: Callable[[Path], None], about: Mapping[str, Any]) -> None:
     """Write the result directory in one rename, then drop the checkpoints."""
     if trainer.args.should_save:
-        with new_directory(run.directory, RESULTS[run.directory.name], run.mode.overwrite) as directory:
+        with new_directory(run.directory, RESULTS[run.directory.name], run.mode.replaces) as directory:
             save(directory)
             (directory / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
             write_json(directory / "metrics.json", {**about, "log": trainer.state.log_history})
