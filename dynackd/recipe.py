@@ -257,7 +257,12 @@ def _training(
         FINETUNE: ["loss", *task.metrics],
         **{stage.name: metric_names(stage.grid_of(grid).specs(), names) for stage in (WIDTH_STAGE, DEPTH_STAGE)},
     }
-    return resolve_training(TRAINING_DEFAULTS, sections, measured)
+    training = resolve_training(TRAINING_DEFAULTS, sections, measured)
+    for fields in training.values():
+        if task.kind == "regression" and fields.values.get("label_smoothing_factor"):
+            where = fields.where("label_smoothing_factor")
+            raise UserError(f"{where} is not possible for a regression: its loss would be 0 for any output; remove it")
+    return training
 
 
 def _dropout(stage: str, own: Mapping[str, Any]) -> float | None:

@@ -171,6 +171,14 @@ def test_what_this_machine_lacks_stops_no_command_that_does_not_train(tmp_path):
     make_recipe(tiny_recipe(tmp_path, training={"report_to": "wandb", "optim": "adamw_8bit"}))
 
 
+def test_a_regression_has_no_labels_to_smooth(tmp_path):
+    # LabelSmoother takes a log-softmax over the one output: the loss is 0, and nothing is learned.
+    task = {"kind": "regression", "text": "sentence", "label": "label"}
+    stages = {"finetune": {"training": {"label_smoothing_factor": 0.1}}}
+    sentence = refused(tmp_path, task=task, stages=stages)
+    assert sentence.startswith("stages.finetune.training.label_smoothing_factor is not possible for a regression")
+
+
 def test_two_precisions_exclude_each_other(tmp_path):
     sentence = refused(tmp_path, training={"fp16": True}, stages={"depth": {"training": {"bf16": True}}})
     assert sentence == "training.fp16 and stages.depth.training.bf16 exclude each other; give one of them"
