@@ -425,8 +425,8 @@ def check_machine(fields: TrainingFields) -> None:
     _tried(fields.where("report_to"), lambda: [make() for make in callbacks])
     optimizer = _tried(fields.where("optim"), lambda: _scratch_optimizer(arguments))
     if optimizer is not None:
-        warmup = min(arguments.get_warmup_steps(SCRATCH_STEPS), SCRATCH_STEPS)
-        schedule = (arguments.lr_scheduler_type, optimizer, warmup, SCRATCH_STEPS, arguments.lr_scheduler_kwargs)
+        # Without a warm-up, which would put off the first use of the arguments.
+        schedule = (arguments.lr_scheduler_type, optimizer, 0, SCRATCH_STEPS, arguments.lr_scheduler_kwargs)
         _tried(fields.where("lr_scheduler_type"), lambda: get_scheduler(*schedule))
 
 

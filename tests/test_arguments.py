@@ -160,9 +160,11 @@ def test_a_metric_that_is_followed_must_be_measured(tmp_path):
         ({"optim": "sgd", "optim_args": "momentum=x"}, "training.optim: could not convert string to float"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "training.lr_scheduler_type: One of min_lr or min_lr_rate"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, "training.lr_scheduler_type: get_wsd_schedule() missing"),
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": "x"}},
+         "training.lr_scheduler_type: could not convert string to float"),
         ({"lr_scheduler_kwargs": {"nonsense": 1}}, "training.lr_scheduler_type: get_linear_schedule_with_warmup() got"),
     ],
-)
+)  # fmt: skip
 def test_what_this_machine_lacks_is_told_before_anything_is_loaded(tmp_path, training, sentence):
     assert refused(tmp_path, training=training).startswith(sentence)
 
