@@ -45,6 +45,7 @@ STAGES = (
 
 def quickstart(output: Path, mode: RunMode, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run all stages into `output` and print what came out. Resumed, it passes over the finished stages."""
+    _refuse_output(output, mode)
     data = output / "data"
     places = {"output_dir": output, "data.train": data / "train.tsv", "data.validation": data / "validation.tsv"}
     # A text in JSON's quotes is one in YAML's.
@@ -60,8 +61,8 @@ def quickstart(output: Path, mode: RunMode, overrides: Sequence[str] = ()) -> di
         return _run(output, recipe, mode)
 
 
-def _claim(output: Path, recipe: Recipe, mode: RunMode) -> None:
-    """Check every place that will be written before anything is, and say whose the output is."""
+def _refuse_output(output: Path, mode: RunMode) -> None:
+    """`UserError` where `output` is not a quickstart's, or one that the mode does not allow for."""
     if holds(output):
         manifest = manifest_of(output)
         if manifest is None or manifest.what != QUICKSTART:
@@ -70,6 +71,11 @@ def _claim(output: Path, recipe: Recipe, mode: RunMode) -> None:
             raise UserError(f"{output} holds a quickstart already; add --resume to go on with it or --overwrite")
     if mode.resume and (output / SUMMARY).is_file():
         raise UserError(f"{output} holds a finished quickstart; --overwrite runs it again")
+
+
+def _claim(output: Path, recipe: Recipe, mode: RunMode) -> None:
+    """Check every place that will be written before anything is, and say whose the output is."""
+    _refuse_output(output, mode)
     for _, name, _ in STAGES:
         if not (mode.resume and (recipe.output_dir / name).is_dir()):
             stages.claim(recipe, name, mode)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bad_inputs import Bad
+from dynackd.places import mark
 
 
 def holding(*names: str):
@@ -130,6 +131,18 @@ CASES = [
         "a quickstart that goes on in another run",
         "quickstart --output {d}/run --resume",
         "{d}/run holds what no quickstart wrote; name another directory",
+    ),
+    Bad(
+        "a quickstart where one has begun",
+        "quickstart --output {d}/q",
+        "{d}/q holds a quickstart already; add --resume to go on with it or --overwrite",
+        lambda d: mark(d / "q", "a quickstart", ["summary.json"]),
+    ),
+    Bad(
+        "a quickstart that goes on when it is finished",
+        "quickstart --output {d}/q --resume",
+        "{d}/q holds a finished quickstart; --overwrite runs it again",
+        lambda d: (mark(d / "q", "a quickstart", ["summary.json"]), (d / "q" / "summary.json").write_text("{}")),
     ),
     Bad(
         "a table over a directory",
