@@ -186,6 +186,11 @@ def _low_rank(fields: Fields) -> bool:
     return str(fields.get("optim")).startswith(("galore", "apollo"))
 
 
+def _reads_arguments(fields: Fields) -> bool:
+    """Whether the optimiser looks at `optim_args` at all; the usual ones take their own fields, such as adam_beta1."""
+    return fields.get("optim", "adamw_torch") not in ("adamw_torch", "adamw_torch_fused", "adafactor")
+
+
 def _tells_trackio(fields: Fields) -> bool:
     return "trackio" in names_in(fields.get("report_to", "none"))
 
@@ -225,6 +230,7 @@ NEEDS: dict[str, tuple[Callable[[Fields], bool], str]] = {
     "greater_is_better": (_follows, FOLLOWER),
     "save_steps": (_says("save_strategy", "steps"), "save_strategy: steps"),
     "logging_steps": (_logs_or_evaluates_by_steps, "logging_strategy: steps"),
+    "optim_args": (_reads_arguments, "an optimizer as optim that reads it, such as sgd"),
     "optim_target_modules": (_low_rank, "a galore or apollo optimizer as optim"),
     "activation_checkpointing_kwargs": (_checkpoints_layers, "activation_checkpointing: true"),
     "gradient_checkpointing_kwargs": (_checkpoints_layers, "activation_checkpointing: true"),

@@ -103,7 +103,7 @@ def test_a_value_of_another_type_is_refused(tmp_path, setting):
 @pytest.mark.parametrize("name", sorted(NEEDS))
 def test_a_field_that_does_nothing_alone_is_refused(tmp_path, name):
     values = {"metric_for_best_model": "loss", "dataloader_multiprocessing_context": "spawn", "greater_is_better": True,
-              "optim_target_modules": "x", "dataloader_persistent_workers": True}  # fmt: skip
+              "optim_target_modules": "x", "optim_args": "a=1", "dataloader_persistent_workers": True}  # fmt: skip
     kinds = {"kwargs": {"x": 1}, "id": "x"}
     value = values.get(name, kinds.get(name.rpartition("_")[2], 2))
     training = {name: value, "save_strategy": "epoch", "logging_strategy": "epoch"}
