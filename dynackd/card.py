@@ -102,6 +102,7 @@ def _files(about: About) -> str:
              if about.get(key)]
     fixed = f" The ONNX inputs have a fixed {' and '.join(sizes)}." if sizes else ""
     text += f"\n\nInputs of the graph (opset {about['opset']}): {', '.join(about['inputs'])}.{fixed}"
+    text += f" Texts are cut at {about['max_length']} tokens, on the {about['truncation_side']}{_as_trained(about)}."
     if compat := about.get("compat"):
         text += (
             f"\n\n`model.safetensors` is a plain stock checkpoint: heads are padded with zeros from size "
@@ -110,6 +111,13 @@ def _files(about: About) -> str:
             f"{compat['flops'] / about['flops']['student']:.2f} times the FLOPs; the ONNX files are not padded."
         )
     return text
+
+
+def _as_trained(about: About) -> str:
+    trained = about.get("trained_max_length")
+    if trained is None:
+        return ""
+    return ", as in the training" if trained == about["max_length"] else f"; in the training they were at {trained}"
 
 
 def _latency(about: About) -> str:

@@ -137,10 +137,10 @@ def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, 
             f"{rows - 1}; drop the added tokens, or give the model as many (resize_token_embeddings) and train it"
         )
     _check_padding(tokenizer, config, path)
-    _set(tokenizer, "padding_side", "right")
+    set_attribute(tokenizer, "padding_side", "right")
     names = ["input_ids", *(["token_type_ids"] if _takes_types(tokenizer, config, path) else []), "attention_mask"]
     if sorted(names) != sorted(tokenizer.model_input_names):
-        _set(tokenizer, "model_input_names", names)
+        set_attribute(tokenizer, "model_input_names", names)
     return tokenizer
 
 
@@ -168,7 +168,7 @@ def _takes_types(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, p
     return True
 
 
-def _set(tokenizer: PreTrainedTokenizerBase, name: str, value: Any) -> None:
+def set_attribute(tokenizer: PreTrainedTokenizerBase, name: str, value: Any) -> None:
     """An attribute of a tokenizer, also in what it saves: transformers writes what it was made with."""
     setattr(tokenizer, name, value)
     tokenizer.init_kwargs[name] = value

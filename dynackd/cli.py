@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints. A user's mistake is one sentence on stderr and exit code 2."""
 
 import argparse
+import dataclasses
 import gc
 import os
 import shlex
@@ -179,6 +180,8 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--graph", default="plain", choices=kinds, help="how ONNX is written (default: plain)")
     parser.add_argument("--static-length", type=int, metavar="N", help="fix the ONNX input's length in tokens")
     parser.add_argument("--static-batch", type=int, metavar="N", help="fix the ONNX input's rows")
+    cut = "cut texts at N tokens (default: data.max_length of the supernet's recipe)"
+    parser.add_argument("--max-length", type=int, metavar="N", help=cut)
     parser.add_argument("--measure", action="store_true", help="measure latencies here for the model card")
 
 
@@ -287,8 +290,11 @@ def _run_export(options: argparse.Namespace) -> None:
     from dynackd.spec import SubnetSpec
     from dynackd.supernet import check_supernet
 
+    _at_least_one(options, "max_length")
     spec, export_options = SubnetSpec(options.width, options.depth), _export_options(options)
     check_supernet(options.supernet)
+    max_length = options.max_length or _trained_max_length(options)
+    export_options = dataclasses.replace(export_options, max_length=max_length)
     name = f"w{spec.width:g}-d{spec.depth:g}"
     output = options.output or options.supernet.resolve().parent / "students" / name
     with occupied_output(output):
@@ -343,6 +349,14 @@ def _export_options(options: argparse.Namespace) -> Any:
     )
 
 
+def _trained_max_length(options: argparse.Namespace) -> int | None:
+    """Where the texts were cut in the training, in tokens, as far as the supernet's directory says."""
+    from dynackd.recipe import load_recipe
+
+    recipe = options.supernet / "recipe.yaml"
+    return load_recipe(recipe, options.set).data.max_length if recipe.is_file() else None
+
+
 def _export_validation(options: argparse.Namespace, supernet: Any, tokenizer: Any) -> Any:
     """The validation rows of the supernet's recipe, or None. Data that are named must be there, and so must those
     that an 8- or 16-bit file is judged by."""
@@ -357,7 +371,8 @@ def _export_validation(options: argparse.Namespace, supernet: Any, tokenizer: An
         return None
     try:
         recipe = load_recipe(options.supernet / "recipe.yaml", options.set)
-        return load_validation(recipe.task, recipe.data, supernet.model, tokenizer, options.static_length)
+        data = dataclasses.replace(recipe.data, max_length=options.max_length or recipe.data.max_length)
+        return load_validation(recipe.task, data, supernet.model, tokenizer, options.static_length)
     except UserError as error:
         raise UserError(f"no validation data: {error} (--set data.validation=FILE, or --no-validation)") from error
 
@@ -372,6 +387,7 @@ def _export_facts(options: argparse.Namespace, resolved: Any) -> dict[str, Any]:
     if (options.supernet / "recipe.yaml").is_file():
         recipe = load_recipe(options.supernet / "recipe.yaml")
         facts["task"], facts["data"] = recipe.task.name, _data_name(recipe.data)
+        facts["trained_max_length"] = recipe.data.max_length
         if licence := licence_of([recipe.teacher, recipe.output_dir / "teacher", recipe.model]):
             facts["licence"] = licence
     if options.validation is None and not options.variants:

@@ -1,6 +1,5 @@
 """A student directory: the sliced torch model and its ONNX files, written only if they agree with one another."""
 
-import copy
 import math
 import tempfile
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from dynackd.checkpoints import load_classifier
 from dynackd.compat import stock_model
 from dynackd.cost import FlopCounter, count_parameters
 from dynackd.errors import UserError, one_of
-from dynackd.families import geometry_of
+from dynackd.families import geometry_of, max_positions
 from dynackd.graph import (
     DYNAMIC,
     GRAPHS,
@@ -40,6 +39,7 @@ from dynackd.spec import FULL, Grid, ResolvedSubnet, SubnetSpec
 from dynackd.student import cut
 from dynackd.supernet import Supernet
 from dynackd.tasks import main_metric
+from dynackd.tokenizer_files import check_max_length, check_saved_tokenizer, save_tokenizer
 from dynackd.travel import CODE_FILE, add_code
 from dynackd.validation import Logits, Validation, agreement, torch_predictor
 
@@ -56,7 +56,8 @@ class ExportOptions:
     """What is written beside the torch student and its float32 graph, and how.
 
     `variants` are names in `quantize.VARIANTS`; `graph` a name in `graph.GRAPHS`, or "fastest" to measure them all
-    here; `max_drop` how much of the task's main metric a variant may lose, in the metric's unit.
+    here; `max_drop` how much of the task's main metric a variant may lose, in the metric's unit; `max_length` where
+    the tokenizer cuts texts, in tokens, by default at what is known of the training (`tokenizer.model_max_length`).
     """
 
     variants: tuple[str, ...] = ()
@@ -66,6 +67,7 @@ class ExportOptions:
     compat: bool = False
     with_code: bool = False
     measure: bool = False
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         one_of("--graph", self.graph, [*GRAPHS, FASTEST])
@@ -97,8 +99,13 @@ def export_student(
     resolved = supernet.resolve(spec)
     with new_directory(Path(directory), STUDENT, overwrite) as temporary:
         student = cut(supernet, resolved)
-        names, longest = input_names(student, tokenizer), max_length(student, tokenizer)
+        names, longest = input_names(student, tokenizer), max_positions(student.config)
+        limit = options.max_length or max_length(student, tokenizer)
         check_fixed(options.fixed, longest)
+        check_max_length(limit, longest, tokenizer)
+        limit = min(limit, options.fixed.length or limit)
+        save_tokenizer(tokenizer, limit, options.fixed.length, temporary)
+        check_saved_tokenizer(tokenizer, limit, temporary, validation.texts if validation else ())
         graph, graph_facts = _write_graph(student, names, longest, temporary / ONNX_FILE, options)
         difference = parity(student, names, longest, temporary / ONNX_FILE)
         if not difference <= MAX_ABS_DIFF:
@@ -122,14 +129,16 @@ def export_student(
             "parity_max_abs_diff": difference,
             "opset": OPSET,
             "inputs": names,
-            "max_length": longest,
+            "max_length": limit,
+            "truncation_side": tokenizer.truncation_side,
+            "max_positions": longest,
             "static_batch": options.fixed.batch_size,
             "static_length": options.fixed.length,
             "graph": graph,
             "graphs": graph_facts,
             "teacher": supernet.origin.teacher,
             "versions": {name: version(name) for name in ("dynackd", "torch", "transformers", "onnx", "onnxruntime")},
-            **_write_torch(student, tokenizer, longest, temporary, options),
+            **_write_torch(student, longest, temporary, options),
         }
         onnx_facts, measured = _write_variants(student, names, longest, temporary, options, validation, difference)
         if validation is not None:
@@ -163,33 +172,15 @@ def known_metrics(supernet_directory: Path, resolved: ResolvedSubnet) -> dict[st
 
 
 def _write_torch(
-    student: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    longest: int,
-    directory: Path,
-    options: ExportOptions,
+    student: PreTrainedModel, longest: int, directory: Path, options: ExportOptions
 ) -> dict[str, Any]:
-    """The torch model and the tokenizer; returns what is to be told of them."""
-    _save_tokenizer(tokenizer, options.fixed.length, longest, directory)
+    """The torch model; returns what is to be told of it."""
     if options.compat:
         return {"compat": _write_stock(student, longest, directory)}
     if options.with_code:
         add_code(student, directory)
     student.save_pretrained(directory)
     return {"with_code": CODE_FILE} if options.with_code else {}
-
-
-def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, length: int | None, longest: int, directory: Path) -> None:
-    """The tokenizer, with what a client that reads tokenizer.json alone needs: cut at the longest input, padded to a
-    fixed length only. transformers sets both anew at every call, and would save whatever the last one was."""
-    tokenizer = copy.deepcopy(tokenizer)
-    backend = tokenizer.backend_tokenizer
-    backend.enable_truncation(length or longest)
-    backend.no_padding()
-    if length:
-        pad = {"pad_id": tokenizer.pad_token_id, "pad_token": str(tokenizer.pad_token)}
-        backend.enable_padding(direction=tokenizer.padding_side, length=length, **pad)
-    tokenizer.save_pretrained(directory)
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ from dynackd.checkpoints import (
     load_tokenizer,
     name_outputs,
     reset_head,
+    set_attribute,
 )
 from dynackd.data import TaskData, load_task_data
 from dynackd.errors import UserError
@@ -61,7 +62,7 @@ from dynackd.spec import Grid, describe
 from dynackd.supernet import CONFIG_KEY, Origin, Supernet, load_supernet
 from dynackd.tasks import compute_metrics
 from dynackd.teacher_check import doubt
-from dynackd.tokens import tokenize
+from dynackd.tokens import tokenize, unknown
 from dynackd.trainer import (
     DEPTH_STAGE,
     WIDTH_STAGE,
@@ -177,6 +178,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
 
     def save(directory: Path) -> None:
         model.save_pretrained(directory)
+        set_attribute(tokenizer, "model_max_length", recipe.data.max_length)  # clients cut where the training did
         tokenizer.save_pretrained(directory)
 
     _finish(run, trainer, save, {"task": data.task.name, "metrics": metrics, "train_seconds": round(seconds, 1)})
@@ -389,6 +391,12 @@ def _refuse_student(source: str, config: Any) -> None:
         raise UserError(f"{source} is a supernet, not a plain fine-tuned model; name its teacher")
 
 
+def warn_of_unknown(tokens: Dataset, tokenizer: PreTrainedTokenizerBase, split: str) -> None:
+    """Tell the user when the tokenizer knows little of the texts."""
+    if (report := unknown(tokens, tokenizer, split)) is not None:
+        console.print(f"warning: {report}")
+
+
 def _tokenized(
     data: TaskData, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, positions: int
 ) -> tuple[Dataset, dict[str, Dataset]]:
@@ -398,6 +406,7 @@ def _tokenized(
         encoded, report = tokenize(dataset, data.task, tokenizer, recipe.data.max_length, split, positions)
         if report is not None:
             console.print(f"note: {report}")
+        warn_of_unknown(encoded, tokenizer, split)
         return encoded
 
     for note in data.notes:
@@ -481,6 +490,7 @@ def _train_stage(
     length = run.recipe.data.max_length
     evaluation = _evaluate(supernet, original.to(run.arguments.device), data, validation, tokenizer, length)
     about = {**evaluation, "stage": stage.name, "train_seconds": round(seconds, 1)}
+    set_attribute(tokenizer, "model_max_length", length)  # clients, and the export, cut where the training did
     _finish(run, trainer, lambda directory: supernet.save(directory, tokenizer), about)
     show(grid_table(evaluation))
     return run.directory

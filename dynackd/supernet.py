@@ -189,8 +189,9 @@ def _subnet(model: PreTrainedModel, resolved: ResolvedSubnet, below: Sequence[Te
     return twin
 
 
-def check_supernet(directory: Path) -> PreTrainedConfig:
+def check_supernet(directory: str | Path) -> PreTrainedConfig:
     """The config of a supernet directory; `UserError` where the directory is none."""
+    directory = Path(directory)
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory} is no supernet directory: it holds no config.json")
     config = load_config(str(directory))
@@ -201,8 +202,9 @@ def check_supernet(directory: Path) -> PreTrainedConfig:
     return config
 
 
-def load_supernet(directory: Path) -> tuple[Supernet, PreTrainedTokenizerBase]:
+def load_supernet(directory: str | Path) -> tuple[Supernet, PreTrainedTokenizerBase]:
     """A supernet and its tokenizer; `UserError` where the directory is no supernet or is damaged."""
+    directory = Path(directory)
     config = check_supernet(directory)
     about = getattr(config, CONFIG_KEY)
     try:

@@ -64,6 +64,21 @@ def tokenize(dataset: Dataset, task: Task, tokenizer: Any, max_length: int, spli
     return tokens, _truncation(dataset, tokens, task, tokenizer, max_length, split)
 
 
+def unknown(tokens: Dataset, tokenizer: Any, split: str = "training") -> UnknownReport | None:
+    """A report when most of what `tokenize` made of the texts is the unknown token, special ones aside, else None."""
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    if tokenizer.unk_token_id is None or not len(tokens):
+        return None
+    known = missing = 0
+    for chunk in tokens.data.column("input_ids").chunks:
+        ids = chunk.flatten().to_numpy(zero_copy_only=False)
+        words = ids[~np.isin(ids, list(special))]
+        missing += int((words == tokenizer.unk_token_id).sum())
+        known += len(words)
+    share = missing / max(1, known)
+    return UnknownReport(split, share) if share > MANY_UNKNOWN else None
+
+
 def _rows_at_once(dataset: Dataset) -> int:
     """How many rows are tokenised at once: fewer of long ones, of which each is first tokenised as a whole."""
     return max(1, min(1000, CHARACTERS_AT_ONCE * len(dataset.data) // max(1, dataset.data.nbytes)))

@@ -1,6 +1,6 @@
 """What a model file loses on validation data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,20 +14,24 @@ from dynackd.evaluation import batches_of
 from dynackd.families import max_positions
 from dynackd.graph import Feed
 from dynackd.labels import labels_of
+from dynackd.report import console
 from dynackd.sources import DataSource
 from dynackd.tasks import Task, compute_metrics, greater_is_better, main_metric
-from dynackd.tokens import tokenize
+from dynackd.tokens import tokenize, unknown
 
 Logits = dict[str, np.ndarray]
+TEXTS = 200  # rows whose texts are kept
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Tokenised validation rows by the suffix of their metrics' names ("" is the main set), and the task."""
+    """Tokenised validation rows by the suffix of their metrics' names ("" is the main set), the task, and the texts of
+    the first rows."""
 
     task: Task
     rows: dict[str, Dataset]
     tokenizer: PreTrainedTokenizerBase
+    texts: Sequence[tuple[str, ...]] = ()
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self.rows.values())
@@ -77,7 +81,12 @@ def load_validation(
         suffix: tokenize(dataset, data.task, tokenizer, length, f"validation{suffix}", positions)[0]
         for suffix, dataset in data.validation.items()
     }
-    return Validation(data.task, rows, tokenizer)
+    for suffix, tokens in rows.items():
+        if (report := unknown(tokens, tokenizer, f"validation{suffix}")) is not None:
+            console.print(f"warning: {report}")
+    first = next(iter(data.validation.values()))[:TEXTS]
+    texts = list(zip(*(first[name] for name in data.task.text_columns), strict=True))
+    return Validation(data.task, rows, tokenizer, texts)
 
 
 def torch_predictor(model: PreTrainedModel) -> Callable[[Feed], np.ndarray]:

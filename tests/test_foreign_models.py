@@ -1,13 +1,21 @@
 """Other people's models and tokenizers: what is harmless is made so, what would be another model is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import VOCABULARY, tiny_batch, tiny_config, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from tokenizers import processors
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from dynackd.benchmark import RUNNERS, Case
 from dynackd.checkpoints import fit_tokenizer, load_classifier, load_config, load_masked_lm, load_tokenizer
@@ -15,6 +23,9 @@ from dynackd.cli import main
 from dynackd.errors import UserError
 from dynackd.families import max_positions
 from dynackd.graph import Shape, example_batch
+from dynackd.spec import FULL
+from dynackd.supernet import Supernet, load_supernet
+from dynackd.tokens import unknown
 
 HARMLESS = {
     "output_hidden_states": True,
@@ -243,6 +254,12 @@ def test_an_odd_tokenizer_goes_through_every_command(name, tmp_path):
     about = json.loads((run_all(write_recipe(tmp_path, content), tmp_path) / "export.json").read_text())
     assert about["parity_max_abs_diff"] <= 1e-5
     assert about["inputs"][:2] == ["input_ids", "attention_mask"]
+    # What the training cut at, in every place that a client reads.
+    assert about["max_length"] == 16
+    assert json.loads((tmp_path / "student" / "tokenizer.json").read_text())["truncation"]["max_length"] == 16
+    assert AutoTokenizer.from_pretrained(tmp_path / "student").model_max_length == 16
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert "Texts are cut at 16 tokens, on the right, as in the training." in card
 
 
 @torch.no_grad()
@@ -317,3 +334,36 @@ def test_what_is_neutral_for_us_is_neutral_for_stock_transformers(tmp_path):
     load_classifier(str(tmp_path / "m")).save_pretrained(tmp_path / "n")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "n")
     assert torch.equal(loaded(**tiny_batch()).logits, model(**tiny_batch()).logits)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_supernet_is_loaded_from_a_text_or_a_path(kind, tmp_path):
+    supernet = Supernet(tiny_model()).eval()
+    supernet.save(tmp_path / "net", tiny_tokenizer())
+    loaded, _ = load_supernet(kind(tmp_path / "net"))
+    assert torch.equal(loaded.eval()(FULL, **tiny_batch()).logits, supernet(FULL, **tiny_batch()).logits)
+    with pytest.raises(UserError, match="is no supernet directory: it holds no config.json"):
+        load_supernet(kind(tmp_path / "nothing"))
+
+
+def test_texts_of_unknown_words_are_told_of_in_every_command_that_reads_them(tmp_path, capsys):
+    content = tiny_recipe(tmp_path)
+    for split in ("train", "validation"):
+        file = tmp_path / f"{split}.tsv"
+        head, *rows = file.read_text().splitlines()
+        strange = [f"strange words of another language\t{row[-1]}" for row in rows]
+        file.write_text("\n".join([head, *strange]) + "\n")
+    run_all(write_recipe(tmp_path, content), tmp_path)
+    printed = " ".join(capsys.readouterr().out.split())
+    for split, commands in (("training", 3), ("validation", 4)):
+        sentence = f"warning: 100% of the tokens of the {split} texts are unknown to the tokenizer"
+        assert printed.count(sentence) == commands
+
+
+def test_half_of_the_words_may_be_unknown():
+    tokenizer = tiny_tokenizer()
+    for text, told in (("a film", False), ("a strange", False), ("a strange word", True), ("", False)):
+        tokens = Dataset.from_dict(dict(tokenizer([text])))
+        assert (unknown(tokens, tokenizer) is not None) == told
+    tokenizer.unk_token = None
+    assert unknown(Dataset.from_dict({"input_ids": [[2, 1, 3]]}), tokenizer) is None

@@ -45,6 +45,7 @@ ORDER = [
     "quantize",
     "compat",
     "travel",
+    "tokenizer_files",
     "validation",
     "card",
     "export",

@@ -197,4 +197,19 @@ CASES = [
         "the architecture 'albert' is not supported; dynackd knows bert, distilbert, electra, roberta",
         edited("encoder/config.json", model_type="albert"),
     ),
+    Bad(
+        "a limit beyond the positions",
+        "export {d}/run/depth --output {d}/s --max-length 49",
+        "--max-length 49 is beyond the 48 tokens that the model takes",
+    ),
+    Bad(
+        "a limit that leaves no room",
+        "export {d}/run/depth --output {d}/s --max-length 2",
+        "--max-length 2 leaves no room for a text; it takes 3 or more",
+    ),
+    Bad(
+        "a limit of nothing",
+        "export {d}/run/depth --output {d}/s --max-length 0",
+        "--max-length is 0; it must be 1 or more",
+    ),
 ]
