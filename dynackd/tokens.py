@@ -35,6 +35,22 @@ class TruncationReport:
                 f"cut (longest {self.longest:,})")
 
 
+@dataclass(frozen=True)
+class UnknownReport:
+    """How much of a split the tokenizer does not know."""
+
+    split: str
+    share: float
+
+    def __str__(self) -> str:
+        return (f"{self.share:.0%} of the tokens of the {self.split} texts are unknown to the tokenizer; is it the one "
+                "of this model and language?")
+
+
+Report = TruncationReport | UnknownReport
+MANY_UNKNOWN = 0.5  # share of the tokens from which on the user is told
+
+
 def tokenize(dataset: Dataset, task: Task, tokenizer: Any, max_length: int, split: str = "training",
              max_positions: int | None = None) -> tuple[Dataset, TruncationReport | None]:
     """The tokenizer's model inputs, "labels" and "length" (tokens), and a report when texts were cut, else None.
