@@ -40,6 +40,7 @@ from dynackd.stages import (
     load_teacher,
     refuse_changed,
     teacher_of,
+    warn_of_unknown,
 )
 from dynackd.supernet import Supernet
 from dynackd.teacher_check import SAMPLE_ROWS
@@ -184,6 +185,8 @@ def _teacher_labels(
             columns = dict(zip(data.task.text_columns, map(list, zip(*part, strict=True)), strict=True))
             numbered = Dataset.from_dict({**columns, "label": list(range(len(part)))})  # the batches are by length
             tokens, _ = tokenize(numbered, data.task, tokenizer, max_length, "new", max_positions(teacher.model.config))
+            if not labels:  # told once
+                warn_of_unknown(tokens, tokenizer, "new")
             batches = batches_of(tokens, tokenizer, BATCH_SIZE)
             (outputs,), order = predict(teacher, [FULL], batches, on_batch=lambda: progress.advance(bar, BATCH_SIZE))
             if not np.isfinite(outputs).all():

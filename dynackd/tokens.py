@@ -47,7 +47,6 @@ class UnknownReport:
                 "of this model and language?")
 
 
-Report = TruncationReport | UnknownReport
 MANY_UNKNOWN = 0.5  # share of the tokens from which on the user is told
 
 

@@ -342,7 +342,7 @@ def test_a_supernet_is_loaded_from_a_text_or_a_path(kind, tmp_path):
     supernet.save(tmp_path / "net", tiny_tokenizer())
     loaded, _ = load_supernet(kind(tmp_path / "net"))
     assert torch.equal(loaded.eval()(FULL, **tiny_batch()).logits, supernet(FULL, **tiny_batch()).logits)
-    with pytest.raises(UserError, match="is no supernet directory: it holds no config.json"):
+    with pytest.raises(UserError, match=r"is no supernet directory: it holds no config\.json"):
         load_supernet(kind(tmp_path / "nothing"))
 
 
