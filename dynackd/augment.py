@@ -56,9 +56,9 @@ Labelled = tuple[Row, Any]  # a row's texts, and its class id or value
 class Kept:
     """What the models said so far, part by part in a file, for a run that is killed and resumed."""
 
-    def __init__(self, recipe: Recipe, directory: Path, resume: bool) -> None:
-        self.recipe, self.directory = recipe, directory
-        self.begun = resume and any(directory.glob("*.json"))  # then the recipe beside them is whole, too
+    def __init__(self, recipe: Recipe, directory: Path, mode: RunMode) -> None:
+        self.recipe, self.directory, self.mode = recipe, directory, mode
+        self.begun = mode.resume and any(directory.glob("*.json"))  # then the recipe beside them is whole, too
         if self.begun:
             refuse_changed(recipe, directory)
 
@@ -66,7 +66,7 @@ class Kept:
         """What `make` gives, in JSON's types, of each `size` items; a part is known by what its items are."""
         if not self.begun:
             begin(self.recipe, self.directory)
-            self.begun = True
+            self.begun = self.mode.interruption.resumable = True
         for part in (items[i : i + size] for i in range(0, len(items), size)):
             file = self.directory / f"{name}-{hashlib.sha256(json.dumps(part).encode()).hexdigest()[:32]}.json"
             if not file.is_file():
@@ -83,7 +83,7 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
     `overrides` of the recipe let the stages train on them."""
     settings, start = recipe.augmentation, time.monotonic()
     directory, unfinished = claim(recipe, AUGMENTED, mode)
-    kept = Kept(recipe, unfinished, mode.resume)
+    kept = Kept(recipe, unfinished, mode)
     source = teacher_of(recipe)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     teacher = load_teacher(source, recipe.grid).to(device)
@@ -122,7 +122,7 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
         changed = sum(originals[origin][1] != label for (origin, _), label in zip(made, labels, strict=True))
         about["label_changed"] = round(changed / len(made), 4)
     train = [*originals, *zip((row for _, row in made), labels, strict=True)]
-    with new_directory(directory, RESULTS[AUGMENTED], mode.replaces) as temporary:
+    with new_directory(directory, RESULTS[AUGMENTED], mode.overwrite or mode.resume) as temporary:
         _write(temporary / "train.jsonl", data, train)
         for suffix, some in {} if _has_files(recipe.data) else held_out.items():
             _write(temporary / f"validation{suffix}.jsonl", data, some)

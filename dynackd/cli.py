@@ -2,16 +2,18 @@
 
 import argparse
 import dataclasses
-import gc
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dynackd.errors import UserError, nearest
+from dynackd import processes
+from dynackd.errors import UserError, nearest, out_of_memory
+from dynackd.interruption import NAMES, Interrupted, Interruption
 from dynackd.places import at_home, disk_trouble, occupied_output, refuse_existing, refuse_json, write_json
 
 
@@ -36,40 +38,72 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 for a user's mistake, or 130 when interrupted."""
-    advice = "nothing was written"
-    try:
-        options = _parser().parse_args(arguments)
-        advice = "run the same command with --resume to go on" if hasattr(options, "resume") else advice
-        _hide_shard_bars()
+    """Run a command; returns the exit code.
+
+    0; 2 for a user's mistake, and for what only the user can change, such as too little memory or a full disk; 1 when
+    another process of the same training ended; 128 + the signal when interrupted: 130 by Ctrl-C, 143 by SIGTERM.
+    """
+    typed, interruption = list(sys.argv[1:] if arguments is None else arguments), Interruption()
+    with interruption.installed():
         try:
-            options.run(options)
-        finally:
-            _leave_process_group()
-    except UserError as error:
-        print(f"dynackd: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # `dynackd ... | head`: whoever read this has had enough. Python's own flush at the end must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if (trouble := disk_trouble(error)) is None:
+            return _run(typed, interruption)
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+            _complain(f"stopped by {NAMES[signal.Signals(number)]}{_way_on(typed, interruption)}")
+            return 128 + number
+        except UserError as error:
+            _complain(str(error))
+            return 2
+        except BrokenPipeError:
+            # `dynackd ... | head`: whoever read this has had enough. Python's own flush at the end must not fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except Exception as error:
+            if out_of_memory(error):
+                _complain("out of memory: close other programs, or lower data.max_length or the rows at a time")
+                return 2
+            if processes.lost_the_others(error):
+                _complain("another process of this training ended; it said why, or what started it does")
+                return 1
+            if (trouble := disk_trouble(error)) is not None:
+                _complain(f"a file could not be written or read: {trouble}{_way_on(typed, interruption)}")
+                return 2
             raise
-        print(f"dynackd: a file could not be written or read: {trouble}; {advice}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"dynackd: interrupted; {advice}", file=sys.stderr)
-        return 130
+
+
+def _run(typed: list[str], interruption: Interruption) -> int:
+    options = _parser().parse_args(typed)
+    options.interruption = interruption
+    processes.check_launch()
+    if options.command in SEVERAL_PROCESSES:
+        if processes.started_alone_by_accelerate():
+            print(f"note: accelerate launch started one process; for several use {processes.LAUNCHER}", flush=True)
+    elif not processes.go_alone():
+        return 0
+    _hide_shard_bars()
+    try:
+        options.run(options)
+    finally:
+        processes.leave()
     return 0
 
 
-def _leave_process_group() -> None:
-    """Under torchrun, leave in order: a process that just exits sometimes aborts."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        gc.collect()  # drops the DDP wrapper, which holds the group
-        distributed.destroy_process_group()
+def _complain(sentence: str) -> None:
+    """One sentence on stderr, once however many processes have found the same."""
+    for number in NAMES:  # torchrun ends the others as soon as one has
+        if signal.getsignal(number) not in (signal.default_int_handler, signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_IGN)
+    if processes.is_first_to_say(sentence):
+        print(f"dynackd: {sentence}", file=sys.stderr, flush=True)
+
+
+def _way_on(typed: Sequence[str], interruption: Interruption) -> str:
+    """What to do after an interruption: how to go on where something is kept, how to begin again otherwise."""
+    if typed and typed[0] not in RESUMABLE:
+        return "; nothing was written"
+    resume = interruption.resumable or "--resume" in typed
+    command = shlex.join(processes.again(typed, resume))
+    return f"; go on with: {command}" if resume else f" before there was anything to keep; begin again with: {command}"
 
 
 def _hide_shard_bars() -> None:
@@ -94,7 +128,7 @@ def _parser() -> _Parser:
             allow_abbrev=False,
         )
         add(command)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, command=name)
     return parser
 
 
@@ -206,7 +240,7 @@ def _add_quickstart(parser: argparse.ArgumentParser) -> None:
 def _mode(options: argparse.Namespace) -> Any:
     from dynackd.stages import RunMode
 
-    return RunMode(options.resume, options.overwrite)
+    return RunMode(options.resume, options.overwrite, options.interruption)
 
 
 def _with_recipe(command: str) -> Callable[[argparse.Namespace, Any, Path], list[str]]:
@@ -437,6 +471,11 @@ def _at_least_one(options: argparse.Namespace, name: str) -> None:
         if number is not None and number < 1:
             raise UserError(f"--{name.replace('_', '-')} is {number}; it must be 1 or more")
 
+
+# Commands that several processes can share; the others are one process's work.
+SEVERAL_PROCESSES = ("finetune", "train-width", "train-depth")
+# Commands that have --resume.
+RESUMABLE = (*SEVERAL_PROCESSES, "augment", "quickstart")
 
 # name -> (help, example, arguments, function)
 COMMANDS: dict[

@@ -6,8 +6,8 @@ its word relations (WR) and layer-transforming relations (LTR), each pair-wise a
 The relations themselves, their comparison and gradients are in `relations.py`; here are the settings, the four terms as
 pure functions, all other terms, and the trainer's side.
 
-To add a relation term: one `Relation` and a line in `RELATION_TERMS` there; any other term: one function and a line in
-`OUTPUT_TERMS` here.
+To add a relation term: one `Relation` and a line in `RELATION_TERMS` there; any other term: one function and a line
+each in `OUTPUT_TERMS` and `OUTPUT_COUNTS` here.
 """
 
 from __future__ import annotations
@@ -296,6 +296,30 @@ OUTPUT_TERMS: dict[str, Callable[[Outputs], Tensor]] = {
 
 TERMS: dict[str, Callable[[Outputs], Tensor] | Relation] = {**OUTPUT_TERMS, **RELATION_TERMS}
 
+# What each is a mean over in a batch with this mask [batch, length]: sentences, or words.
+OUTPUT_COUNTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "ce": lambda mask: torch.tensor(len(mask)),
+    "logits": lambda mask: torch.tensor(len(mask)),
+    "hidden_mse": lambda mask: mask.sum(),
+}
+
+
+def term_counts(settings: DistillationSettings, attention_mask: Tensor) -> dict[str, int]:
+    """How much each active term is a mean over in a batch, up to a factor that is the same in every batch.
+
+    A batch that is spread over processes, or over the steps of gradient accumulation, has the same loss as in one
+    piece when each part's terms count in proportion. All terms are means over sentences, words, or pairs and triples
+    of words of a layer; those of LTR are over pairs and triples of a word's layers, as many for each word.
+    attention_mask [batch, length].
+    """
+    counts = {name: OUTPUT_COUNTS[name](attention_mask) for name in settings.active(OUTPUT_TERMS)}
+    for name in settings.active(RELATION_TERMS):
+        term = RELATION_TERMS[name]
+        real = term.arrangement.real(attention_mask, 3)  # any number of layers of which there are pairs and triples
+        counts[name] = term.count(real, _how(settings, term.arrangement))
+    return {name: int(count) for name, count in counts.items()}
+
+
 # Weights under which each term begins at about the size of the logits term; their schedule ends them at 0. In trainings
 # of a few hundred steps weights under which the gradients begin alike, kept constant, do as well or better, in longer
 # ones these. With the CKD authors' (their distil_config.py: pairs 100, triples 1000 for SST-2) the pairs count next to
@@ -396,14 +420,20 @@ class Student:
 
 
 def distillation_loss(
-    settings: DistillationSettings, students: Sequence[Student], teacher: TeacherSignal, labels: Tensor | None = None
+    settings: DistillationSettings,
+    students: Sequence[Student],
+    teacher: TeacherSignal,
+    labels: Tensor | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """The weighted sum of the active terms over all students, and for each student its terms, unweighted and detached,
     by name.
 
     Only the sum is differentiable: of the relations one gradient is kept, not one for each term. A hidden state that
-    several students share, which is the same tensor object in each, is measured once.
+    several students share, which is the same tensor object in each, is measured once. scales: what each term's weight
+    is multiplied by where the batch is a part of a larger one (`term_counts`).
     """
+    scales = scales or dict.fromkeys(TERMS, 1.0)
     for student in students:
         layers = student.layers
         if len(student.hidden_states) != len(layers) + 1 or not set(layers) <= set(range(teacher.layer_count)):
@@ -423,17 +453,22 @@ def distillation_loss(
         )  # fmt: skip
         losses.append({name: OUTPUT_TERMS[name](outputs) for name in settings.active(OUTPUT_TERMS)})
         weighted += [
-            settings.weights[name] * (1.0 if name in GOALS else factor) * loss for name, loss in losses[-1].items()
+            settings.weights[name] * (1.0 if name in GOALS else factor) * scales[name] * loss
+            for name, loss in losses[-1].items()
         ]
     if settings.active(RELATION_TERMS):
-        total, relations = _relations(settings, students, factors, teacher)
+        total, relations = _relations(settings, students, factors, teacher, scales)
         weighted.append(total)
         losses = [own | more for own, more in zip(losses, relations, strict=True)]
     return torch.stack(weighted).sum(), [{name: loss.detach() for name, loss in own.items()} for own in losses]
 
 
 def _relations(
-    settings: DistillationSettings, students: Sequence[Student], factors: Sequence[float], teacher: TeacherSignal
+    settings: DistillationSettings,
+    students: Sequence[Student],
+    factors: Sequence[float],
+    teacher: TeacherSignal,
+    scales: Mapping[str, float],
 ) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """`relation_losses` of the students' different hidden states, each matched with one of the teacher's."""
     pairs = [list(zip(student.hidden_states, student.matched, strict=True)) for student in students]
@@ -446,7 +481,7 @@ def _relations(
             return teacher.relation(name, tuple(teacher_places[place] for place in some))
 
         term = RELATION_TERMS[name]
-        return Share(term, _how(settings, term.arrangement), settings.weights[name], relation)
+        return Share(term, _how(settings, term.arrangement), settings.weights[name] * scales[name], relation)
 
     stacks = [tuple(places[id(h), i] for h, i in own) for own in pairs]
     shares = {name: share(name) for name in settings.active(RELATION_TERMS)}

@@ -69,3 +69,11 @@ def shown(value: Any) -> str:
     """A value as a recipe writes it, with the middle left out where it is long."""
     known = {None: "null", True: "true", False: "false"}
     return known[value] if value is None or isinstance(value, bool) else _SHORT.repr(value)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is Python's, or torch's on a CPU or an accelerator, for memory that is not there."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )

@@ -5,10 +5,11 @@ a result that exists is whole, and a killed run is resumed from its last whole c
 """
 
 import functools
+import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,10 +38,11 @@ from dynackd.checkpoints import (
     set_attribute,
 )
 from dynackd.data import TaskData, load_task_data
-from dynackd.errors import UserError
+from dynackd.errors import UserError, out_of_memory
 from dynackd.evaluation import batches_of, evaluate_grid
 from dynackd.families import FAMILIES, FAMILY_KEY, family_of, max_positions
 from dynackd.importance import IMPORTANCE, rewire
+from dynackd.interruption import Interrupted, Interruption
 from dynackd.labels import PROBLEM_TYPES, WRITTEN_KEY, head_fits, labels_of
 from dynackd.places import (
     at_home,
@@ -98,19 +100,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunMode:
-    """What to do with what the output directory already holds."""
+    """What to do with what the output directory already holds, and what interrupts the run."""
 
     resume: bool = False
     overwrite: bool = False
+    interruption: Interruption = field(default_factory=Interruption, compare=False)
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other; give one of them")
-
-    @property
-    def replaces(self) -> bool:
-        """Whether an old result gives way; what is resumed beside one was begun with --overwrite."""
-        return self.overwrite or self.resume
 
 
 @dataclass(frozen=True)
@@ -166,6 +164,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
         eval_dataset=validation[""],
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
+        stop=mode.interruption.asked,
         compute_metrics=lambda p: compute_metrics(data.task, np.asarray(p.predictions), np.asarray(p.label_ids)),
     )
     set_dropout(model, run.settings.dropout)
@@ -293,6 +292,8 @@ def prepare(recipe: Recipe, stage: str, name: str, mode: RunMode) -> Run:
         refuse_changed(recipe, checkpoints)
     # Under torchrun this is where the processes meet, so none of them writes before all of them have checked.
     arguments = settings.arguments(checkpoints)
+    if checkpoint is not None:
+        _refuse_other_processes(checkpoint, arguments.world_size)
     console.quiet = arguments.process_index > 0
     if (devices := one_device(arguments)) > 1:
         command = f"torchrun --nproc_per_node {devices} -m dynackd {name_of_command(stage)} RECIPE"
@@ -312,7 +313,8 @@ def claim(recipe: Recipe, name: str, mode: RunMode) -> tuple[Path, Path]:
     begun = manifest_of(checkpoints) is not None or (checkpoints / "recipe.yaml").is_file()
     if mode.resume and holds(directory) and not begun:
         raise UserError(f"{directory} holds a finished run, nothing is left to resume; --overwrite begins again")
-    refuse_existing(directory, RESULTS[name], mode.replaces, inputs)
+    # A run that began with --overwrite is gone on with beside the result that it will replace.
+    refuse_existing(directory, RESULTS[name], mode.overwrite or mode.resume, inputs)
     if mode.overwrite or not begun:
         refuse_existing(checkpoints, CHECKPOINTS, mode.overwrite, inputs)
     elif not mode.resume:
@@ -365,6 +367,16 @@ def last_checkpoint(checkpoints: Path) -> Path | None:
             raise UserError(f"{checkpoint / 'optimizer.pt'} is damaged ({type(error).__name__}){hint}") from error
         return checkpoint
     return None
+
+
+def _refuse_other_processes(checkpoint: Path, count: int) -> None:
+    """Each process has its own share of a batch and its own random numbers."""
+    before = len(list(checkpoint.glob("rng_state*.pth")))
+    if before != count:
+        raise UserError(
+            f"{checkpoint} was trained by {before} processes, these are {count}: start {before} to resume (torchrun "
+            f"--nproc_per_node {before}), or begin again with --overwrite"
+        )
 
 
 def refuse_changed(recipe: Recipe, checkpoints: Path) -> None:
@@ -484,6 +496,7 @@ def _train_stage(
         eval_dataset=validation,
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
+        stop=run.mode.interruption.asked,
     )
     set_dropout(supernet, run.settings.dropout)
     seconds = _train(trainer, run)
@@ -523,23 +536,44 @@ def _say_if_too_short(trainer: Trainer) -> None:
         )
 
 
-def _train(trainer: Trainer, run: Run) -> float:
+def _train(trainer: ResumableTrainer, run: Run) -> float:
     """Train, or go on from the checkpoint; returns the seconds it took."""
     _warn_of_slow_bf16(run.arguments)
     if run.checkpoint is None and run.arguments.should_save:
         begin(run.recipe, run.checkpoints)
+    run.mode.interruption.resumable = True
     start = time.monotonic()
-    with writing(run.checkpoints, "; put that right and go on with --resume"):
-        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    try:
+        with run.mode.interruption.held(), writing(run.checkpoints, "; put that right and go on with --resume"):
+            trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    except (MemoryError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise UserError(_less_memory(run)) from error
+        raise
+    if trainer.stopped:  # by a signal that another process got
+        raise Interrupted(signal.SIGTERM)
     seconds = time.monotonic() - start
     _say_if_too_short(trainer)
     return seconds
 
 
+def _less_memory(run: Run) -> str:
+    """What to change after the memory was too small for a step."""
+    size, parts = run.arguments.per_device_train_batch_size, run.arguments.gradient_accumulation_steps
+    halved = f"training.per_device_train_batch_size={max(1, size // 2)}"
+    sampler = "" if run.directory.name == TEACHER else ", or grid.sampler=sandwich(1)"
+    return (
+        f"out of memory in a training step of {size} rows: add --set {halved} --set "
+        f"training.gradient_accumulation_steps={2 * parts} (the same result in smaller parts), or lower "
+        f"data.max_length{sampler}, and begin again with --overwrite"
+    )
+
+
 def _finish(run: Run, trainer: Trainer, save: Callable[[Path], None], about: Mapping[str, Any]) -> None:
     """Write the result directory in one rename, then drop the checkpoints."""
     if trainer.args.should_save:
-        with new_directory(run.directory, RESULTS[run.directory.name], run.mode.replaces) as directory:
+        replace = run.mode.overwrite or run.mode.resume  # see `claim`
+        with new_directory(run.directory, RESULTS[run.directory.name], replace) as directory:
             save(directory)
             (directory / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
             write_json(directory / "metrics.json", {**about, "log": trainer.state.log_history})

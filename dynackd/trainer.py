@@ -1,24 +1,37 @@
 """Training all sub-networks at once, on `transformers.Trainer`: its arguments, callbacks, logging, mixed precision,
 checkpoints and resume are the user's too."""
 
+import math
 import random
 import re
+import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby, takewhile
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from dynackd.distill import DistillationSettings, Student, TeacherSignal, distillation_loss
+from dynackd.distill import DistillationSettings, Student, TeacherSignal, distillation_loss, term_counts
 from dynackd.errors import UserError, shown
 from dynackd.evaluation import subnet_metrics
+from dynackd.places import disk_trouble
 from dynackd.spec import FULL, Grid, SubnetSpec
 from dynackd.supernet import Supernet
 from dynackd.tasks import Task
@@ -94,15 +107,58 @@ class _EpochLengthSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-class ResumableTrainer(Trainer):
-    """The stock Trainer with data that a resumed run sees in the same order, also when grouped by length."""
+class _StopCallback(TrainerCallback):
+    """Ends a training that is asked to stop, with a checkpoint of the step just done."""
 
-    def __init__(self, model: nn.Module, args: TrainingArguments, **options: Any) -> None:
+    def __init__(self, asked: Callable[[], bool]) -> None:
+        self.asked, self.stopped = asked, False
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.asked():
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.stopped:  # the loop ends an epoch that is cut off, too
+            control.should_save = control.should_evaluate = False
+
+
+# How many first rows of a batch are no repetitions, which fill up the last batch of several processes.
+REAL_ROWS = "real_rows"
+ROWS = "rows"  # what a plain classifier's loss is a mean over
+
+
+class ResumableTrainer(Trainer):
+    """The stock Trainer whose result depends on the seed and the batch alone: not on how often it was resumed, and but
+    for rounding not on how the batch is spread over processes and the steps of gradient accumulation either.
+
+    A loss that is a mean over a batch counts in each part of the batch by the part's share of what it is a mean over.
+    stop: asked after each step whether to end there, with a checkpoint.
+    """
+
+    def __init__(
+        self, model: nn.Module, args: TrainingArguments, stop: Callable[[], bool] = lambda: False, **options: Any
+    ) -> None:
         one_device(args)
         super().__init__(model, args, **options)
         # Classifiers take **kwargs, from which the Trainer concludes that they normalise the loss by the items in all
         # processes' batches; they do not, and loss and gradients would come out times the number of processes.
         self.model_accepts_loss_kwargs = False
+        _check_spread(self.args)
+        self._stop = _StopCallback(lambda: self._in_any_process(stop()))
+        self.add_callback(self._stop)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the training ended because it was asked to."""
+        return self._stop.stopped
+
+    def _in_any_process(self, flag: bool) -> bool:
+        return flag if self.args.world_size == 1 else self._summed([int(flag)])[0] > 0
+
+    def _summed(self, numbers: Sequence[int]) -> list[int]:
+        """The sums over all processes, each of which must call this."""
+        summed = self.accelerator.reduce(torch.tensor(numbers, device=self.args.device), "sum")
+        return cast(list[int], cast(Tensor, summed).tolist())
 
     def _get_dataloader(self, *args: Any, **options: Any) -> Any:
         """As the stock Trainer's, but `dataloader_drop_last` is for training: a metric counts every row."""
@@ -116,7 +172,12 @@ class ResumableTrainer(Trainer):
     def train(self, *args: Any, **options: Any) -> Any:
         """As the stock Trainer's; `UserError` where no step would be made."""
         check_steps(len(cast(Dataset, self.train_dataset)), self.args)
-        return super().train(*args, **options)
+        try:
+            return super().train(*args, **options)
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+                    callback.training_bar.close()  # what is said next begins a line
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """As the stock Trainer's; a warm-up that never ends is told."""
@@ -134,7 +195,132 @@ class ResumableTrainer(Trainer):
         # The data set that is passed in has lost its length column already.
         lengths = cast(Dataset, self.train_dataset)[self.args.length_column_name][:]
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return _EpochLengthSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths, seed)
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return _EpochLengthSampler(batch_size, lengths, seed)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """This process's batches of a step, and what each term is a mean over in all batches of all processes; None
+        where there is one batch alone."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.args.world_size > 1:
+            batches = [self._real(batch, index) for index, batch in enumerate(batches)]
+        elif len(batches) == 1:
+            return batches, None
+        counts = [self._counts(batch) for batch in batches]
+        totals = [sum(own[name] for own in counts) for name in counts[0]]
+        if self.args.world_size > 1:
+            totals = self._summed(totals)
+        return batches, dict(zip(counts[0], totals, strict=True))
+
+    def _real(self, batch: Mapping[str, Any], index: int) -> dict[str, Any]:
+        """Without the rows that only fill up the last batch; one is left to run. index: the batch's within its step."""
+        loader = self.callback_handler.train_dataloader
+        assert loader is not None
+        steps = math.ceil(len(loader) / self.args.gradient_accumulation_steps)
+        before = self.state.global_step % steps * self.args.gradient_accumulation_steps + index
+        size = len(batch["labels"])
+        first = (before * self.args.world_size + self.args.process_index) * size
+        real = min(max(len(cast(Dataset, self.train_dataset)) - first, 0), size)
+        return {**{name: tensor[: max(real, 1)] for name, tensor in batch.items()}, REAL_ROWS: real}
+
+    def _counts(self, batch: Mapping[str, Any]) -> dict[str, int]:
+        """What the loss, or each of its terms, is a mean over."""
+        return {ROWS: batch.get(REAL_ROWS, len(batch["labels"]))}
+
+    def _scales(self, batch: dict[str, Any], totals: Mapping[str, int] | None) -> dict[str, float] | None:
+        """By what each term's mean over this batch must be multiplied, for the mean over batches and processes to be
+        that over all of the step; None for 1."""
+        if totals is None:
+            return None
+        parts = self.current_gradient_accumulation_steps * self.args.world_size
+        return {name: count * parts / max(totals[name], 1) for name, count in self._counts(batch).items()}
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        scales = self._scales(inputs, num_items_in_batch)
+        inputs = {name: value for name, value in inputs.items() if name != REAL_ROWS}
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        loss = loss if scales is None else loss * scales[ROWS]
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._check_loss(loss, inputs, [])
+        return loss
+
+    def _check_loss(self, loss: Tensor, batch: Mapping[str, Any], terms: Sequence[tuple[str, str, Tensor]]) -> None:
+        """`UserError` for a loss that is no finite number; terms: (sub-network, name, value) of its terms."""
+        if bool(torch.isfinite(loss)):
+            return
+        bad = [f"{name} of {net} is {float(value)}" for net, name, value in terms if not torch.isfinite(value)]
+        raise UserError(
+            f"the loss is {float(loss)} at step {self.state.global_step + 1}"
+            + (f" ({', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''})" if bad else "")
+            + f", in the batch of the rows {self._told(batch)}; nothing was saved of it: lower training.learning_rate"
+            " and begin again, or look at these rows"
+        )
+
+    def _told(self, batch: Mapping[str, Any]) -> str:
+        """The starts of a batch's texts."""
+        tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
+        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch["input_ids"].tolist()]
+        starts = [repr(text if len(text) <= 40 else f"{text[:40]}...") for text in texts]
+        return ", ".join(starts[:3]) + (f" and {len(starts) - 3} more" if len(starts) > 3 else "")
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        # With fp16 too large a gradient is common: the scaler passes over the step and scales the next ones down.
+        if self.accelerator.scaler is None and not math.isfinite(norm):
+            raise UserError(
+                f"the gradient is {float(norm)} at step {self.state.global_step + 1}, though the loss is a number; "
+                "nothing was saved of it: lower training.learning_rate and begin again"
+            )
+        return norm
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        """As the stock Trainer's, which makes a step before it sees that a resumed training is complete already."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **options)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the stock Trainer's, of weights that are numbers, and nothing is left of one that cannot be written."""
+        step, run = self.state.global_step, Path(str(self.args.output_dir))
+        if not all(bool(torch.isfinite(p).all()) for p in cast(nn.Module, self.model).parameters()):
+            raise UserError(
+                f"the weights are no finite numbers any more after step {step}; they were not saved: lower "
+                "training.learning_rate and begin again"
+            )
+        checkpoint = run / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException as error:
+            if self.args.should_save:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+            if (trouble := disk_trouble(error)) is not None:
+                raise UserError(
+                    f"{checkpoint} could not be written: {trouble}; the checkpoints before it are whole: make room on "
+                    "the disk, then go on with --resume"
+                ) from error
+            raise
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """As the stock Trainer's, and by all processes before the file that makes the checkpoint a whole one."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+
+def _check_spread(args: TrainingArguments) -> None:
+    """Refuse (`UserError`) what lets several processes take other rows than one, or unequally many batches."""
+    given = cast(Any, args.accelerator_config)
+    usual = not given.split_batches and not given.dispatch_batches and given.even_batches
+    if args.world_size > 1 and not usual:
+        raise UserError(
+            "training.accelerator_config: split_batches, dispatch_batches and even_batches are not possible with "
+            "several processes; remove them"
+        )
+    if args.world_size > 1 and args.train_sampling_strategy == "batch_rebalance":
+        raise UserError("training.train_sampling_strategy: batch_rebalance is not possible with several processes")
 
 
 # TrainingArguments that a supernet's training cannot honour, and why.
@@ -267,9 +453,14 @@ class SupernetTrainer(ResumableTrainer):
             for model, name in zip(models, before, strict=True):
                 model.set_attn_implementation(name)
 
+    def _counts(self, batch: Mapping[str, Any]) -> dict[str, int]:
+        return term_counts(self.settings, batch["attention_mask"][: batch.get(REAL_ROWS)])
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         model.train()
-        inputs = self._prepare_inputs(inputs)
+        batch = inputs
+        scales = self._scales(batch, num_items_in_batch)
+        inputs = self._prepare_inputs({name: value for name, value in batch.items() if name != REAL_ROWS})
         labels = inputs.pop("labels")
         specs = self.sampler.sample(self.specs, self.args.seed, self.state.global_step)
         scale = 1 / (len(specs) * self.current_gradient_accumulation_steps)
@@ -281,15 +472,24 @@ class SupernetTrainer(ResumableTrainer):
         embedded.register_hook(lambda grad: grad if leaf.grad is None else grad + leaf.grad)
         total = torch.zeros((), device=self.args.device)
         settings = self.settings.at(self.state.global_step / max(1, self.state.max_steps))
-        bunches = self._bunches(supernet, specs)
+        bunches, terms = self._bunches(supernet, specs), list[tuple[str, str, Tensor]]()
         for teacher_spec, group in groupby(bunches, key=lambda bunch: self.stage.teacher_spec(bunch[0])):
             signal = self._teacher_signal(teacher_spec, inputs, settings)
             for bunch in group:
                 last = bunch is bunches[-1]
                 with nullcontext() if last else self.accelerator.no_sync(model):
-                    loss = self._bunch_loss(model, bunch, signal, embedded if last else leaf, inputs, labels) * scale
+                    done = self._run(model, bunch, embedded if last else leaf, inputs)
+                    with self.compute_loss_context_manager():
+                        loss, of_each = distillation_loss(settings, done, signal, labels, scales)
+                    loss = loss * scale
                     self.accelerator.backward(loss)
                 total += loss.detach()
+                terms += [(f"({s})", *term) for s, own in zip(bunch, of_each, strict=True) for term in own.items()]
+        self._check_loss(total, batch, terms)
+        for _, name, value in terms:
+            value = value if scales is None else value * scales[name]
+            self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value
+        self._terms_count += len(specs)
         return total
 
     def _bunches(self, supernet: Supernet, specs: list[SubnetSpec]) -> list[list[SubnetSpec]]:
@@ -302,16 +502,10 @@ class SupernetTrainer(ResumableTrainer):
         ordered = sorted(specs, key=lambda spec: (bunch_of(spec), -spec.depth))
         return [list(bunch) for _, bunch in groupby(ordered, key=bunch_of)]
 
-    def _bunch_loss(
-        self,
-        model: nn.Module,
-        bunch: list[SubnetSpec],
-        signal: TeacherSignal,
-        embedded: Tensor,
-        inputs: dict[str, Tensor],
-        labels: Tensor,
-    ) -> Tensor:
-        """The sum over the sub-networks of a bunch, which share the first layers that they have in common."""
+    def _run(
+        self, model: nn.Module, bunch: list[SubnetSpec], embedded: Tensor, inputs: dict[str, Tensor]
+    ) -> list[Student]:
+        """The sub-networks of a bunch, which share the first layers that they have in common."""
         done: list[Student] = []
         for spec in bunch:
             layers = self.teacher.resolve(spec).layers
@@ -323,12 +517,7 @@ class SupernetTrainer(ResumableTrainer):
             with self.compute_loss_context_manager():
                 output = model(spec, below=states[: shared + 1], **inputs)
             done.append(Student(output.logits, output.hidden_states, layers, spec.width))
-        with self.compute_loss_context_manager():
-            loss, terms = distillation_loss(signal.settings, done, signal, labels)
-        for name, value in ((name, value) for own in terms for name, value in own.items()):
-            self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value
-        self._terms_count += len(done)
-        return loss
+        return done
 
     def _teacher_signal(
         self, teacher_spec: SubnetSpec, inputs: dict[str, Tensor], settings: DistillationSettings
@@ -341,8 +530,9 @@ class SupernetTrainer(ResumableTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The mean of each unweighted term since the last log goes beside the loss."""
         if "loss" in logs and self._terms_count:
-            for name, value in self._terms.items():
-                logs[f"loss_{name}"] = round(float(value) / self._terms_count, 6)
+            sums = self.accelerator.reduce(torch.stack(list(self._terms.values())), "mean")
+            for name, value in zip(self._terms, cast(Tensor, sums).tolist(), strict=True):
+                logs[f"loss_{name}"] = round(value / self._terms_count, 6)
             self._terms, self._terms_count = {}, 0
         super().log(logs, *args, **kwargs)
 

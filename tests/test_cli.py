@@ -199,15 +199,21 @@ def test_the_installed_command_exits_with_2_and_no_traceback(tmp_path):
     assert done.stderr == f"dynackd: there is no recipe {tmp_path / 'none.yaml'}\n"
 
 
-RESUME, NOTHING = "with --resume", "nothing was written"
-
-
-@pytest.mark.parametrize(("command", "advice"), [("train-width", RESUME), ("augment", RESUME), ("evaluate", NOTHING)])
-def test_an_interrupted_command_says_how_to_go_on(tmp_path, monkeypatch, capsys, command, advice):
+@pytest.mark.parametrize(
+    ("arguments", "way_on"),
+    [
+        ("train-width {recipe}", " before there was anything to keep; begin again with: dynackd train-width {recipe}"),
+        ("train-width {recipe} --resume", "; go on with: dynackd train-width {recipe} --resume"),
+        ("augment {recipe}", " before there was anything to keep; begin again with: dynackd augment {recipe}"),
+        ("evaluate {recipe}", "; nothing was written"),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(tmp_path, monkeypatch, capsys, arguments, way_on):
     def interrupt(*_args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dynackd.recipe.load_recipe", interrupt)
     monkeypatch.setattr("dynackd.supernet.check_supernet", interrupt)
-    assert main([command, str(write_recipe(tmp_path))]) == 130
-    assert advice in capsys.readouterr().err
+    recipe = write_recipe(tmp_path)
+    assert main([word.format(recipe=recipe) for word in arguments.split()]) == 130
+    assert capsys.readouterr().err == f"dynackd: stopped by Ctrl-C{way_on.format(recipe=recipe)}\n"

@@ -12,6 +12,8 @@ ORDER = [
     "errors",
     "yamltext",
     "labels",
+    "interruption",
+    "processes",
     "spec",
     "families",
     "places",

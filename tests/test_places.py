@@ -171,26 +171,6 @@ def test_what_a_killed_process_left_is_cleared_up_and_a_result_put_back(tmp_path
                             "width/model"]
 
 
-def test_an_interrupted_overwriting_can_be_resumed_and_the_old_result_stays_till_then(road, monkeypatch):
-    old = (road / "run" / "width" / "model.safetensors").read_bytes()
-    again, step = ["train-width", str(road / "recipe.yaml"), "--set", "training.learning_rate=0.01"], []
-    training_step = SupernetTrainer.training_step
-
-    def interrupted(self, *arguments, **options):
-        step.append(self.state.global_step)
-        if len(step) == 8:
-            raise KeyboardInterrupt
-        return training_step(self, *arguments, **options)
-
-    monkeypatch.setattr(SupernetTrainer, "training_step", interrupted)
-    assert main([*again, "--overwrite"]) == 130
-    assert (road / "run" / "width" / "model.safetensors").read_bytes() == old
-    assert main([*again, "--resume"]) == 0
-    assert step[8] > 0, "the resumed run began again"
-    assert (road / "run" / "width" / "model.safetensors").read_bytes() != old
-    assert main([*again, "--resume"]) == 2
-
-
 # --- who works there -------------------------------------------------------------------------------------------------
 
 HOLDER = """
@@ -314,12 +294,6 @@ def test_a_read_only_disk_is_told_before_anything_is_loaded(made, mounted, capsy
         assert told.startswith(f"{disk}/table.json could not be written: Read-only file system")
     told = refused(capsys, "quickstart", "--output", disk / "q")
     assert told == f"{disk}/q could not be written: Read-only file system ({disk}/q)"
-
-
-def test_a_mount_point_is_not_replaced(made, mounted, capsys):
-    disk = mounted("size=1m")
-    told = refused(capsys, "export", made / "run" / "depth", *SMALL, "--output", disk)
-    assert told == f"{disk} is a mount point, which cannot be replaced; name a directory in it"
 
 
 def test_a_full_disk_leaves_no_part_of_a_student(made, mounted, capsys):

@@ -1,23 +1,17 @@
 """What one training step does: every sub-network, the right teacher, the right scale, the same on several processes."""
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_batch, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
+from conftest import tiny_batch, tiny_model, tiny_tokenizer
 from datasets import Dataset
-from safetensors.torch import load_file
 from transformers import DataCollatorWithPadding, TrainingArguments
 
-from dynackd import stages
 from dynackd.distill import DistillationSettings, Student, TeacherSignal, distillation_loss
 from dynackd.errors import UserError
 from dynackd.families import layer_list
-from dynackd.recipe import make_recipe
 from dynackd.spec import FULL, Grid, SubnetSpec
 from dynackd.supernet import Supernet
 from dynackd.tasks import resolve_task
@@ -276,34 +270,6 @@ def test_a_learning_curve_stays_what_it_was(tmp_path):
 
 
 GOLDEN = [4.48119, 3.30855, 2.70993, 2.39553]
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
-def test_two_processes_train_as_one(tmp_path):
-    # One batch of 8 against two of 4; the logits term alone, since the relations' means depend on the batch.
-    content = tiny_recipe(tmp_path, distillation={"signal": "logits"})
-    config = tmp_path / "encoder" / "config.json"
-    config.write_text(config.read_text().replace('dropout_prob": 0.1', 'dropout_prob": 0.0'))
-    content["training"] |= {"max_steps": 3, "train_sampling_strategy": "sequential", "optim": "sgd"}
-    stages.finetune(make_recipe(content), stages.RunMode())
-    content["grid"] = {"widths": [0.5, 1.0], "depths": [0.5, 0.75, 1.0]}
-    stages.train_width(make_recipe(content), stages.RunMode())
-    stages.train_depth(make_recipe(content), stages.RunMode())
-    names = ("teacher", "width", "depth")
-    alone = {stage: load_file(tmp_path / "run" / stage / "model.safetensors") for stage in names}
-    content["training"]["per_device_train_batch_size"] = 4
-    recipe = write_recipe(tmp_path, content)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    # The width stage first, from the teacher that one process trained.
-    for command, stage in (("train-width", "width"), ("train-depth", "depth"), ("finetune", "teacher")):
-        call = [*launcher, "-m", "dynackd", command, str(recipe), "--overwrite"]
-        done = subprocess.run(call, capture_output=True, text=True, timeout=300, env=environment)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("results: ") == 1, "only the first process tells"
-        together = load_file(tmp_path / "run" / stage / "model.safetensors")
-        for name in together:
-            torch.testing.assert_close(alone[stage][name], together[name], atol=1e-6, rtol=1e-5)
 
 
 def arguments_of(tmp_path, **arguments):
