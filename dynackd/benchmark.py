@@ -4,14 +4,16 @@ Every model runs in a process of its own with its own threads; the processes tak
 machine falls on all of them.
 """
 
-import multiprocessing
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,61 +103,88 @@ RUNNERS: dict[str, Callable[[Case], Runner]] = {"torch": _torch_runner, "onnxrun
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def _worker(connection: Connection, cases: Sequence[Case]) -> None:
-    """Build the cases' runners, then answer each (case, n) with n latencies in ms, until None comes."""
-    from transformers.utils import logging
+# A fresh interpreter that is told nothing of the caller's script: `multiprocessing` would import that once more, and so
+# start without end what has no `if __name__ == "__main__"`.
+_COMMAND = (sys.executable, "-c", "from dynackd.benchmark import serve; serve()")
 
-    logging.disable_progress_bar()  # a process of its own has not heard of the parent's wish
+
+def serve() -> None:
+    """A worker: reads its cases, a line of JSON, builds their runners and answers "" or what went wrong, then answers
+    each [case, n] with n latencies in ms, until its input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+
+    def answer(content: Any) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
     try:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # a process of its own has not heard of the parent's wish
+        cases = [Case(**case) for case in json.loads(sys.stdin.readline())]
         runners = [RUNNERS[case.runtime](case) for case in cases]
         for run in runners:
             run()  # a length that the model does not take fails here
     except Exception as error:  # whatever a runtime raises is told to the parent
-        connection.send(f"{type(error).__name__}: {error}")
+        answer(f"{type(error).__name__}: {error}")
         return
-    connection.send("")
-    while (request := connection.recv()) is not None:
-        index, repeats = request
+    answer("")
+    for line in sys.stdin:
+        index, repeats = json.loads(line)
         latencies_ms = []
         for _ in range(repeats):
             start = time.perf_counter()
             runners[index]()
             latencies_ms.append((time.perf_counter() - start) * 1e3)
-        connection.send(latencies_ms)
+        answer(latencies_ms)
+
+
+Worker = subprocess.Popen[str]
 
 
 @contextmanager
-def _workers(groups: Sequence[Sequence[Case]]) -> Iterator[list[Connection]]:
+def _workers(groups: Sequence[Sequence[Case]]) -> Iterator[list[Worker]]:
     """A process for each group of cases, ready to run."""
-    context = multiprocessing.get_context("spawn")
-    pipes = [context.Pipe() for _ in groups]
-    processes = [
-        context.Process(target=_worker, args=(end, group), daemon=True)
-        for (_, end), group in zip(pipes, groups, strict=True)
-    ]
+    # The same modules as here, and none that only happens to lie where the command was given.
+    places = os.pathsep.join(place or os.getcwd() for place in sys.path)
+    environment = {**os.environ, "PYTHONPATH": places, "PYTHONSAFEPATH": "1"}
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+    workers: list[Worker] = []
     try:
-        for process, (_, end) in zip(processes, pipes, strict=True):
-            process.start()
-            end.close()
-        for (connection, _), (case, *_rest) in zip(pipes, groups, strict=True):
-            if problem := _answer(connection, case).splitlines():
+        for group in groups:
+            workers.append(subprocess.Popen(_COMMAND, env=environment, **pipes))
+            _ask(workers[-1], [asdict(case) for case in group])
+        for worker, (case, *_rest) in zip(workers, groups, strict=True):
+            if problem := _answer(worker, case).splitlines():
                 raise UserError(f"{case.path} cannot run in {case.runtime} on {case.provider}: {problem[0]}")
-        yield [connection for connection, _ in pipes]
+        yield workers
     finally:
-        for connection, _ in pipes:
-            with suppress(OSError, ValueError):
-                connection.send(None)
-        for process in processes:
-            if process.pid is not None:
-                process.join(10)
-                process.kill()
+        for worker in workers:
+            assert worker.stdin
+            with suppress(OSError):
+                worker.stdin.close()
+        for worker in workers:
+            with suppress(subprocess.TimeoutExpired):
+                worker.wait(10)
+            worker.kill()
+            worker.wait()
+            assert worker.stdout
+            worker.stdout.close()
 
 
-def _answer(connection: Connection, case: Case) -> Any:
-    try:
-        return connection.recv()
-    except EOFError as error:
-        raise UserError(f"{case.path} in {case.runtime}: its process died; is there enough memory?") from error
+def _ask(worker: Worker, content: Any) -> None:
+    assert worker.stdin
+    with suppress(BrokenPipeError):  # it died, and `_answer` says so
+        print(json.dumps(content), file=worker.stdin, flush=True)
+
+
+def _answer(worker: Worker, case: Case) -> Any:
+    assert worker.stdout
+    if line := worker.stdout.readline():
+        return json.loads(line)
+    code = worker.wait()
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    raise UserError(f"{case.path} in {case.runtime}: its process {how}; is there enough memory?")
 
 
 def measure(
@@ -165,12 +194,12 @@ def measure(
     each = max(1, -(-repeats // ROUNDS))
     groups = [list(group) for _, group in groupby(cases, key=lambda case: (case.path, case.runtime, case.provider))]
     latencies_ms: list[list[list[float]]] = [[[] for _ in group] for group in groups]
-    with _workers(groups) as connections:
+    with _workers(groups) as workers:
         for turn in range(ROUNDS + 1):
-            for connection, group, values in zip(connections, groups, latencies_ms, strict=True):
+            for worker, group, values in zip(workers, groups, latencies_ms, strict=True):
                 for index, case in enumerate(group):
-                    connection.send((index, each if turn else warmup))
-                    answer = _answer(connection, case)
+                    _ask(worker, (index, each if turn else warmup))
+                    answer = _answer(worker, case)
                     values[index] += answer if turn else []
                     on_round()
                 time.sleep(0.02)  # the runtimes' threads spin for a moment after their last run
