@@ -483,7 +483,7 @@ def held_out_rows(classes: np.ndarray, share: float, seed: int) -> np.ndarray:
     rows = rng.permutation(len(classes))
     _, codes, counts = np.unique(classes[rows], return_inverse=True, return_counts=True)
     exact = counts * share
-    quota = np.minimum(np.floor(exact), counts - 1).astype(int)
+    quota = np.floor(exact).astype(int)
     left = max(1, round(share * len(classes))) - int(quota.sum())
     # What is left goes to the classes that lack the most, equal ones in an order of the seed's.
     order = rng.permutation(len(counts))

@@ -363,9 +363,8 @@ def road(tmp_path_factory):
             texts = [line.split("\t")[0] for line in (directory / f"{name}.tsv").read_text().splitlines()[1:]]
             logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
             gap = logits[:, 1] - logits[:, 0]
-            if name == "train":  # as many of one class as of the other
-                model.classifier.bias[1] -= gap.median()
-                middle = gap.median()
+            middle = gap.median() if name == "train" else 0
+            model.classifier.bias[1] -= middle  # as many training rows of one class as of the other
             labels = [("zero", "one")[value > middle] for value in gap]
             write(directory / f"{name}.tsv", zip(texts, labels, strict=True))
     model.save_pretrained(directory / "teacher")
@@ -408,8 +407,12 @@ def test_the_error_can_be_passed_over_by_the_key_that_it_names(road, tmp_path, c
     content = teacher_named(road, tmp_path, id2label={0: "one", 1: "zero"})
     stages.train_width(make_recipe({**content, "task": {**OWN, "check_teacher": False}}), FRESH)
     assert (tmp_path / "run" / "width" / "metrics.json").is_file()
-    capsys.readouterr()
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "note: labels: 'one' -> 0, 'zero' -> 1, by name" in printed
     assert main(["evaluate", str(tmp_path / "run" / "width")]) == 0
+    assert "warning: the teacher" not in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run" / "width"), "--set", "task.check_teacher=true"]) == 0
+    assert "warning: the teacher gives 0 of 24 rows the class" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
