@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dynackd import distill
-from dynackd.augment import augment
+from dynackd.augment import augment, overrides
 from dynackd.places import write_json
 from dynackd.recipe import apply_overrides, load_recipe, make_recipe
 from dynackd.report import machine_name
@@ -175,10 +175,10 @@ def ensure_teacher(content):
 
 
 def ensure_augmented(content):
-    about = Path(content["output_dir"]) / "augmented" / "augment.json"
-    if not about.is_file():
-        augment(make_recipe(content), RunMode(overwrite=True))
-    return apply_overrides(content, json.loads(about.read_text())["overrides"])
+    recipe = make_recipe(content)
+    if not (recipe.output_dir / "augmented" / "augment.json").is_file():
+        augment(recipe, RunMode(overwrite=True))
+    return apply_overrides(content, overrides(recipe))
 
 
 def file_name(task, signal, seed):
@@ -303,7 +303,7 @@ def print_markdown(table):
     console.print(table, width=1000, crop=False)  # a row on one line
 
 
-SIGNALS_BY_NAME = {name: overrides for group in SIGNALS.values() for name, overrides in group.items()}
+SIGNALS_BY_NAME = {name: changes for group in SIGNALS.values() for name, changes in group.items()}
 
 
 # ---------------------------------------------------------------------------------------------------- command line

@@ -53,7 +53,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
 from dynackd import distill, relations, stages, trainer
-from dynackd.recipe import Recipe, apply_overrides, make_recipe, resolve_model
+from dynackd.origins import resolve_model
+from dynackd.recipe import Recipe, apply_overrides, make_recipe
 from dynackd.report import machine_name
 from dynackd.spec import Geometry, ResolvedSubnet
 from dynackd.supernet import Origin, Supernet

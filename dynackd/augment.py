@@ -24,6 +24,8 @@ from dynackd.errors import UserError, listed
 from dynackd.evaluation import batches_of, predict
 from dynackd.families import max_positions
 from dynackd.labels import ModelLabels, labels_of
+from dynackd.lineage import record_of, refuse_changed_content, refuse_changed_recipe, write_record
+from dynackd.origins import Record, model_record, public_name, resolve_model, rows_record
 from dynackd.places import new_directory, read_json, write_json
 from dynackd.recipe import Recipe
 from dynackd.report import console, progress_bar
@@ -38,7 +40,7 @@ from dynackd.stages import (
     claim,
     drop,
     load_teacher,
-    refuse_changed,
+    refuse_other_teacher,
     teacher_of,
     warn_of_unknown,
 )
@@ -56,16 +58,16 @@ Labelled = tuple[Row, Any]  # a row's texts, and its class id or value
 class Kept:
     """What the models said so far, part by part in a file, for a run that is killed and resumed."""
 
-    def __init__(self, recipe: Recipe, directory: Path, mode: RunMode) -> None:
-        self.recipe, self.directory, self.mode = recipe, directory, mode
+    def __init__(self, recipe: Recipe, record: Record, directory: Path, mode: RunMode) -> None:
+        self.recipe, self.record, self.directory, self.mode = recipe, record, directory, mode
         self.begun = mode.resume and any(directory.glob("*.json"))  # then the recipe beside them is whole, too
         if self.begun:
-            refuse_changed(recipe, directory)
+            refuse_changed_content(record, directory)
 
     def parts(self, name: str, items: Sequence[Any], size: int, make: Callable[[Sequence[Any]], Any]) -> Iterator[Any]:
         """What `make` gives, in JSON's types, of each `size` items; a part is known by what its items are."""
         if not self.begun:
-            begin(self.recipe, self.directory)
+            begin(self.recipe, self.record, self.directory)
             self.begun = self.mode.interruption.resumable = True
         for part in (items[i : i + size] for i in range(0, len(items), size)):
             file = self.directory / f"{name}-{hashlib.sha256(json.dumps(part).encode()).hexdigest()[:32]}.json"
@@ -79,15 +81,17 @@ class Kept:
 
 @alone
 def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
-    """Make and label new rows (see `words.py`). Returns their directory and the content of its `augment.json`, whose
-    `overrides` of the recipe let the stages train on them."""
+    """Make and label new rows (see `words.py`). Returns their directory and the content of its `augment.json`."""
     settings, start = recipe.augmentation, time.monotonic()
     directory, unfinished = claim(recipe, AUGMENTED, mode)
-    kept = Kept(recipe, unfinished, mode)
+    if mode.resume and any(unfinished.glob("*.json")):
+        refuse_changed_recipe(recipe, unfinished)
+    if settings.masked_lm is not None:
+        resolve_model(settings.masked_lm)  # a missing package is told before anything is loaded
     source = teacher_of(recipe)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     teacher = load_teacher(source, recipe.grid).to(device)
-    tokenizer = load_tokenizer(source, teacher.model.config)
+    tokenizer = load_tokenizer(resolve_model(source), teacher.model.config)
     # No new row may be a validation row, and not only one of those that this recipe evaluates on.
     everything = dataclasses.replace(recipe.data, validation_rows=None)
     names = labels_of(teacher.model.config)
@@ -95,6 +99,10 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
     for note in data.notes:
         console.print(f"note: {note}", markup=False)
     assert data.train is not None
+    models = {"teacher": source, **({"masked_lm": settings.masked_lm} if settings.masked_lm else {})}
+    record = record_of(recipe, data, {key: model_record(name, directory) for key, name in models.items()})
+    refuse_other_teacher(recipe, record)
+    kept = Kept(recipe, record, unfinished, mode)
     some = data.train.shuffle(seed=recipe.data.seed).select(range(min(SAMPLE_ROWS, len(data.train))))
     positions = max_positions(teacher.model.config)
     sample, _ = tokenize(some, data.task, tokenizer, recipe.data.max_length, "training", positions)
@@ -112,10 +120,9 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
         labels = _teacher_labels(teacher, tokenizer, data, [row for _, row in made], recipe.data.max_length, kept)
     about: dict[str, Any] = {
         "task": data.task.name,
-        "teacher": source,
-        **dataclasses.asdict(settings),
+        **{key: public_name(name) for key, name in models.items()},
+        **{key: value for key, value in dataclasses.asdict(settings).items() if key != "masked_lm"},
         "rows": {"original": len(rows), "new": len(made)},
-        "overrides": _overrides(recipe.data, directory, list(held_out)),
     }
     if data.label_names:
         about["new_labels"] = {name: labels.count(index) for index, name in enumerate(data.label_names)}
@@ -126,10 +133,19 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
         _write(temporary / "train.jsonl", data, train)
         for suffix, some in {} if _has_files(recipe.data) else held_out.items():
             _write(temporary / f"validation{suffix}.jsonl", data, some)
-        _check_reads_back(temporary / "train.jsonl", recipe, data, train, names)
+        back = _read_back(temporary / "train.jsonl", recipe, data, train, names)
+        augmented = {"augmented": rows_record(back, data.task.text_columns)}
+        write_record(temporary, recipe, {**record, **augmented}, directory)
         write_json(temporary / "augment.json", {**about, "seconds": round(time.monotonic() - start, 1)})
     kept.drop()
     return directory, about
+
+
+def overrides(recipe: Recipe) -> list[str]:
+    """What `--set` must say for a recipe to train on its augmented rows and be judged by the same rows as before."""
+    directory = recipe.output_dir / AUGMENTED
+    files = sorted(directory.glob("validation*.jsonl"))
+    return _overrides(recipe.data, directory, [file.stem.removeprefix("validation") for file in files])
 
 
 def _labelled(data: TaskData, rows: Dataset) -> list[Labelled]:
@@ -146,8 +162,9 @@ def _slots(
         embeddings = teacher.model.get_input_embeddings()
         assert isinstance(embeddings, torch.nn.Embedding)
         return neighbour_slots(sorted(texts), tokenizer, embeddings.weight.cpu(), settings)
-    model = load_masked_lm(settings.masked_lm)
-    own = load_tokenizer(settings.masked_lm, model.config)
+    source = resolve_model(settings.masked_lm)
+    model = load_masked_lm(source)
+    own = load_tokenizer(source, model.config)
     if own.mask_token is None:
         raise UserError(f"augmentation.masked_lm: the tokenizer of {settings.masked_lm} has no mask token")
     model.to(next(teacher.parameters()).device)  # type: ignore[arg-type]
@@ -209,14 +226,15 @@ def _write(file: Path, data: TaskData, rows: Sequence[Labelled]) -> None:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _check_reads_back(
+def _read_back(
     file: Path, recipe: Recipe, data: TaskData, rows: Sequence[Labelled], names: ModelLabels
-) -> None:
-    """The stages must read from the file what was meant, class by class."""
+) -> Dataset:
+    """What the stages will read from the file, which must be what was meant, class by class."""
     back = load_task_data(recipe.task, DataSource(train=str(file)), ("train",), model=names).train
     if back is None or _labelled(data, back) != list(rows):
         written = listed(data.labels.written) if data.labels else "of a regression"
         raise UserError(f"the labels {written} would be read as others from a file; say which is which in task.labels")
+    return back
 
 
 def _has_files(source: DataSource) -> bool:
@@ -225,11 +243,10 @@ def _has_files(source: DataSource) -> bool:
 
 
 def _overrides(source: DataSource, directory: Path, suffixes: Sequence[str]) -> list[str]:
-    """What `--set` must say for a recipe to train on the new file and be judged by the same rows as before."""
-    overrides = [f"data.train={directory / 'train.jsonl'}"]
+    result = [f"data.train={directory / 'train.jsonl'}"]
     if source.train_rows is not None:
-        overrides.append("data.train_rows=null")
+        result.append("data.train_rows=null")
     if not _has_files(source):
-        overrides += [f"data.{key}=null" for key in ("hub", "validation_share") if getattr(source, key) is not None]
-        overrides += [f"data.validation{suffix}={directory}/validation{suffix}.jsonl" for suffix in suffixes]
-    return overrides
+        result += [f"data.{key}=null" for key in ("hub", "validation_share") if getattr(source, key) is not None]
+        result += [f"data.validation{suffix}={directory}/validation{suffix}.jsonl" for suffix in suffixes]
+    return result

@@ -11,17 +11,18 @@ from typing import Any
 import yaml
 
 from dynackd.errors import UserError
+from dynackd.origins import local_model
 from dynackd.spec import Geometry
 from dynackd.yamltext import read_yaml
 
 About = Mapping[str, Any]
 
 
-def licence_of(directories: Iterable[str | Path | None]) -> str | None:
-    """The licence stated in the first of these directories' own cards that states one."""
-    for directory in directories:
-        file = Path(directory or ".") / "README.md"
-        if directory is None or not file.is_file():
+def licence_of(models: Iterable[str | Path | None]) -> str | None:
+    """The licence stated in the first card that states one, of those of these models that are here."""
+    directories = [directory for model in models if model and (directory := local_model(str(model)))]
+    for file in (directory / "README.md" for directory in directories):
+        if not file.is_file():
             continue
         text = file.read_text(encoding="utf-8", errors="replace")
         parts = text.split("---\n", 2) if text.startswith("---\n") else []
@@ -59,9 +60,10 @@ def _what(about: About, geometry: Geometry, full_parameters: int) -> str:
     shape = ", ".join(str(layer) for layer in about["layers"])
     data = f", trained on {about['data']}" if about.get("data") else ""
     task = f" for the task {about['task']}" if about.get("task") else ""
+    teacher = about["teacher"] or "an unnamed teacher"
     return f"""# Student at width {about["width"]:g}, depth {about["depth"]:g}
 
-A smaller classifier{task}, cut by dynackd out of a supernet that was distilled from `{_name(about["teacher"])}`{data}.
+A smaller classifier{task}, cut by dynackd out of a supernet that was distilled from `{teacher}`{data}.
 
 | | student | full network |
 |---|---|---|
@@ -71,10 +73,6 @@ A smaller classifier{task}, cut by dynackd out of a supernet that was distilled 
 | parameters | {about["parameters"]:,} | {full_parameters:,} |
 | FLOPs at {about["flops"]["length"]} tokens | {about["flops"]["student"] / 1e6:,.0f} M | {
         about["flops"]["full"] / 1e6:,.0f} M |"""
-
-
-def _name(teacher: str | None) -> str:
-    return Path(str(teacher)).name if teacher else "an unnamed teacher"
 
 
 def _quality(about: About) -> str:

@@ -290,7 +290,7 @@ def _stage_command(
 
 
 def _run_augment(options: argparse.Namespace) -> None:
-    from dynackd.augment import augment
+    from dynackd.augment import augment, overrides
     from dynackd.recipe import load_recipe
     from dynackd.report import console, say
 
@@ -298,8 +298,8 @@ def _run_augment(options: argparse.Namespace) -> None:
     directory, about = augment(recipe, _mode(options))
     console.print(f"{about['rows']['original']:,} rows and {about['rows']['new']:,} new ones")
     say(f"results: {directory}")
-    overrides = [*options.set, *about["overrides"]]  # the later one counts
-    _say_next(["dynackd", "train-width", str(options.recipe), *_overrides(overrides)])
+    following = [*options.set, *overrides(recipe)]  # the later one counts
+    _say_next(["dynackd", "train-width", str(options.recipe), *_overrides(following)])
 
 
 def _run_evaluate(options: argparse.Namespace) -> None:

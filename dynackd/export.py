@@ -136,7 +136,7 @@ def export_student(
             "static_length": options.fixed.length,
             "graph": graph,
             "graphs": graph_facts,
-            "teacher": supernet.origin.teacher,
+            **supernet.origin.public_teacher(),
             "versions": {name: version(name) for name in ("dynackd", "torch", "transformers", "onnx", "onnxruntime")},
             **_write_torch(student, longest, temporary, options),
         }
@@ -284,9 +284,9 @@ def _loss(validation: Validation, before: dict[str, float], reference: Logits, l
 
 def _metrics(supernet: Supernet, validation: Validation, own: dict[str, Any]) -> dict[str, Any]:
     """The student's metrics and, where its directory is here, the teacher's on the same rows."""
-    teacher = supernet.origin.teacher
+    teacher = supernet.origin.teacher_here()
     metrics: dict[str, Any] = {"rows": f"On {len(validation):,} validation rows", "student": own["metrics"]}
-    if teacher and Path(teacher).is_dir():
+    if teacher:
         predict = torch_predictor(load_classifier(teacher).eval())
         metrics["teacher"] = validation.metrics(validation.logits(predict, 32))
     return metrics
@@ -311,10 +311,10 @@ def _benchmark_sizes(fixed: Fixed, longest: int) -> tuple[list[int], list[int]]:
 
 def _measured(supernet: Supernet, directory: Path, options: ExportOptions, longest: int) -> dict[str, Any]:
     """p50 latencies here on one thread, of the teacher where its directory is here, and of every file."""
-    teacher = supernet.origin.teacher
+    teacher = supernet.origin.teacher_here()
     variants = [str(directory / VARIANTS[name].file) for name in options.variants]
     named = {str(directory): "student", **{path: Path(path).relative_to(directory).as_posix() for path in variants}}
-    paths = [*([teacher] if teacher and Path(teacher).is_dir() else []), str(directory)]
+    paths = [*([teacher] if teacher else []), str(directory)]
     paths += [path for path in variants if Path(path).is_file()]
     result = benchmark(paths, ["torch", "onnxruntime"], 1, *_benchmark_sizes(options.fixed, longest), 100, 10)
     rows = [

@@ -174,7 +174,28 @@ def export_onnx(
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     GRAPHS[graph](model, names, file, fixed)
+    _forget_where(file)
     onnx.checker.check_model(str(file), full_check=graph != "fused")  # shapes of fused nodes are unknown to the checker
+
+
+def _forget_where(file: Path) -> None:
+    """Take out what the exporters tell of how the graph came about: stack traces with this machine's directories."""
+    model = onnx.load(str(file))
+    model.ClearField("doc_string")
+    model.ClearField("metadata_props")
+    graphs = [model.graph, *model.functions]
+    for holder in [part for graph in graphs for part in _parts(graph)]:
+        holder.ClearField("doc_string")
+        if "metadata_props" in holder.DESCRIPTOR.fields_by_name:
+            holder.ClearField("metadata_props")
+    onnx.save(model, str(file))
+
+
+def _parts(graph: Any) -> Iterator[Any]:
+    """A graph or function and everything in it that may carry notes."""
+    yield graph
+    for name in ("node", "input", "output", "value_info", "initializer"):
+        yield from getattr(graph, name, ())
 
 
 @contextmanager

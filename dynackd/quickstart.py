@@ -1,6 +1,7 @@
 """Everything once, on a text set that needs no download: from a pretrained encoder to exported students."""
 
 import json
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -102,6 +103,7 @@ def _run(output: Path, recipe: Recipe, mode: RunMode) -> dict[str, Any]:
     for title, name, stage in STAGES:
         console.rule(title)
         if mode.resume and (recipe.output_dir / name).is_dir():
+            stages.refuse_other_result(recipe, name)
             console.print(f"{recipe.output_dir / name} is finished; passed over")
         else:
             stage(recipe, mode)
@@ -165,6 +167,7 @@ def _measure(output: Path, students: dict[str, Path], metric: str, length: int) 
     ]
     with new_file(output / PLOT) as temporary:
         plot_tradeoff(points, metric, temporary)
+    latency["rows"] = [{**row, "path": os.path.relpath(row["path"], output)} for row in latency["rows"]]
     table = {key: evaluation[key] for key in ("task", "length", "teacher", "subnetworks")}
     return {"evaluation": table, "latency": latency, "points": points}
 

@@ -2,9 +2,8 @@
 
 import copy
 import dataclasses
-import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from dynackd.arguments import FINETUNE, TrainingFields, check_machine, resolve_t
 from dynackd.distill import SIGNALS, TERMS, DistillationSettings
 from dynackd.errors import UserError, one_of, reason_of, refuse_unknown_keys, shown
 from dynackd.importance import IMPORTANCE
+from dynackd.origins import PACKAGE_PREFIX, is_place, located, portable
 from dynackd.places import at_home
 from dynackd.sources import DataSource, resolve_source
 from dynackd.spec import Grid
@@ -24,7 +24,6 @@ from dynackd.words import AugmentationSettings
 from dynackd.yamltext import MAX_CHARACTERS, read_yaml, write_yaml
 
 STAGES = (FINETUNE, "width", "depth")
-PACKAGE_PREFIX = "package:"
 IMPORTANCE_ROWS = 512
 
 # What a recipe gets where it is silent, beside a learning rate that depends on the encoder (`rates.py`). A checkpoint
@@ -69,7 +68,7 @@ class StageSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. `content` is the plain mapping, overrides applied, as it is written beside the results."""
+    """A checked recipe. `content` is the plain mapping, overrides applied."""
 
     model: str
     task: Task
@@ -85,8 +84,14 @@ class Recipe:
     content: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None  # that it was read from
 
-    def to_yaml(self) -> str:
-        return write_yaml(dict(self.content))
+    def to_yaml(self, directory: Path) -> str:
+        """The text of the recipe as a file in `directory`, whose relative paths hold from there."""
+
+        def of_model(name: str) -> str:
+            return portable(name, directory) if is_place(name) else name
+
+        content = with_places(self.content, lambda name: portable(name, directory), of_model)
+        return write_yaml({"paths": RECIPE_FILE, **content})
 
     def check_machine(self) -> None:
         """Refuse (`UserError`) what any of the stages asks of this machine in vain, before the first is trained."""
@@ -98,6 +103,9 @@ RECIPE_KEYS = (
     *("model", "teacher", "task", "data", "grid"),
     *("augmentation", "importance", "distillation", "training", "stages", "output_dir"),
 )
+DATA_FILES = ("train", "validation", "validation_mm")
+# What relative paths in a recipe file are relative to, under the key `paths`; recipes beside results say `recipe`.
+WORKING_DIRECTORY, RECIPE_FILE = "working directory", "recipe"
 STAGE_KEYS = ("training", "distillation", "dropout")
 DISTILLATION_KEYS = ("signal", *(setting.name for setting in dataclasses.fields(DistillationSettings)))
 # Sections that are mappings -> their keys.
@@ -117,7 +125,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe file; `overrides` are `key.key=value` texts. Raises `UserError`."""
     text = _read(Path(path))
     try:
-        return dataclasses.replace(make_recipe(apply_overrides(_parse(text), overrides)), file=Path(path))
+        content = apply_overrides(_from_working_directory(_parse(text), Path(path)), overrides)
+        if "paths" in content:
+            raise UserError("paths belongs in the file; a path after --set is relative to the working directory")
+        return dataclasses.replace(make_recipe(content), file=Path(path))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -139,7 +150,7 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
     trained = Grid(**{key: value for key, value in grid.items() if key != "sampler"})
     training = _training(content, stages, task, trained)
     return Recipe(
-        model=resolve_model(content["model"]),
+        model=at_home(content["model"]),
         teacher=at_home(content["teacher"]) if content.get("teacher") else None,
         task=task,
         data=resolve_source(content.get("data"), task),
@@ -179,15 +190,37 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
     return result
 
 
-def resolve_model(name: str) -> str:
-    """A hub name, or a path with its `~` expanded; `package:NAME/sub/directory` is one inside an installed package."""
-    if not name.startswith(PACKAGE_PREFIX):
-        return at_home(name)
-    package, _, rest = name.removeprefix(PACKAGE_PREFIX).partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise UserError(f"model {name!r}: the Python package {package!r} is not installed; pip install 'dynackd[demo]'")
-    return str(Path(spec.origin).parent / rest)
+def with_places(
+    content: Mapping[str, Any], of_file: Callable[[str], Any], of_model: Callable[[str], Any]
+) -> dict[str, Any]:
+    """A recipe's mapping with the files and directories in it changed by `of_file`, names of models by `of_model`."""
+    result = copy.deepcopy(dict(content))
+    data, augmentation = result.get("data"), result.get("augmentation")
+    files = () if isinstance(data, dict) and data.get("hub") else DATA_FILES
+    sections: tuple[tuple[Any, Sequence[str], Callable[[str], Any]], ...] = (
+        (result, ("output_dir",), of_file),
+        (data, files, of_file),
+        (result, ("model", "teacher"), of_model),
+        (augmentation, ("masked_lm",), of_model),
+    )
+    for section, keys, change in sections:
+        for key in keys if isinstance(section, dict) else ():
+            if isinstance(section.get(key), str):
+                section[key] = change(section[key])
+    return result
+
+
+def _from_working_directory(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """A recipe file's mapping without `paths`, its relative places as absolute ones where that says `recipe`."""
+    meaning = one_of("paths", content.pop("paths", WORKING_DIRECTORY), (WORKING_DIRECTORY, RECIPE_FILE))
+    if meaning == WORKING_DIRECTORY:
+        return content
+
+    def of_model(name: str) -> str:
+        place = located(name, file.parent)
+        return place if not name.startswith(PACKAGE_PREFIX) and (is_place(name) or Path(place).is_dir()) else name
+
+    return with_places(content, lambda name: located(name, file.parent), of_model)
 
 
 def _read(path: Path) -> str:
@@ -234,7 +267,7 @@ def _augmentation(section: Mapping[str, Any]) -> AugmentationSettings:
     settings = AugmentationSettings(**section)
     if settings.masked_lm is None:
         return settings
-    return dataclasses.replace(settings, masked_lm=resolve_model(settings.masked_lm))
+    return dataclasses.replace(settings, masked_lm=at_home(settings.masked_lm))
 
 
 def _whole(where: str, value: Any) -> int:

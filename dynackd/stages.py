@@ -5,6 +5,7 @@ a result that exists is whole, and a killed run is resumed from its last whole c
 """
 
 import functools
+import os
 import signal
 import time
 import warnings
@@ -15,7 +16,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import yaml
 from datasets import Dataset
 from transformers import (
     DataCollatorWithPadding,
@@ -44,6 +44,25 @@ from dynackd.families import FAMILIES, FAMILY_KEY, family_of, max_positions
 from dynackd.importance import IMPORTANCE, rewire
 from dynackd.interruption import Interrupted, Interruption
 from dynackd.labels import PROBLEM_TYPES, WRITTEN_KEY, head_fits, labels_of
+from dynackd.lineage import (
+    INHERITED,
+    record_of,
+    refuse_changed_content,
+    refuse_changed_recipe,
+    refuse_other,
+    write_record,
+)
+from dynackd.origins import (
+    ORIGIN_FILE,
+    Record,
+    differences,
+    is_place,
+    local_model,
+    model_record,
+    read_origin,
+    resolve_model,
+    weights_sha256,
+)
 from dynackd.places import (
     at_home,
     holds,
@@ -87,7 +106,8 @@ RESULTS = {
 CHECKPOINTS = "the checkpoints of a run"
 # What `begin`, the Trainer (in checkpoint-N) and `augment` write there; all else is somebody else's.
 CHECKPOINT_FILES = [
-    *("recipe.yaml", "candidates-*.json", "labels-*.json", ".*.tmp", "README.md", "runs/*/*", "runs/*/*/*"),
+    *("recipe.yaml", ORIGIN_FILE),
+    *("candidates-*.json", "labels-*.json", ".*.tmp", "README.md", "runs/*/*", "runs/*/*/*"),
     *(f"{PREFIX_CHECKPOINT_DIR}-*/{name}" for name in (
         *("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json"),
         *("trainer_state.json", "training_args.bin", "optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*.pth"),
@@ -96,6 +116,13 @@ CHECKPOINT_FILES = [
     )),
 ]
 T = TypeVar("T")
+# How a result that no longer fits is made anew.
+_AGAIN = {
+    TEACHER: "run dynackd finetune with --overwrite",
+    WIDTH_STAGE.name: "run dynackd train-width with --overwrite, or undo the change",
+    DEPTH_STAGE.name: "run dynackd train-depth with --overwrite, or undo the change",
+}
+GRIDS = {stage.name: stage.grid_of for stage in (WIDTH_STAGE, DEPTH_STAGE)}
 
 
 @dataclass(frozen=True)
@@ -142,18 +169,20 @@ def alone(command: Callable[[Recipe, RunMode], T]) -> Callable[[Recipe, RunMode]
 def finetune(recipe: Recipe, mode: RunMode) -> Path:
     """Stage 0: fine-tune a bare encoder with the stock Trainer. Returns the teacher's directory."""
     run = prepare(recipe, "finetune", TEACHER, mode)
-    config = load_config(recipe.model)
-    _refuse_student(recipe.model, config)
-    tokenizer = load_tokenizer(recipe.model, config)
+    source = resolve_model(recipe.model)
+    config = load_config(source)
+    _refuse_student(source, config)
+    tokenizer = load_tokenizer(source, config)
     data = load_task_data(recipe.task, recipe.data)
     _check_rows(data, run)
-    foreign_head = _has_foreign_head(recipe.model, config, data)
+    record = _checked(run, record_of(recipe, data, {"model": model_record(recipe.model, run.directory)}))
+    foreign_head = _has_foreign_head(source, config, data)
     name_outputs(config, data.output_names)
     config.problem_type = PROBLEM_TYPES[data.task.kind]
     _remember_labels(config, data)
     _choose_rate(run, "finetune", config)
     torch.manual_seed(run.arguments.seed)  # the new head is random
-    model = load_classifier(recipe.model, config, new_head=True)
+    model = load_classifier(source, config, new_head=True)
     if foreign_head:
         reset_head(model)
     train, validation = _tokenized(data, recipe, tokenizer, max_positions(config))
@@ -168,7 +197,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
         compute_metrics=lambda p: compute_metrics(data.task, np.asarray(p.predictions), np.asarray(p.label_ids)),
     )
     set_dropout(model, run.settings.dropout)
-    seconds = _train(trainer, run)
+    seconds = _train(trainer, run, record)
     metrics = {
         name: value
         for suffix, rows in validation.items()
@@ -180,7 +209,8 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
         set_attribute(tokenizer, "model_max_length", recipe.data.max_length)  # clients cut where the training did
         tokenizer.save_pretrained(directory)
 
-    _finish(run, trainer, save, {"task": data.task.name, "metrics": metrics, "train_seconds": round(seconds, 1)})
+    about = {"task": data.task.name, "metrics": metrics, "train_seconds": round(seconds, 1)}
+    _finish(run, trainer, record, save, about)
     console.print("teacher: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return run.directory
 
@@ -192,20 +222,23 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     run = prepare(recipe, "width", "width", mode)
     source = teacher_of(recipe)
     teacher = load_teacher(source, recipe.grid)
-    tokenizer = load_tokenizer(source, teacher.model.config)
+    tokenizer = load_tokenizer(resolve_model(source), teacher.model.config)
     data = load_task_data(recipe.task, recipe.data, model=labels_of(teacher.model.config))
     _check_rows(data, run)
+    grid, known = WIDTH_STAGE.grid_of(recipe.grid), model_record(source, run.directory)
+    record = _checked(run, record_of(recipe, data, {"teacher": known}, grid))
+    refuse_other_teacher(recipe, record)
     train, validation = _tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
     if run.checkpoint is None:
         check_teacher(teacher.to(run.arguments.device), data, train, tokenizer, recipe.data.seed)
-    origin = Origin(WIDTH_STAGE.name, source, source)
-    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, WIDTH_STAGE.grid_of(recipe.grid), origin)
+    origin = Origin(WIDTH_STAGE.name, source, source, known["sha256"], known["sha256"])
+    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid, origin)
     _remember_labels(supernet.model.config, data)
     _describe_grid(supernet)
     _choose_rate(run, WIDTH_STAGE.name, supernet.model.config)
     if run.checkpoint is None:
         _rewire(supernet.to(run.arguments.device), recipe, train, tokenizer)
-    return _train_stage(run, WIDTH_STAGE, supernet, teacher, teacher, data, train, validation, tokenizer)
+    return _train_stage(run, record, WIDTH_STAGE, supernet, teacher, teacher, data, train, validation, tokenizer)
 
 
 @alone
@@ -216,6 +249,9 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     parent = recipe.output_dir / WIDTH_STAGE.name
     if not parent.is_dir():
         raise UserError(f"{parent} does not exist; run dynackd train-width with this recipe first")
+    source = teacher_of(recipe)
+    known, own = model_record(source, run.directory), model_record(str(parent), run.directory)
+    refuse_other(parent, {"teacher": known}, ("teacher",), _AGAIN["width"])
     teacher, tokenizer = load_supernet(parent)
     if teacher.grid != WIDTH_STAGE.grid_of(recipe.grid):
         raise UserError(
@@ -224,15 +260,19 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
         )
     data = load_task_data(recipe.task, recipe.data, model=labels_of(teacher.model.config))
     _check_rows(data, run)
+    grid = DEPTH_STAGE.grid_of(recipe.grid)
+    record = _checked(run, record_of(recipe, data, {"teacher": known, "parent": own}, grid))
+    refuse_other_teacher(recipe, record)
+    refuse_other(parent, record, INHERITED, _AGAIN["width"])
     train, validation = _tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
     if run.checkpoint is None:
         check_teacher(teacher.to(run.arguments.device), data, train, tokenizer, recipe.data.seed)
-    origin = Origin(DEPTH_STAGE.name, teacher.origin.teacher, _absolute(str(parent)))
-    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, DEPTH_STAGE.grid_of(recipe.grid), origin)
+    origin = Origin(DEPTH_STAGE.name, source, str(parent), known["sha256"], own["sha256"])
+    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid, origin)
     _describe_grid(supernet)
     _choose_rate(run, DEPTH_STAGE.name, supernet.model.config)
-    original = load_teacher(str(teacher.origin.teacher), recipe.grid)
-    return _train_stage(run, DEPTH_STAGE, supernet, teacher, original, data, train, validation, tokenizer)
+    original = load_teacher(source, recipe.grid)
+    return _train_stage(run, record, DEPTH_STAGE, supernet, teacher, original, data, train, validation, tokenizer)
 
 
 def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str | None = None) -> dict[str, Any]:
@@ -245,8 +285,11 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
     length = length or recipe.data.max_length
     if length > positions:
         raise UserError(f"--length {length} is beyond the {positions} tokens that {directory} takes")
-    original = load_teacher(teacher or str(supernet.origin.teacher), supernet.grid)
+    original = load_teacher(_teacher_of_supernet(directory, supernet.origin, teacher), supernet.grid)
     data = load_task_data(recipe.task, recipe.data, ("validation",), model=labels_of(supernet.model.config))
+    keys = [f"validation{suffix}" for suffix in data.validation]
+    if differences(read_origin(directory), record_of(recipe, data, {}), keys):
+        console.print(f"note: these validation rows are not those of {directory / 'metrics.json'}")
     _, validation = _tokenized(data, recipe, tokenizer, positions)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     found = doubt(original.to(device), data, validation[""], tokenizer, recipe.data.seed)
@@ -256,14 +299,15 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
 
 
 def teacher_of(recipe: Recipe) -> str:
-    """The hub name or absolute directory of the fine-tuned model: the recipe's `teacher`, else what `finetune` made,
-    else the recipe's `model` if that is fine-tuned already."""
+    """The name or absolute directory of the fine-tuned model: the recipe's `teacher`, else what `finetune` made, which
+    must be of the recipe's model, else the recipe's `model` if that is fine-tuned already."""
     finetuned = recipe.output_dir / TEACHER
     if recipe.teacher:
         return _absolute(recipe.teacher)
     if finetuned.is_dir():
+        refuse_other_teacher(recipe, {"model": model_record(recipe.model, finetuned)})
         return _absolute(str(finetuned))
-    architectures = load_config(recipe.model).architectures or ["nothing named"]
+    architectures = load_config(resolve_model(recipe.model)).architectures or ["nothing named"]
     if not architectures[0].endswith("ForSequenceClassification"):
         raise UserError(
             f"{recipe.model} is a bare encoder ({architectures[0]}), not a fine-tuned classifier; run dynackd finetune "
@@ -272,16 +316,59 @@ def teacher_of(recipe: Recipe) -> str:
     return _absolute(recipe.model)
 
 
+def refuse_other_teacher(recipe: Recipe, now: Record) -> None:
+    """`UserError` where what `finetune` made came from something else than `now` says, unless the recipe itself names
+    its teacher, whatever that is."""
+    finetuned = recipe.output_dir / TEACHER
+    if not recipe.teacher:
+        keys = [key for key in INHERITED if key != TEACHER]
+        refuse_other(finetuned, now, keys, f"{_AGAIN[TEACHER]}, or --set teacher={finetuned} to use it as it is")
+
+
+def refuse_other_result(recipe: Recipe, name: str) -> None:
+    """`UserError` where the finished result `name` of a recipe is not what its stage would make now, but for the
+    training's settings."""
+    directory = recipe.output_dir / name
+    if not read_origin(directory):
+        return
+    config = load_config(str(directory))
+    data = load_task_data(recipe.task, recipe.data, model=labels_of(config))
+    models = {
+        TEACHER: lambda: {"model": model_record(recipe.model, directory)},
+        WIDTH_STAGE.name: lambda: {"teacher": model_record(teacher_of(recipe), directory)},
+        DEPTH_STAGE.name: lambda: {"parent": model_record(str(recipe.output_dir / WIDTH_STAGE.name), directory)},
+    }
+    now = record_of(recipe, data, models[name](), GRIDS[name](recipe.grid) if name in GRIDS else None)
+    refuse_other(directory, now, [*INHERITED, "parent", "grid"], _AGAIN[name])
+
+
 def _absolute(source: str) -> str:
-    """A local directory as a path that holds from everywhere, since results remember it; a hub name as it is."""
-    return str(Path(source).resolve()) if Path(source).is_dir() else source
+    """A local directory as a path that holds from everywhere; a name on the hub or in a package as it is."""
+    return os.path.abspath(Path(source).expanduser()) if is_place(source) else source
 
 
 def load_teacher(source: str, grid: Grid) -> Supernet:
     """A fine-tuned classifier as a frozen supernet, of which only the full network is asked."""
+    source = resolve_model(source)
     config = load_classifier_config(source)
     _refuse_student(source, config)
     return Supernet(load_classifier(source, config), grid).frozen_copy()
+
+
+def _teacher_of_supernet(directory: Path, origin: Origin, named: str | None) -> str:
+    """The teacher that a supernet remembers, or the one that the user names, which is not refused."""
+    source = named or origin.teacher
+    if source is None:
+        raise UserError(f"{directory} remembers no teacher; name it with --teacher DIR")
+    place = local_model(source)
+    if place is None and is_place(source) and not named:
+        raise UserError(f"the teacher of {directory} is not at {source} any more; name it with --teacher DIR")
+    if place is not None and origin.teacher_sha256 not in (None, weights_sha256(source)):
+        what = f"{source} has other weights than the teacher of {directory}"
+        if not named:
+            raise UserError(f"{what} had; name the right one, or this one, with --teacher DIR")
+        console.print(f"note: {what}")
+    return source
 
 
 def prepare(recipe: Recipe, stage: str, name: str, mode: RunMode) -> Run:
@@ -290,7 +377,7 @@ def prepare(recipe: Recipe, stage: str, name: str, mode: RunMode) -> Run:
     settings, (directory, checkpoints) = recipe.stages[stage], claim(recipe, name, mode)
     checkpoint = last_checkpoint(checkpoints) if mode.resume else None
     if checkpoint is not None:
-        refuse_changed(recipe, checkpoints)
+        refuse_changed_recipe(recipe, checkpoints)
     # Under torchrun this is where the processes meet, so none of them writes before all of them have checked.
     arguments = settings.arguments(checkpoints)
     if checkpoint is not None:
@@ -333,11 +420,18 @@ def _inputs(recipe: Recipe, name: str) -> dict[str, str | Path | None]:
     return inputs if name == TEACHER else {**inputs, "teacher": recipe.teacher}
 
 
-def begin(recipe: Recipe, checkpoints: Path) -> None:
-    """An empty directory for what a run keeps, and what `refuse_changed` will compare with."""
+def begin(recipe: Recipe, record: Record, checkpoints: Path) -> None:
+    """An empty directory for what a run keeps, and what a resumed run will be compared with."""
     remove(checkpoints)
     mark(checkpoints, CHECKPOINTS, CHECKPOINT_FILES)
-    (checkpoints / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    write_record(checkpoints, recipe, record, checkpoints)
+
+
+def _checked(run: Run, record: Record) -> Record:
+    """A stage's record, which a resumed run must share with the one that it goes on with."""
+    if run.checkpoint is not None:
+        refuse_changed_content(record, run.checkpoints)
+    return record
 
 
 def drop(checkpoints: Path) -> None:
@@ -377,18 +471,6 @@ def _refuse_other_processes(checkpoint: Path, count: int) -> None:
         raise UserError(
             f"{checkpoint} was trained by {before} processes, these are {count}: start {before} to resume (torchrun "
             f"--nproc_per_node {before}), or begin again with --overwrite"
-        )
-
-
-def refuse_changed(recipe: Recipe, checkpoints: Path) -> None:
-    """A resumed run must follow the recipe that it began with, or its result is neither's."""
-    before = yaml.safe_load((checkpoints / "recipe.yaml").read_text(encoding="utf-8"))
-    now = yaml.safe_load(recipe.to_yaml())
-    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    if changed:
-        raise UserError(
-            f"the recipe has changed since the run in {checkpoints} began (in {', '.join(changed)}); undo that to "
-            "resume, or begin again with --overwrite"
         )
 
 
@@ -476,6 +558,7 @@ def _rewire(supernet: Supernet, recipe: Recipe, train: Dataset, tokenizer: PreTr
 
 def _train_stage(
     run: Run,
+    record: Record,
     stage: Stage,
     supernet: Supernet,
     teacher: Supernet,
@@ -500,12 +583,12 @@ def _train_stage(
         stop=run.mode.interruption.asked,
     )
     set_dropout(supernet, run.settings.dropout)
-    seconds = _train(trainer, run)
+    seconds = _train(trainer, run, record)
     length = run.recipe.data.max_length
     evaluation = _evaluate(supernet, original.to(run.arguments.device), data, validation, tokenizer, length)
     about = {**evaluation, "stage": stage.name, "train_seconds": round(seconds, 1)}
     set_attribute(tokenizer, "model_max_length", length)  # clients, and the export, cut where the training did
-    _finish(run, trainer, lambda directory: supernet.save(directory, tokenizer), about)
+    _finish(run, trainer, record, lambda directory: supernet.save(directory, tokenizer), about)
     show(grid_table(evaluation))
     return run.directory
 
@@ -537,11 +620,11 @@ def _say_if_too_short(trainer: Trainer) -> None:
         )
 
 
-def _train(trainer: ResumableTrainer, run: Run) -> float:
+def _train(trainer: ResumableTrainer, run: Run, record: Record) -> float:
     """Train, or go on from the checkpoint; returns the seconds it took."""
     _warn_of_slow_bf16(run.arguments)
     if run.checkpoint is None and run.arguments.should_save:
-        begin(run.recipe, run.checkpoints)
+        begin(run.recipe, record, run.checkpoints)
     run.mode.interruption.resumable = True
     start = time.monotonic()
     try:
@@ -570,13 +653,15 @@ def _less_memory(run: Run) -> str:
     )
 
 
-def _finish(run: Run, trainer: Trainer, save: Callable[[Path], None], about: Mapping[str, Any]) -> None:
+def _finish(
+    run: Run, trainer: Trainer, record: Record, save: Callable[[Path], None], about: Mapping[str, Any]
+) -> None:
     """Write the result directory in one rename, then drop the checkpoints."""
     if trainer.args.should_save:
         replace = run.mode.overwrite or run.mode.resume  # see `claim`
         with new_directory(run.directory, RESULTS[run.directory.name], replace) as directory:
             save(directory)
-            (directory / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
+            write_record(directory, run.recipe, record, run.directory)
             write_json(directory / "metrics.json", {**about, "log": trainer.state.log_history})
         drop(run.checkpoints)
 

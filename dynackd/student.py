@@ -129,8 +129,8 @@ def _student_config(supernet: Supernet, resolved: ResolvedSubnet) -> PreTrainedC
         layer_neurons=[resolved.neurons] * len(resolved.layers),
         kept_layers=list(resolved.layers),
     )
-    origin = {"width": resolved.spec.width, "depth": resolved.spec.depth, "teacher": supernet.origin.teacher}
-    setattr(config, CONFIG_KEY, origin)
+    size = {"width": resolved.spec.width, "depth": resolved.spec.depth}
+    setattr(config, CONFIG_KEY, {**size, **supernet.origin.public_teacher()})
     return config
 
 

@@ -2,8 +2,8 @@
 
 import copy
 import inspect
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MethodType
 from typing import Any, cast
@@ -24,6 +24,7 @@ from dynackd.families import (
     sliced_tensors,
     unit_counts,
 )
+from dynackd.origins import is_place, local_model, located, portable, public_name, weights_sha256
 from dynackd.spec import FULL, Geometry, Grid, ResolvedSubnet, SubnetSpec
 
 CONFIG_KEY = "dynackd"
@@ -42,11 +43,41 @@ class SubnetOutput:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a supernet comes from: the stage that trained it, its teacher's and its parent's directories."""
+    """Where a supernet comes from: the stage that trained it, its teacher and its parent (directories or names), and
+    the SHA-256 of their weights."""
 
     stage: str = "untrained"
     teacher: str | None = None
     parent: str | None = None
+    teacher_sha256: str | None = None
+    parent_sha256: str | None = None
+
+    def to_dict(self, directory: Path) -> dict[str, str | None]:
+        """What a file in `directory` says: directories relative to that, so that both can be moved."""
+        places = {name: place for name in ("teacher", "parent") if (place := getattr(self, name)) and is_place(place)}
+        return {**asdict(self), **{name: portable(place, directory) for name, place in places.items()}}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], directory: Path) -> "Origin":
+        """The inverse, with absolute directories. Raises `KeyError` for what is missing, but for hashes."""
+
+        def place(name: str | None) -> str | None:
+            return located(name, directory) if name and name.startswith(".") else name
+
+        hashes = (content.get(name) for name in ("teacher_sha256", "parent_sha256"))
+        return cls(content["stage"], place(content["teacher"]), place(content["parent"]), *hashes)
+
+    def public_teacher(self) -> dict[str, str | None]:
+        """What a student tells the world of its teacher: its name and its weights' hash, no directories."""
+        name = public_name(self.teacher) if self.teacher else None
+        return {"teacher": name, "teacher_sha256": self.teacher_sha256}
+
+    def teacher_here(self) -> str | None:
+        """The directory of the teacher, if it is on this machine and holds the very weights."""
+        place = local_model(self.teacher) if self.teacher else None
+        if place is None or self.teacher_sha256 not in (None, weights_sha256(str(place))):
+            return None
+        return str(place)
 
 
 class Supernet(nn.Module):
@@ -111,11 +142,9 @@ class Supernet(nn.Module):
             config,
             CONFIG_KEY,
             {
-                "format": 1,
+                "format": 2,
                 "family": config.model_type,
-                "stage": self.origin.stage,
-                "teacher": self.origin.teacher,
-                "parent": self.origin.parent,
+                **self.origin.to_dict(directory),
                 "grid": self.grid.to_dict(),
             },
         )
@@ -208,10 +237,9 @@ def load_supernet(directory: str | Path) -> tuple[Supernet, PreTrainedTokenizerB
     config = check_supernet(directory)
     about = getattr(config, CONFIG_KEY)
     try:
-        grid = Grid(**about["grid"])
-        known = {key: about[key] for key in ("stage", "teacher", "parent")}
+        grid, origin = Grid(**about["grid"]), Origin.from_dict(about, directory)
     except (KeyError, TypeError) as error:
         raise UserError(f"{directory}/config.json is damaged: its {CONFIG_KEY!r} part lacks {error}") from error
     model = load_classifier(str(directory), config)
-    return Supernet(model, grid, Origin(**known)), load_tokenizer(str(directory), config)
+    return Supernet(model, grid, origin), load_tokenizer(str(directory), config)
 

@@ -39,10 +39,9 @@ def pattern(sentence, directory):
 def test_a_mistake_is_one_whole_sentence_and_changes_nothing(world, tmp_path, capsys, monkeypatch, area, case):
     directory = tmp_path / "d"
     shutil.copytree(world, directory)
-    for text in [*directory.glob("run/*/*.json"), *directory.glob("run/*/*.yaml"), directory / "recipe.yaml"]:
-        text.write_text(text.read_text().replace(str(world), str(directory)))
-    fresh = (directory / "recipe.yaml").read_text().replace(f"{directory}/run", f"{directory}/fresh")
-    (directory / "fresh.yaml").write_text(fresh)
+    recipe = (directory / "recipe.yaml").read_text().replace(str(world), str(directory))
+    (directory / "recipe.yaml").write_text(recipe)
+    (directory / "fresh.yaml").write_text(recipe.replace(f"{directory}/run", f"{directory}/fresh"))
     monkeypatch.chdir(directory)
     case.change(directory)
     before = files(directory)

@@ -9,6 +9,7 @@ import pytest
 from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
 
 from dynackd.cli import COMMANDS, main
+from dynackd.recipe import load_recipe
 from dynackd.spec import Grid
 from dynackd.supernet import Origin, Supernet
 
@@ -187,7 +188,8 @@ def test_a_student_is_no_teacher(road, capsys, tmp_path):
 def test_a_supernet_that_lies_under_another_name_can_be_given_its_teacher(road, capsys, tmp_path):
     net = Supernet(tiny_model(), Grid((1.0, 0.5), (1.0,)), Origin("width", str(tmp_path / "gone")))
     net.save(tmp_path / "net", tiny_tokenizer())
-    (tmp_path / "net" / "recipe.yaml").write_text((road / "run" / "depth" / "recipe.yaml").read_text())
+    recipe = load_recipe(road / "run" / "depth" / "recipe.yaml")
+    (tmp_path / "net" / "recipe.yaml").write_text(recipe.to_yaml(tmp_path / "net"))
     assert str(tmp_path / "gone") in fails(capsys, "evaluate", tmp_path / "net")
     assert main(["evaluate", str(tmp_path / "net"), "--teacher", str(road / "run" / "teacher")]) == 0
 

@@ -9,7 +9,8 @@ from conftest import tiny_recipe, write_recipe
 
 from dynackd.distill import RELATION_TERMS, TERMS
 from dynackd.errors import UserError
-from dynackd.recipe import STAGES, StageSettings, apply_overrides, load_recipe, make_recipe, resolve_model
+from dynackd.origins import resolve_model
+from dynackd.recipe import STAGES, StageSettings, apply_overrides, load_recipe, make_recipe
 from dynackd.spec import Grid
 from dynackd.stages import RunMode, prepare
 

@@ -95,7 +95,7 @@ def test_the_config_carries_what_the_student_is(family, directory):
     assert config.head_size == 8  # hidden 32 over the teacher's 4 heads, not over the 3 that are left
     assert (config.layer_heads, config.layer_neurons, config.kept_layers) == ([3, 3], [30, 30], [1, 3])
     assert getattr(config, family_of(config).layers_key) == 2
-    assert config.dynackd == {"width": 0.75, "depth": 0.5, "teacher": "some/teacher"}
+    assert config.dynackd == {"width": 0.75, "depth": 0.5, "teacher": "some/teacher", "teacher_sha256": None}
     assert config.num_labels == 3
 
 
