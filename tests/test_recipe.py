@@ -94,7 +94,7 @@ def test_a_recipe_beside_its_results_is_the_one_that_was_read(tmp_path):
     content = tiny_recipe(tmp_path, model="1e3", training={"run_name": "2024-01-01", "save_strategy": "no"})
     recipe = make_recipe(content)
     path = tmp_path / "again.yaml"
-    path.write_text(recipe.to_yaml())
+    path.write_text(recipe.to_yaml(tmp_path))
     assert load_recipe(path).content == content
 
 
