@@ -42,11 +42,13 @@ class Interruption:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Catches the signals for the length of the block; outside the main thread Python cannot, and nothing is."""
+        """Catches the signals for the length of the block; outside the main thread Python cannot, and nothing is. One
+        that is ignored, as Ctrl-C is of a command in the background of a script, stays ignored."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._receive) for number in NAMES}
+        heard = [number for number in NAMES if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._receive) for number in heard}
         try:
             yield
         finally:

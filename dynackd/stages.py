@@ -104,6 +104,7 @@ RESULTS = {
     "augmented": "augmented rows",
 }
 CHECKPOINTS = "the checkpoints of a run"
+LEFT_OVER = "what is left of a finished run's checkpoints"
 # What `begin`, the Trainer (in checkpoint-N) and `augment` write there; all else is somebody else's.
 CHECKPOINT_FILES = [
     *("recipe.yaml", ORIGIN_FILE),
@@ -398,14 +399,18 @@ def claim(recipe: Recipe, name: str, mode: RunMode) -> tuple[Path, Path]:
     for what they hold."""
     directory, checkpoints = recipe.output_dir / name, recipe.output_dir / f"{name}-checkpoints"
     inputs = _inputs(recipe, name)
-    begun = manifest_of(checkpoints) is not None or (checkpoints / "recipe.yaml").is_file()
+    manifest = manifest_of(checkpoints)
+    left_over = manifest is not None and manifest.what == LEFT_OVER  # killed while it cleared up after a whole result
+    if left_over and os.environ.get("RANK", "0") == "0":
+        drop(checkpoints)
+    begun = not left_over and (manifest is not None or (checkpoints / "recipe.yaml").is_file())
     if mode.resume and holds(directory) and not begun:
         raise UserError(f"{directory} holds a finished run, nothing is left to resume; --overwrite begins again")
     # A run that began with --overwrite is gone on with beside the result that it will replace.
     refuse_existing(directory, RESULTS[name], mode.overwrite or mode.resume, inputs)
-    if mode.overwrite or not begun:
+    if not left_over and (mode.overwrite or not begun):
         refuse_existing(checkpoints, CHECKPOINTS, mode.overwrite, inputs)
-    elif not mode.resume:
+    elif begun and not mode.resume:
         raise UserError(
             f"{checkpoints} holds an unfinished run; add --resume to go on with it or --overwrite to begin again"
         )
@@ -435,7 +440,9 @@ def _checked(run: Run, record: Record) -> Record:
 
 
 def drop(checkpoints: Path) -> None:
-    """Delete what a run kept; what dynackd did not write there stays, and is told."""
+    """Delete what a finished run kept; what dynackd did not write there stays, and is told."""
+    if manifest_of(checkpoints) is not None:
+        mark(checkpoints, LEFT_OVER, CHECKPOINT_FILES)  # whatever a kill leaves of it is nothing to go on from
     for name in remove(checkpoints)[:1]:
         console.print(f"{checkpoints} stays: it holds {name}, which dynackd did not write")
 

@@ -355,7 +355,10 @@ def test_what_is_no_masked_language_model_is_refused(tmp_path):
 
     assert "'no_such_package' is not installed" in refusal("package:no_such_package/m")
     assert "there is no model directory" in refusal(tmp_path / "nothing")
-    assert "has no mask token" in refusal(tmp_path / "encoder")
+    assert "is no masked language model" in refusal(tmp_path / "encoder")
+    BertForMaskedLM(tiny_config("bert")).save_pretrained(tmp_path / "language-model")
+    tiny_tokenizer().save_pretrained(tmp_path / "language-model")
+    assert "has no mask token" in refusal(tmp_path / "language-model")
     _, tokenizer = tiny_masked_lm()
     tokenizer.save_pretrained(tmp_path / "encoder")
     assert "is no masked language model" in refusal(tmp_path / "encoder")

@@ -344,7 +344,12 @@ def road(tmp_path_factory):
     net = Supernet(teacher, Grid((1.0, 0.5), (1.0, 0.5)), Origin("depth", None))
     net.save(directory / "depth", tiny_tokenizer())
     write_recipe(directory / "depth", {**content, "output_dir": str(directory)})
-    rows = [{"width": w, "depth": d, "metrics": {"accuracy": w * d}} for w in (1.0, 0.5) for d in (1.0, 0.5)]
+    rows = []
+    for spec in net.grid.specs():
+        own = net.resolve(spec)
+        sizes = {"heads": own.heads, "neurons": own.neurons, "layers": list(own.layers)}
+        metrics = {"accuracy": spec.width * spec.depth}
+        rows.append({"width": spec.width, "depth": spec.depth, **sizes, "metrics": metrics})
     write_json(directory / "depth" / "metrics.json", {"teacher": {"metrics": {"accuracy": 0.9}}, "subnetworks": rows})
     return directory
 

@@ -312,9 +312,8 @@ def test_a_disk_that_fills_up_in_training_is_told_and_the_run_goes_on_when_there
     capsys.readouterr()
     assert main(["train-width", *map(str, recipe)]) == 2
     (told,) = re.findall("dynackd: (.*)\n", capsys.readouterr().err)  # beside a progress bar
-    where = f"{disk}/run/width-checkpoints could not be written: "
-    assert told.startswith(where)
-    assert told.endswith("; put that right and go on with --resume")
+    assert re.match(rf"{re.escape(str(disk))}/run/width-checkpoints(/checkpoint-\d+)? could not be written: ", told)
+    assert "go on with --resume" in told
     assert not (disk / "run" / LOCK).exists()
     subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
     assert main(["train-width", *map(str, recipe), "--resume"]) == 0
@@ -433,10 +432,10 @@ def test_the_next_lines_lead_from_the_first_command_to_the_last_as_they_are(tmp_
 
 def test_augment_repeats_the_users_overrides_before_its_own(road, capsys):
     capsys.readouterr()
-    assert main(["augment", str(road / "recipe.yaml"), "--set", "data.max_length=12"]) == 0
+    assert main(["augment", str(road / "recipe.yaml"), "--set", "importance.rows=12"]) == 0
     line = next(text for text in capsys.readouterr().out.splitlines() if text.startswith("next: "))
     assert shlex.split(line.removeprefix("next: "))[3:] == [
-        *("--set", "data.max_length=12"),
+        *("--set", "importance.rows=12"),
         *("--set", f"data.train={road}/run/augmented/train.jsonl"),
     ]
 

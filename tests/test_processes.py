@@ -151,8 +151,29 @@ def hidden(directory):
     return list(directory.rglob(".*.tmp"))
 
 
+@pytest.fixture
+def heard():
+    """The signals as a shell leaves them, whatever started the tests."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_that_is_ignored_stays_ignored(heard):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # `nohup dynackd ... &`
+    interruption = Interruption()
+    with interruption.installed():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    assert not interruption.asked()
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
 @pytest.mark.parametrize(("number", "code", "name"), [(15, 143, "SIGTERM"), (2, 130, "Ctrl-C")])
-def test_a_signal_saves_the_step_and_says_how_to_go_on(road, tmp_path, number, code, name, monkeypatch, capsys):
+def test_a_signal_saves_the_step_and_says_how_to_go_on(heard, road, tmp_path, number, code, name, monkeypatch, capsys):
     content, unbroken = begun(road, tmp_path, save_steps=5)
     recipe = str(write_recipe(tmp_path, content))
     whole = SupernetTrainer.training_step

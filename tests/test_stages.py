@@ -168,6 +168,30 @@ def test_overwriting_keeps_the_old_result_until_the_new_one_is_whole(road, tmp_p
     assert not list((tmp_path / "run").glob(".*"))
 
 
+@pytest.mark.parametrize("name", ["width", "depth"])
+def test_a_run_killed_while_it_clears_up_after_its_result_is_a_finished_one(road, tmp_path, monkeypatch, name):
+    recipe = copy_of(road, tmp_path, name)
+    train = {"width": stages.train_width, "depth": stages.train_depth}[name]
+    checkpoints = tmp_path / "run" / f"{name}-checkpoints"
+
+    def killed(directory):
+        if directory == checkpoints and (tmp_path / "run" / name).is_dir():
+            (next(directory.glob("checkpoint-*")) / "optimizer.pt").write_bytes(b"")  # half of it is gone
+            raise KeyboardInterrupt
+        return remove(directory)
+
+    remove = stages.remove
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, FRESH)
+    result = (tmp_path / "run" / name / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="finished run, nothing is left to resume"):
+        train(recipe, RunMode(resume=True))
+    assert not checkpoints.exists()
+    assert (tmp_path / "run" / name / "model.safetensors").read_bytes() == result
+
+
 def test_train_width_needs_a_fine_tuned_teacher(road, tmp_path):
     recipe = copy_of(road, tmp_path, "teacher", "width", "depth")
     with pytest.raises(UserError, match=r"bare encoder .* run dynackd finetune"):
