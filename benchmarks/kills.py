@@ -96,26 +96,34 @@ def run(command: str, recipe: Path, *more: str) -> float:
 def break_and_resume(
     command: str, recipe: Path, checkpoints: Path, seconds: float, kinds: list[str], rng: random.Random
 ) -> None:
-    """Kill as often as there are kinds, each time at a random moment of what is left, then run to the end."""
-    left, more = seconds, list[str]()
+    """Kill as often as there are kinds, each time at a random moment after new steps, then run to the end."""
+    result, more = checkpoints.with_name(checkpoints.name.removesuffix("-checkpoints")), list[str]()
     for kind in kinds:
-        process, begin = start(command, recipe, *more), time.monotonic()
-        moment = begin + rng.uniform(0.1, 0.6) * left
-        while process.poll() is None and time.monotonic() < moment:
+        process, begin, before = start(command, recipe, *more), time.monotonic(), newest(checkpoints)
+        while process.poll() is None and newest(checkpoints) <= before:
             time.sleep(0.01)
-        while kind == "saving" and process.poll() is None and not unfinished(checkpoints):
+        moment = time.monotonic() + rng.uniform(0, 0.03) * seconds
+        while process.poll() is None and time.monotonic() < moment and kind == "any":
+            time.sleep(0.001)
+        # Not what is deleted after the result is whole.
+        while kind == "saving" and process.poll() is None and (result.exists() or not unfinished(checkpoints)):
             time.sleep(0.0005)
         process.send_signal(signal.SIGKILL)
-        code = process.wait()
-        if code != -signal.SIGKILL:
-            print(f"{command}: ended before its kill ({code})", flush=True)
-            return
-        found = sorted(int(path.name.partition("-")[2]) for path in checkpoints.glob("checkpoint-*"))
+        if process.wait() != -signal.SIGKILL:
+            print(f"{command}: ended before its kill ({process.returncode})", flush=True)
+            break
         cut = [path.name for path in checkpoints.glob("checkpoint-*") if not (path / "trainer_state.json").exists()]
-        told = {"kind": kind, "after_s": round(time.monotonic() - begin, 2), "checkpoints": found, "cut_off": cut}
-        print(f"{command} killed: {json.dumps(told)}", flush=True)
+        told = {"kind": kind, "after_s": round(time.monotonic() - begin, 2), "step": newest(checkpoints)}
+        print(f"{command} killed: {json.dumps({**told, 'cut_off': cut})}", flush=True)
         more = ["--resume"]
-    run(command, recipe, *more)
+    if not result.exists():
+        run(command, recipe, *more)
+
+
+def newest(checkpoints: Path) -> int:
+    """The step of the newest whole checkpoint, 0 without one."""
+    whole = [path.parent.name for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
+    return max((int(name.partition("-")[2]) for name in whole), default=0)
 
 
 def unfinished(checkpoints: Path) -> bool:
