@@ -281,6 +281,7 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
 
     FLOPs are counted at `length` tokens, or at the recipe's `data.max_length`.
     """
+    _refuse_missing_rows(recipe)
     supernet, tokenizer = load_supernet(directory)
     positions = max_positions(supernet.model.config)
     length = length or recipe.data.max_length
@@ -297,6 +298,16 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
     if found and data.task.check_teacher:
         console.print(f"warning: {found.told}", markup=False)
     return _evaluate(supernet.to(device), original.to(device), data, validation, tokenizer, length)
+
+
+def _refuse_missing_rows(recipe: Recipe) -> None:
+    """`UserError` where a file of validation rows is not where the recipe says, as after a move of a run alone."""
+    source = recipe.data
+    keys = ("validation", "validation_mm") if source.validation_share is None else ("train",)
+    for key in keys if source.hub is None else ():
+        file = getattr(source, key)
+        if file and not Path(at_home(file)).exists():
+            raise UserError(f"data.{key}: there is no file {file}; name it with --set data.{key}=FILE")
 
 
 def teacher_of(recipe: Recipe) -> str:

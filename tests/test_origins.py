@@ -258,7 +258,7 @@ def test_a_recipe_beside_a_result_can_be_run_from_anywhere(project, tmp_path, mo
 def test_rows_that_stayed_behind_are_asked_for_by_the_setting_that_helps(project, tmp_path, capsys):
     (project / "validation.tsv").unlink()
     assert main(["evaluate", "run/depth"]) == 2
-    assert "validation.tsv: no such file" in capsys.readouterr().err
+    assert "validation.tsv; name it with --set data.validation=FILE" in capsys.readouterr().err
 
 
 def test_a_package_need_not_be_installed_to_evaluate_what_was_made_from_it(project):
