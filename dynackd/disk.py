@@ -16,8 +16,9 @@ from datasets import Dataset
 def on_disk(make: Callable[[Path], Dataset]) -> Dataset:
     """The data set that `make` writes to the path that it is given.
 
-    The file goes when the data set does, its directory (where `datasets` may put what it derives from the rows) when
-    the process ends. Both lie where TMPDIR says, or in HF_DATASETS_CACHE where that is set.
+    The file goes when this data set does, while others that were made from it go on reading it, as POSIX allows; its
+    directory, where `datasets` may put what it derives from the rows, goes when the process ends. Both lie where TMPDIR
+    says, or in HF_DATASETS_CACHE where that is set.
     """
     place = os.environ.get("HF_DATASETS_CACHE")
     if place is not None:

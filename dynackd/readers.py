@@ -10,6 +10,9 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
+from datasets.naming import camelcase_to_snakecase
+from huggingface_hub import constants, get_session
+from huggingface_hub.file_download import repo_folder_name
 
 from dynackd.delimited import read_csv, read_tsv
 from dynackd.errors import UserError, first_line
@@ -111,6 +114,8 @@ def read_hub(place: tuple[str, str | None], split: str, wanted: Sequence[str]) -
     path, config = place
     where = f"{path}{f'/{config}' if config else ''}, split {split}"
     try:
+        if not _at_hand(path):
+            check_hub_answers()
         dataset = datasets.load_dataset(path, config, split=split)
     except Exception as error:  # the hub's client raises a dozen unrelated types
         raise UserError(f"{where}: could not be loaded from the Hugging Face hub ({first_line(error)}); without it, "
@@ -118,3 +123,19 @@ def read_hub(place: tuple[str, str | None], split: str, wanted: Sequence[str]) -
     heads = _heads(where, dataset.features.arrow_schema, wanted)
     batches = dataset.select_columns(heads).with_format("arrow").iter(ROWS_AT_ONCE)
     return _table(where, batches, dataset.features, wanted)
+
+
+def check_hub_answers(seconds: float = 5.0) -> None:
+    """Raises whatever the client does when the hub cannot be reached, at once and not after 24 s of its retries."""
+    get_session().head(constants.ENDPOINT, timeout=seconds)
+
+
+def _at_hand(path: str) -> bool:
+    """Whether the hub need not be asked: a directory, a copy in one of the caches."""
+    owner, _, name = path.rpartition("/")
+    prepared = "___".join(part for part in (owner, camelcase_to_snakecase(name)) if part)
+    places = [
+        Path(path), Path(datasets.config.HF_DATASETS_CACHE, prepared),
+        Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=path, repo_type="dataset")),
+    ]
+    return any(place.exists() for place in places)

@@ -104,6 +104,8 @@ RECIPE_KEYS = (
     *("augmentation", "importance", "distillation", "training", "stages", "output_dir"),
 )
 DATA_FILES = ("train", "validation", "validation_mm")
+# Keys whose values are paths or names, so that --set takes them as they stand.
+TEXT_KEYS = ("model", "teacher", "output_dir", "augmentation.masked_lm", "data.hub", *(f"data.{k}" for k in DATA_FILES))
 # What relative paths in a recipe file are relative to, under the key `paths`; recipes beside results say `recipe`.
 WORKING_DIRECTORY, RECIPE_FILE = "working directory", "recipe"
 STAGE_KEYS = ("training", "distillation", "dropout")
@@ -182,12 +184,32 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
             raise UserError(f"--set {override!r} is not of the form key.key=value, such as training.learning_rate=3e-5")
         *parents, last = name.strip().split(".")
         place = result
-        for parent in parents:
-            if not isinstance(place.get(parent), dict):
-                place[parent] = {}
+        for depth, parent in enumerate(parents, start=1):
+            place[parent] = _opened(place.get(parent), ".".join(parents[:depth]), override)
             place = place[parent]
-        place[last] = _load_yaml(value)
+        place[last] = _override_value(name.strip(), value)
     return result
+
+
+def _opened(content: Any, where: str, override: str) -> dict[str, Any]:
+    """The mapping at `where`, in which an override sets a key. Raises `UserError` where something else stands there."""
+    if where == "data" and isinstance(content, str):
+        return {"hub": content}  # what the text means
+    if content is None or isinstance(content, dict):
+        return content or {}
+    raise UserError(f"--set {override!r}: {where} is {content!r}, which has no keys; set {where} as a whole")
+
+
+def _override_value(name: str, value: str) -> Any:
+    """A value as YAML reads it; a path or name as it stands, also where YAML would see a comment or a mapping in it."""
+    text = value.strip()
+    if name not in TEXT_KEYS or text[:1] in ("'", '"'):
+        return _load_yaml(value)
+    try:
+        read = _load_yaml(value)
+    except UserError:
+        return text
+    return read if not isinstance(read, str | dict) and "#" not in text else text
 
 
 def with_places(

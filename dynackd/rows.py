@@ -16,7 +16,7 @@ from dynackd.errors import UserError, listed
 from dynackd.labels import label_key
 from dynackd.tables import Table
 
-BLOCK_ROWS, BLOCK_CHARACTERS = 1000, 2**22  # rows that are in memory at once
+BLOCK_ROWS, BLOCK_CHARACTERS = 1000, 2**20  # rows that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,8 @@ class _Faults:
         try:
             return pa.array(plain, pa.string())
         except UnicodeEncodeError:
-            return pa.array(
-                [self._read(value, column, row, _encoded) or "" for row, value in enumerate(plain, before + 1)],
-                pa.string(),
-            )
+            read = [self._read(value, column, row, _encoded) for row, value in enumerate(plain, before + 1)]
+            return pa.array([text if isinstance(text, str) else "" for text in read], pa.string())
 
     def labels(self, values: Sequence[Any], column: str, before: int, read: Callable[[Any], Any]) -> list[Any]:
         return [

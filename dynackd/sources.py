@@ -56,6 +56,10 @@ def resolve_source(value: str | Mapping[str, Any] | None, task: Task | None = No
     if "validation" in fields and "validation_share" in fields:
         raise UserError("data: give either validation or validation_share, not both")
     if "hub" in fields:
+        for key in ("train", "validation", "validation_mm"):
+            if Path(fields.get(key, "")).suffix.lower() in READERS:
+                raise UserError(f"data.{key}: '{fields[key]}' is a file, but data.hub names the data set "
+                                f"'{fields['hub']}'; for files alone set data.hub to null")
         return DataSource(**{**fields, "hub": _hub_place(fields["hub"])})
     if "train" in fields or "validation" in fields:
         return DataSource(**fields)

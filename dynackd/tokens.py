@@ -17,7 +17,7 @@ from dynackd.disk import on_disk
 from dynackd.errors import UserError
 from dynackd.tasks import Task
 
-CHARACTERS_AT_ONCE = 2**23  # of texts that are tokenised together
+CHARACTERS_AT_ONCE = 2**21  # of texts that are tokenised together
 
 
 @dataclass(frozen=True)
