@@ -3,8 +3,9 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from dynackd.errors import UserError
 from dynackd.tables import ABSENT, Table, field_names, field_of, open_text, refuse_missing_columns
@@ -165,21 +166,37 @@ def _holds_rows(content: Mapping[str, Any], wanted: Sequence[str]) -> bool:
     return all(isinstance(row, dict) and set(wanted) <= set(row) for row in content.values())
 
 
-def _row_dicts(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[dict[str, Any]]:
+def _is_split(content: Mapping[str, Any], wanted: Sequence[str]) -> bool:
+    names, rows = content.get("columns"), content.get("data")
+    fits = isinstance(names, list) and isinstance(rows, list) and all(isinstance(row, list) for row in rows)
+    return fits and all(name in cast(list[Any], names) for name in wanted)
+
+
+def _is_table(content: Mapping[str, Any], wanted: Sequence[str]) -> bool:
+    return "schema" in content and isinstance(content.get("data"), list)
+
+
+def _by_row(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Columns of {row: value}; a row that one of them lacks has None there."""
+    columns = {name: column for name, column in columns.items() if isinstance(column, dict)}
+    index = dict.fromkeys(key for column in columns.values() for key in column)
+    return ({name: column.get(key) for name, column in columns.items()} for key in index)
+
+
+def _row_dicts(names: Iterable[str], rows: Iterable[Sequence[Any]]) -> Iterator[dict[str, Any]]:
     return (dict(zip(names, row, strict=False)) for row in rows)
+
+
+def _from_lists(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    lists = {name: values for name, values in content.items() if isinstance(values, list)}
+    return _row_dicts(list(lists), zip_longest(*lists.values()))
 
 
 # The values of to_json's `orient`, and what `Dataset.to_dict` gives: how each is recognised, and its rows.
 LAYOUTS: dict[str, tuple[Callable[..., bool], Callable[[Mapping[str, Any]], Iterator[Any]]]] = {
-    "split": (
-        lambda content, wanted: {"columns", "data"} <= set(content) and set(wanted) <= set(content["columns"]),
-        lambda content: _row_dicts(content["columns"], content["data"]),
-    ),
-    "table": (lambda content, wanted: {"schema", "data"} <= set(content), lambda content: iter(content["data"])),
-    "columns": (
-        _all_are(dict),
-        lambda content: _row_dicts(list(content), zip(*(column.values() for column in content.values()), strict=False)),
-    ),
-    "lists": (_all_are(list), lambda content: _row_dicts(list(content), zip(*content.values(), strict=False))),
+    "split": (_is_split, lambda content: _row_dicts(content["columns"], content["data"])),
+    "table": (_is_table, lambda content: iter(content["data"])),
+    "columns": (_all_are(dict), _by_row),
+    "lists": (_all_are(list), _from_lists),
     "index": (_holds_rows, lambda content: iter(content.values())),
 }

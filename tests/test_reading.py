@@ -130,6 +130,15 @@ def test_every_layout_of_pandas_that_names_its_columns(tmp_path, orient):
     assert texts(tmp_path / "a.json") == TEXTS
 
 
+def test_columns_of_a_json_object_are_matched_by_row_and_a_short_one_is_refused(tmp_path):
+    content = {"text": {"0": "a", "1": "b"}, "class": {"1": "x", "0": "y"}, "version": 1}
+    data = load(write(tmp_path / "a.json", json.dumps(content)))
+    assert list(zip(data.train["text"], data.train["label"], strict=True)) == [("a", 1), ("b", 0)]
+    for short in ({**content, "class": {"0": "y"}}, {"text": ["a", "b"], "class": ["x"], "version": 1}):
+        with pytest.raises(UserError, match="data row 2, column 'class': the label is missing"):
+            load(write(tmp_path / "a.json", json.dumps(short)))
+
+
 def test_json_over_many_lines_and_a_list_longer_than_a_piece(tmp_path, monkeypatch):
     other = {"a": [1, 2.5e3, None, "]"]}
     rows = [{"text": text * 5, "class": i % 2, "other": other} for i, text in enumerate(TEXTS * 9)]
@@ -192,6 +201,7 @@ def load_rows(path):
     ("a.json", '[["a", 1], ["b", 0]]', "data row 1: expected an object .*; from pandas: df.to_json"),
     ("a.jsonl", '{"text": "a", "text": "b", "class": 1}', "line 1: not valid JSON .the key 'text' stands twice"),
     ("a.jsonl", '{"review": {"body": "a"}, "class": 1}', r"no column 'text'; the columns are review.body, class"),
+    ("a.json", '{"columns": 3, "data": 5}', r"no column 'text'; the columns are columns, data"),
     ("a.csv", "text,class\n,x\n,y\n", "the column 'text' is empty in all 2 rows"),
     ("a.csv", "text,class\na\0b,x\n", "line 2: a null byte"),
     ("a.csv", "text,class\n".encode("utf-16-le"), "seems to be UTF-16LE without a byte order mark; convert it: iconv"),
@@ -303,7 +313,7 @@ for path in (large, lines):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits what a process may hold, as Linux counts it")
 def test_memory_stays_flat_on_files_larger_than_the_memory_that_is_left(tmp_path):
-    """Reading, labelling and tokenising 64 MB with 32 MB left; four to forty times the file was needed before."""
+    """Reading, labelling and tokenising 64 MB with 32 MB left."""
     count, left, text = 4000, 32_000_000, "supercalifragilistic" * 20 + " " + "x" * 15_600
     line = {"a.tsv": "{}\t{}\n", "a.jsonl": '{{"text": "{}", "class": {}}}\n'}
     for name in line:
