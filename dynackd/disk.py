@@ -36,10 +36,11 @@ def on_disk(make: Callable[[Path], Dataset]) -> Dataset:
 
 
 def _remove(file: Path, owner: int) -> None:
-    """A forked worker of a data loader leaves its parent's file alone."""
+    """The file, and its directory if nothing else is there; a forked worker of a data loader leaves its parent's."""
     if os.getpid() == owner:
         with suppress(OSError):
             file.unlink()
+            file.parent.rmdir()
 
 
 def written(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Dataset:
