@@ -128,6 +128,14 @@ def write_recipe(directory, content=None):
     return path
 
 
+@pytest.fixture(autouse=True)
+def threads_stay():
+    """A test that measures in this process leaves torch's threads as they were: results depend on them bit by bit."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=list(FAMILIES))
 def family(request):
     return request.param
