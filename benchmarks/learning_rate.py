@@ -18,9 +18,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dynackd.recipe import make_recipe
-from dynackd.stages import RunMode, finetune, train_depth, train_width
-from dynackd.tasks import main_metric
+from dynackd.tasks.task import main_metric
+from dynackd.training.recipe import make_recipe
+from dynackd.training.stages import RunMode, finetune, train_depth, train_width
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 MODELS = {

@@ -27,13 +27,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dynackd import distill
-from dynackd.augment import augment, overrides
-from dynackd.places import write_json
-from dynackd.recipe import apply_overrides, load_recipe, make_recipe
-from dynackd.report import machine_name
-from dynackd.stages import TEACHER, RunMode, finetune, train_depth, train_width
-from dynackd.tasks import TASKS, main_metric
+from dynackd.distill.terms import terms as distill
+from dynackd.report.terminal import machine_name
+from dynackd.system.places import write_json
+from dynackd.tasks.task import TASKS, main_metric
+from dynackd.training.augment import augment, overrides
+from dynackd.training.recipe import apply_overrides, load_recipe, make_recipe
+from dynackd.training.stages import TEACHER, RunMode, finetune, train_depth, train_width
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "glue"
 FEW_ROWS, AUGMENTED = 600, "ckd, few rows and new ones"

@@ -19,20 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from dynackd.benchmark import benchmark
-from dynackd.checkpoints import load_classifier
-from dynackd.errors import UserError
-from dynackd.export import ExportOptions, export_student
-from dynackd.graph import GRAPHS, ONNX_FILE, OnnxModel, parity
-from dynackd.places import write_json
-from dynackd.quantize import VARIANTS
-from dynackd.recipe import load_recipe
-from dynackd.report import machine_name
-from dynackd.spec import SubnetSpec
-from dynackd.student import load_student
-from dynackd.supernet import Supernet, load_supernet
-from dynackd.tasks import main_metric
-from dynackd.validation import (
+from dynackd.deploy.export import ExportOptions, export_student
+from dynackd.deploy.validation import (
     Logits,
     Validation,
     agreement,
@@ -40,6 +28,18 @@ from dynackd.validation import (
     load_validation,
     torch_predictor,
 )
+from dynackd.errors import UserError
+from dynackd.measure.latency import benchmark
+from dynackd.onnx.graphs import GRAPHS, ONNX_FILE, OnnxModel, parity
+from dynackd.onnx.quantize import VARIANTS
+from dynackd.report.terminal import machine_name
+from dynackd.students.student import load_student
+from dynackd.subnet import SubnetSpec
+from dynackd.supernet.checkpoints import load_classifier
+from dynackd.supernet.network import Supernet, load_supernet
+from dynackd.system.places import write_json
+from dynackd.tasks.task import main_metric
+from dynackd.training.recipe import load_recipe
 
 FILES = {"fp32": ONNX_FILE, **{name: variant.file for name, variant in VARIANTS.items()}}
 TEACHERS = ("torch", "onnxruntime")

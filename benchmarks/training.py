@@ -52,13 +52,15 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
-from dynackd import distill, relations, stages, trainer
-from dynackd.origins import resolve_model
-from dynackd.recipe import Recipe, apply_overrides, make_recipe
-from dynackd.report import machine_name
-from dynackd.spec import Geometry, ResolvedSubnet
-from dynackd.supernet import Origin, Supernet
-from dynackd.trainer import WIDTH_STAGE, SupernetTrainer, set_dropout
+from dynackd.data.origins import resolve_model
+from dynackd.distill.terms import relations
+from dynackd.distill.terms import terms as distill
+from dynackd.report.terminal import machine_name
+from dynackd.subnet import Geometry, ResolvedSubnet
+from dynackd.supernet.network import Origin, Supernet
+from dynackd.training import stages, trainer
+from dynackd.training.recipe import Recipe, apply_overrides, make_recipe
+from dynackd.training.trainer import WIDTH_STAGE, SupernetTrainer, set_dropout
 
 # Recipe overrides by name, each a row of its own in every table: one line to add an idea. They are run in the `own`
 # shapes; in the `same` shapes only those that --same-variants names.

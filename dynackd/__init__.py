@@ -7,9 +7,9 @@ Importing the package registers its students with transformers' Auto classes, so
 `AutoModelForSequenceClassification.from_pretrained(student)` works.
 """
 
-from dynackd.spec import FULL, Grid, SubnetSpec
-from dynackd.student import load_student  # registers the student classes
-from dynackd.supernet import Supernet, load_supernet
+from dynackd.students.student import load_student  # registers the student classes
+from dynackd.subnet import FULL, Grid, SubnetSpec
+from dynackd.supernet.network import Supernet, load_supernet
 from dynackd.version import __version__
 
 __all__ = ["FULL", "Grid", "SubnetSpec", "Supernet", "__version__", "load_student", "load_supernet"]

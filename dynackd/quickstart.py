@@ -9,12 +9,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dynackd import stages
-from dynackd.benchmark import benchmark
-from dynackd.docstrings import write_docstring_dataset
+from dynackd.data.docstrings import write_docstring_dataset
+from dynackd.deploy.export import STUDENT, export_student, known_metrics
 from dynackd.errors import UserError
-from dynackd.export import STUDENT, export_student, known_metrics
-from dynackd.places import (
+from dynackd.measure.latency import benchmark
+from dynackd.report.terminal import benchmark_table, console, grid_table, plot_tradeoff, progress_bar, say, show
+from dynackd.subnet import Grid, SubnetSpec
+from dynackd.supernet.network import load_supernet
+from dynackd.system.places import (
     holds,
     manifest_of,
     mark,
@@ -25,12 +27,10 @@ from dynackd.places import (
     refuse_existing,
     write_json,
 )
-from dynackd.recipe import Recipe, load_recipe
-from dynackd.report import benchmark_table, console, grid_table, plot_tradeoff, progress_bar, say, show
-from dynackd.spec import Grid, SubnetSpec
-from dynackd.stages import TEACHER, RunMode
-from dynackd.supernet import load_supernet
-from dynackd.tasks import main_metric
+from dynackd.tasks.task import main_metric
+from dynackd.training import stages
+from dynackd.training.recipe import Recipe, load_recipe
+from dynackd.training.stages import TEACHER, RunMode
 
 ROWS_PER_LABEL = 300
 VALIDATION_ROWS_PER_LABEL = 70

@@ -19,8 +19,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from dynackd.families import FAMILIES
-from dynackd.spec import Grid
+from dynackd.families.family import FAMILIES
+from dynackd.subnet import Grid
 
 SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 40, "hidden_size": 32}
 GOOD = ["fine", "great", "lovely", "superb", "warm"]

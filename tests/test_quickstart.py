@@ -8,8 +8,8 @@ from conftest import tiny_recipe, write_rows
 from dynackd import quickstart as module
 from dynackd.errors import UserError
 from dynackd.quickstart import exported_sizes, quickstart
-from dynackd.spec import Grid, SubnetSpec
-from dynackd.stages import RunMode
+from dynackd.subnet import Grid, SubnetSpec
+from dynackd.training.stages import RunMode
 
 
 @pytest.mark.parametrize(

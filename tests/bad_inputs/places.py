@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bad_inputs import Bad
-from dynackd.places import mark
+from dynackd.system.places import mark
 
 
 def holding(*names: str):

@@ -1,0 +1,141 @@
+"""Reading rows out of files and of data sets on the hub. A file format is one function and one line in `READERS`."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features
+from datasets.naming import camelcase_to_snakecase
+from huggingface_hub import constants, get_session
+from huggingface_hub.file_download import repo_folder_name
+
+from dynackd.data.delimited import read_csv, read_tsv
+from dynackd.data.json_rows import read_json
+from dynackd.data.tables import ABSENT, Table, field_of, refuse_missing_columns, undecodable
+from dynackd.errors import UserError, first_line
+from dynackd.system.places import at_home
+
+ROWS_AT_ONCE = 256
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
+
+Reader = Callable[[Path, Sequence[str]], Table]
+
+
+def read_parquet(path: Path, wanted: Sequence[str]) -> Table:
+    """A column wanted may be a dotted name: `review.body` is the field `body` of the struct `review`."""
+    file = pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
+    heads = _heads(str(path), file.schema_arrow, wanted)
+    features = Features.from_arrow_schema(pa.schema([file.schema_arrow.field(name) for name in heads],
+                                                    file.schema_arrow.metadata))
+    return _table(str(path), file.iter_batches(ROWS_AT_ONCE, columns=heads), features, wanted)
+
+
+READERS: dict[str, Reader] = {
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".json": read_json,
+    ".jsonl": read_json,
+    ".parquet": read_parquet,
+}
+
+
+def _heads(where: str, schema: pa.Schema, wanted: Sequence[str]) -> list[str]:
+    """The columns in which the columns and fields wanted are. Raises UserError for one that is not there."""
+    names = [*schema.names, *(f"{field.name}.{inner}" for field in schema for inner in _fields(field.type))]
+    refuse_missing_columns(where, wanted, names)
+    return list(dict.fromkeys(name if name in schema.names else name.partition(".")[0] for name in wanted))
+
+
+def _fields(kind: pa.DataType) -> list[str]:
+    """The dotted names of all fields of a struct; none of any other type."""
+    inner = [kind.field(i) for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+    return [name for field in inner for name in (field.name, *(f"{field.name}.{n}" for n in _fields(field.type)))]
+
+
+def _table(where: str, batches: Iterable[Any], features: Mapping[str, Any], wanted: Sequence[str]) -> Table:
+    """Class ids become their names, and the hub's -1 ("no label") None."""
+    class_names = {
+        name: feature.names for name in wanted if isinstance(feature := features.get(name), ClassLabel)
+    }
+
+    def values(batch: Any, name: str) -> list[Any]:
+        if name not in batch.schema.names:
+            head, _, rest = name.partition(".")
+            found = [field_of(row or {}, rest) for row in batch.column(head).to_pylist()]
+            return [None if value is ABSENT else value for value in found]
+        found = batch.column(name).to_pylist()
+        if name in class_names:
+            return [None if value is None or value < 0 else class_names[name][value] for value in found]
+        return found
+
+    rows = (row for batch in batches for row in zip(*(values(batch, name) for name in wanted), strict=True))
+    return Table(where, rows, class_names)
+
+
+def read_file(name: str, wanted: Sequence[str]) -> Table:
+    """Raises UserError when the file is missing or of no known kind; its rows raise one where it is damaged."""
+    path = Path(at_home(name))
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        hint = "; save it as csv (UTF-8)" if suffix in SPREADSHEETS else ""
+        raise UserError(f"{path}: unknown kind of file '{path.suffix}'; known: {', '.join(READERS)}{hint}")
+    if path.is_dir():
+        raise UserError(f"{path}: a directory, not a file")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    with _told(path):
+        table = READERS[suffix](path, wanted)
+    return dataclasses.replace(table, rows=_rows_told(path, table.rows))
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What goes wrong in reading is told as a UserError."""
+    try:
+        yield
+    except UnicodeError as error:
+        raise UserError(undecodable(path)) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path}: damaged, or no {path.suffix[1:]} file ({first_line(error)})") from error
+
+
+def _rows_told(path: Path, rows: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    with _told(path):
+        yield from rows
+
+
+def read_hub(place: tuple[str, str | None], split: str, wanted: Sequence[str]) -> Table:
+    """One split of a data set on the hub, or of its copy in the local cache. Raises UserError."""
+    path, config = place
+    where = f"{path}{f'/{config}' if config else ''}, split {split}"
+    try:
+        if not _at_hand(path):
+            check_hub_answers()
+        dataset = datasets.load_dataset(path, config, split=split)
+    except Exception as error:  # the hub's client raises a dozen unrelated types
+        raise UserError(f"{where}: could not be loaded from the Hugging Face hub ({first_line(error)}); without it, "
+                        f"give local files: data: {{train: train.tsv, validation: validation.tsv}}") from error
+    heads = _heads(where, dataset.features.arrow_schema, wanted)
+    batches = dataset.select_columns(heads).with_format("arrow").iter(ROWS_AT_ONCE)
+    return _table(where, batches, dataset.features, wanted)
+
+
+def check_hub_answers(seconds: float = 5.0) -> None:
+    """Raises whatever the client does when the hub cannot be reached, at once and not after 24 s of its retries."""
+    get_session().head(constants.ENDPOINT, timeout=seconds)
+
+
+def _at_hand(path: str) -> bool:
+    """Whether the hub need not be asked: a directory, a copy in one of the caches."""
+    owner, _, name = path.rpartition("/")
+    prepared = "___".join(part for part in (owner, camelcase_to_snakecase(name)) if part)
+    places = [
+        Path(path), Path(datasets.config.HF_DATASETS_CACHE, prepared),
+        Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=path, repo_type="dataset")),
+    ]
+    return any(place.exists() for place in places)

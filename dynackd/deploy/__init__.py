@@ -1,0 +1,1 @@
+"""The student directory: what is written, checked and told of it."""

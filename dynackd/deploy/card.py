@@ -1,0 +1,213 @@
+"""The model card of a student directory: what the student is, what it costs and loses, and how each client loads it.
+
+A client is one function and one line in `CLIENTS`. Its snippet runs as it stands in the directory above the student's
+(a test executes all of them).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dynackd.data.origins import local_model
+from dynackd.errors import UserError
+from dynackd.subnet import Geometry
+from dynackd.system.yamltext import read_yaml
+
+About = Mapping[str, Any]
+
+
+def licence_of(models: Iterable[str | Path | None]) -> str | None:
+    """The licence stated in the first card that states one, of those of these models that are here."""
+    directories = [directory for model in models if model and (directory := local_model(str(model)))]
+    for file in (directory / "README.md" for directory in directories):
+        if not file.is_file():
+            continue
+        text = file.read_text(encoding="utf-8", errors="replace")
+        parts = text.split("---\n", 2) if text.startswith("---\n") else []
+        try:
+            head = read_yaml(parts[1]) if len(parts) == 3 else None
+        except UserError:
+            continue  # somebody else's card; nothing depends on it
+        if isinstance(head, dict) and isinstance(head.get("license"), str):
+            return head["license"]
+    return None
+
+
+def model_card(about: About, geometry: Geometry, full_parameters: int) -> str:
+    """The text of README.md; `about` is the content of export.json, `geometry` that of the full network."""
+    parts = [
+        _front_matter(about),
+        _what(about, geometry, full_parameters),
+        _quality(about),
+        _files(about),
+        _latency(about),
+        _licence(about),
+        "## Loading it",
+        *(f"### {title}\n\n{snippet}" for title, write in CLIENTS.items() if (snippet := write(about))),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(about: About) -> str:
+    head = {"library_name": "transformers", "pipeline_tag": "text-classification"}
+    head |= {"license": about["licence"]} if about.get("licence") else {}
+    return "---\n" + yaml.safe_dump({**head, "tags": ["dynackd", "onnx", "transformers.js"]}, sort_keys=False) + "---"
+
+
+def _what(about: About, geometry: Geometry, full_parameters: int) -> str:
+    shape = ", ".join(str(layer) for layer in about["layers"])
+    data = f", trained on {about['data']}" if about.get("data") else ""
+    task = f" for the task {about['task']}" if about.get("task") else ""
+    teacher = about["teacher"] or "an unnamed teacher"
+    return f"""# Student at width {about["width"]:g}, depth {about["depth"]:g}
+
+A smaller classifier{task}, cut by dynackd out of a supernet that was distilled from `{teacher}`{data}.
+
+| | student | full network |
+|---|---|---|
+| layers | {len(about["layers"])} (0-based {shape}) | {geometry.layers} |
+| heads per layer | {about["heads"]} of size {geometry.head_size} | {geometry.heads} |
+| FFN neurons per layer | {about["neurons"]} | {geometry.neurons} |
+| parameters | {about["parameters"]:,} | {full_parameters:,} |
+| FLOPs at {about["flops"]["length"]} tokens | {about["flops"]["student"] / 1e6:,.0f} M | {
+        about["flops"]["full"] / 1e6:,.0f} M |"""
+
+
+def _quality(about: About) -> str:
+    metrics = about.get("metrics")
+    if not metrics:
+        return "The student was not validated when it was exported."
+    columns = list(metrics["student"])
+    rows = [f"| {who} | " + " | ".join(f"{metrics[who][name]:.4f}" for name in columns) + " |"
+            for who in ("student", "teacher") if metrics.get(who)]
+    head = f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n"
+    return f"{metrics['rows']}:\n\n" + head + "\n".join(rows)
+
+
+def _files(about: About) -> str:
+    columns = ["file", "MB", "largest difference from torch", "change of the metric", "same label"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, facts in about["files"].items():
+        if "max_abs_diff" in facts or name.endswith(".safetensors"):
+            difference = f"{facts['max_abs_diff']:.1e}" if "max_abs_diff" in facts else ""
+            change = f"{0.0 - facts['drop']:+.4f}" if "drop" in facts else ""
+            same = f"{facts['agreement']:.1%}" if "agreement" in facts else ""
+            lines.append(f"| `{name}` | {facts['size_bytes'] / 1e6:.1f} | {difference} | {change} | {same} |")
+    text = "\n".join(lines)
+    sizes = [f"{name} {about[key]}" for name, key in (("batch", "static_batch"), ("length", "static_length"))
+             if about.get(key)]
+    fixed = f" The ONNX inputs have a fixed {' and '.join(sizes)}." if sizes else ""
+    text += f"\n\nInputs of the graph (opset {about['opset']}): {', '.join(about['inputs'])}.{fixed}"
+    text += f" Texts are cut at {about['max_length']} tokens, on the {about['truncation_side']}{_as_trained(about)}."
+    if compat := about.get("compat"):
+        text += (
+            f"\n\n`model.safetensors` is a plain stock checkpoint: heads are padded with zeros from size "
+            f"{compat['head_size_from']} to {compat['head_size']} ({compat['heads']} heads). It holds "
+            f"{compat['parameters']:,} parameters instead of {about['parameters']:,} and costs "
+            f"{compat['flops'] / about['flops']['student']:.2f} times the FLOPs; the ONNX files are not padded."
+        )
+    return text
+
+
+def _as_trained(about: About) -> str:
+    trained = about.get("trained_max_length")
+    if trained is None:
+        return ""
+    return ", as in the training" if trained == about["max_length"] else f"; in the training they were at {trained}"
+
+
+def _latency(about: About) -> str:
+    if not about.get("latency"):
+        return ""
+    rows = [
+        f"| {row['path']} | {row['runtime']} | {row['length']} | {row['p50_ms']:.2f} |"
+        for row in about["latency"]["rows"]
+    ]
+    head = "| model | runtime | length | p50 ms |\n|---|---|---|---|\n"
+    return f"Latency, one row at a time on one thread of {about['latency']['machine']}:\n\n{head}" + "\n".join(rows)
+
+
+def _licence(about: About) -> str:
+    licence = about.get("licence")
+    return f"Licence: {licence}, inherited from the model that it was made from." if licence else ""
+
+
+# --- clients ---------------------------------------------------------------------------------------------------------
+
+
+def _transformers(about: About) -> str:
+    register = "" if about.get("compat") else "import dynackd  # registers the students with the Auto classes\n"
+    return f"""```python
+{register}from transformers import pipeline
+
+print(pipeline("text-classification", "{about["name"]}")("a fine film"))
+```"""
+
+
+def _transformers_with_code(about: About) -> str:
+    return "" if not about.get("with_code") else f"""Without dynackd, running the `{about["with_code"]}` that lies here:
+
+```python
+from transformers import pipeline
+
+print(pipeline("text-classification", "{about["name"]}", trust_remote_code=True)("a fine film"))
+```"""
+
+
+def _feed(about: About) -> str:
+    rows = f" * {about['static_batch']}" if about.get("static_batch") else ""
+    return f"""encoded = Tokenizer.from_file("{about["name"]}/tokenizer.json").encode("a fine film")
+values = {{"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}}
+feed = {{name: np.array([values[name]]{rows}) for name in {about["inputs"]}}}"""
+
+
+def _onnxruntime(about: About) -> str:
+    return f"""```python
+import numpy as np
+from onnxruntime import InferenceSession
+from tokenizers import Tokenizer
+
+{_feed(about)}
+session = InferenceSession("{about["name"]}/onnx/model.onnx")
+print(session.run(["logits"], feed)[0][0])
+```"""
+
+
+def _openvino(about: About) -> str:
+    return "" if about["graph"] == "fused" else f"""```python
+import numpy as np
+import openvino
+from tokenizers import Tokenizer
+
+{_feed(about)}
+model = openvino.compile_model("{about["name"]}/onnx/model.onnx", "CPU")
+print(model(feed)["logits"][0])
+```"""
+
+
+def _transformers_js(about: About) -> str:
+    if about.get("static_batch") or about.get("static_length") or about["labels"] < 2:
+        return ""  # it feeds dynamic sizes, and takes a softmax over the outputs
+    dtypes = {"onnx/model.onnx": "fp32", "onnx/model_quantized.onnx": "q8", "onnx/model_fp16.onnx": "fp16"}
+    written = ", ".join(f"'{dtype}'" for file, dtype in dtypes.items() if file in about["files"])
+    return f"""```js
+import {{ AutoConfig, pipeline }} from '@huggingface/transformers';
+
+const config = await AutoConfig.from_pretrained('{about["name"]}');
+config.model_type = '{about["family"]}'; // the name under which transformers.js knows the architecture
+const classify = await pipeline('text-classification', '{about["name"]}', {{ config, dtype: 'fp32' }});
+console.log(await classify('a fine film'));
+```
+
+`dtype` is one of {written}."""
+
+
+CLIENTS: dict[str, Callable[[About], str]] = {
+    "transformers": _transformers,
+    "transformers, without dynackd": _transformers_with_code,
+    "ONNX Runtime": _onnxruntime,
+    "OpenVINO": _openvino,
+    "transformers.js": _transformers_js,
+}

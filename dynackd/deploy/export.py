@@ -1,0 +1,328 @@
+"""A student directory: the sliced torch model and its ONNX files, written only if they agree with one another."""
+
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dynackd.deploy.card import licence_of, model_card
+from dynackd.deploy.tokenizer_files import check_max_length, check_saved_tokenizer, save_tokenizer
+from dynackd.deploy.validation import Logits, Validation, agreement, torch_predictor
+from dynackd.errors import UserError, one_of
+from dynackd.families.family import geometry_of, max_positions
+from dynackd.measure.latency import benchmark
+from dynackd.onnx.graphs import (
+    DYNAMIC,
+    GRAPHS,
+    ONNX_FILE,
+    OPSET,
+    Fixed,
+    OnnxModel,
+    check_fixed,
+    example_batch,
+    export_onnx,
+    input_names,
+    max_length,
+    parity,
+    parity_shapes,
+)
+from dynackd.onnx.quantize import VARIANTS
+from dynackd.students.stock import stock_model
+from dynackd.students.student import cut
+from dynackd.students.travel import CODE_FILE, add_code
+from dynackd.subnet import FULL, Grid, ResolvedSubnet, SubnetSpec
+from dynackd.supernet.checkpoints import load_classifier
+from dynackd.supernet.cost import FlopCounter, count_parameters
+from dynackd.supernet.network import Supernet
+from dynackd.system.places import MANIFEST, new_directory, read_json, write_json
+from dynackd.tasks.task import main_metric
+
+MAX_ABS_DIFF = 1e-4
+MAX_DROP = 0.01
+FASTEST = "fastest"
+STUDENT = "a student"  # what its manifest calls it
+LENGTHS = (32, 128)  # tokens at which latencies are measured
+FLOPS_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is written beside the torch student and its float32 graph, and how.
+
+    `variants` are names in `quantize.VARIANTS`; `graph` a name in `graph.GRAPHS`, or "fastest" to measure them all
+    here; `max_drop` how much of the task's main metric a variant may lose, in the metric's unit; `max_length` where
+    the tokenizer cuts texts, in tokens, by default at what is known of the training (`tokenizer.model_max_length`).
+    """
+
+    variants: tuple[str, ...] = ()
+    graph: str = "plain"
+    fixed: Fixed = DYNAMIC
+    max_drop: float = MAX_DROP
+    compat: bool = False
+    with_code: bool = False
+    measure: bool = False
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("--graph", self.graph, [*GRAPHS, FASTEST])
+        for name in self.variants:
+            one_of("variants", name, VARIANTS)
+        if not self.max_drop >= 0:  # nor NaN
+            raise UserError(f"--max-drop is {self.max_drop}; it must be 0 or more")
+        if self.compat and self.with_code:
+            raise UserError("--compat and --with-code exclude each other: a stock checkpoint needs no code")
+
+
+def export_student(
+    supernet: Supernet,
+    tokenizer: PreTrainedTokenizerBase,
+    spec: SubnetSpec,
+    directory: Path,
+    overwrite: bool = False,
+    facts: Mapping[str, Any] | None = None,
+    options: ExportOptions | None = None,
+    validation: Validation | None = None,
+) -> dict[str, Any]:
+    """Slice `spec` out, write the student directory and return the content of its `export.json`.
+
+    Raises `UserError`, and leaves no file behind, where the ONNX outputs differ from torch's by more than 1e-4. A
+    variant that loses more than `options.max_drop` of the metric on the validation data is left out, and why stands
+    under "refused". `facts` are added to export.json; the card tells "task", "data", "licence" and "metrics" of them.
+    """
+    options = options or ExportOptions()
+    resolved = supernet.resolve(spec)
+    with new_directory(Path(directory), STUDENT, overwrite) as temporary:
+        student = cut(supernet, resolved)
+        names, longest = input_names(student, tokenizer), max_positions(student.config)
+        limit = options.max_length or max_length(student, tokenizer)
+        check_fixed(options.fixed, longest)
+        check_max_length(limit, longest, tokenizer)
+        limit = min(limit, options.fixed.length or limit)
+        save_tokenizer(tokenizer, limit, options.fixed.length, temporary)
+        check_saved_tokenizer(tokenizer, limit, temporary, validation.texts if validation else ())
+        graph, graph_facts = _write_graph(student, names, longest, temporary / ONNX_FILE, options)
+        difference = parity(student, names, longest, temporary / ONNX_FILE)
+        if not difference <= MAX_ABS_DIFF:
+            raise UserError(
+                f"the ONNX graph of ({spec}) differs from the torch student by {difference:.1e}, more than "
+                f"{MAX_ABS_DIFF:.0e}; {directory} was not written"
+            )
+        flops = FlopCounter(supernet)
+        length = min(FLOPS_LENGTH, longest)
+        about = {
+            "name": Path(directory).name,
+            "family": supernet.model.config.model_type,
+            "width": spec.width,
+            "depth": spec.depth,
+            "heads": resolved.heads,
+            "neurons": resolved.neurons,
+            "layers": list(resolved.layers),
+            "labels": student.config.num_labels,
+            "parameters": count_parameters(supernet, spec),
+            "flops": {"length": length, "student": flops.count(spec, length), "full": flops.count(FULL, length)},
+            "parity_max_abs_diff": difference,
+            "opset": OPSET,
+            "inputs": names,
+            "max_length": limit,
+            "truncation_side": tokenizer.truncation_side,
+            "max_positions": longest,
+            "static_batch": options.fixed.batch_size,
+            "static_length": options.fixed.length,
+            "graph": graph,
+            "graphs": graph_facts,
+            **supernet.origin.public_teacher(),
+            "versions": {name: version(name) for name in ("dynackd", "torch", "transformers", "onnx", "onnxruntime")},
+            **_write_torch(student, longest, temporary, options),
+        }
+        onnx_facts, measured = _write_variants(student, names, longest, temporary, options, validation, difference)
+        if validation is not None:
+            about["metrics"] = _metrics(supernet, validation, onnx_facts[ONNX_FILE])
+        about |= {"licence": licence_of([supernet.origin.teacher]), **measured, **(facts or {})}
+        if options.measure:
+            about["latency"] = _measured(supernet, temporary, options, longest)
+        about["files"] = _sizes(temporary, onnx_facts)
+        full = sum(parameter.numel() for parameter in supernet.model.parameters())
+        (temporary / "README.md").write_text(model_card(about, supernet.geometry, full), encoding="utf-8")
+        about["files"] = _sizes(temporary, onnx_facts)
+        write_json(temporary / "export.json", about)
+    return about
+
+
+def known_metrics(supernet_directory: Path, resolved: ResolvedSubnet) -> dict[str, Any]:
+    """The facts for `export_student` that the supernet's metrics.json holds of a trained sub-network, whatever the
+    multipliers that name it, or none."""
+    if not (supernet_directory / "metrics.json").is_file():
+        return {}
+    known = read_json(supernet_directory / "metrics.json")
+    rows = "On the validation data, when the supernet was trained"
+    for row in known.get("subnetworks", []):
+        if (row["heads"], row["neurons"], tuple(row["layers"])) == resolved.network:
+            metrics = {"rows": rows, "student": row["metrics"], "teacher": known["teacher"]["metrics"]}
+            return {"metrics": metrics}
+    return {}
+
+
+# --- torch -----------------------------------------------------------------------------------------------------------
+
+
+def _write_torch(
+    student: PreTrainedModel, longest: int, directory: Path, options: ExportOptions
+) -> dict[str, Any]:
+    """The torch model; returns what is to be told of it."""
+    if options.compat:
+        return {"compat": _write_stock(student, longest, directory)}
+    if options.with_code:
+        add_code(student, directory)
+    student.save_pretrained(directory)
+    return {"with_code": CODE_FILE} if options.with_code else {}
+
+
+@torch.no_grad()
+def _write_stock(student: PreTrainedModel, longest: int, directory: Path) -> dict[str, Any]:
+    """The plain checkpoint of `--compat`, compared with the student, and what it costs."""
+    stock = stock_model(student)
+    names = ["input_ids", "attention_mask"]
+    for shape in parity_shapes(min(FLOPS_LENGTH, longest)):
+        batch = example_batch(shape, names, student)
+        difference = float((stock(**batch).logits - student(**batch).logits).abs().max())
+        if not difference <= MAX_ABS_DIFF:
+            raise UserError(f"the stock checkpoint differs from the student by {difference:.1e}; nothing was written")
+    stock.save_pretrained(directory)
+    net = Supernet(stock, Grid((1.0,), (1.0,)))
+    return {
+        "heads": net.geometry.heads,
+        "head_size": net.geometry.head_size,
+        "head_size_from": geometry_of(student.config).head_size,
+        "parameters": sum(parameter.numel() for parameter in stock.parameters()),
+        "flops": FlopCounter(net).count(FULL, min(FLOPS_LENGTH, longest)),
+    }
+
+
+# --- ONNX ------------------------------------------------------------------------------------------------------------
+
+
+def _write_graph(
+    student: PreTrainedModel, names: list[str], longest: int, file: Path, options: ExportOptions
+) -> tuple[str, dict[str, Any]]:
+    """Write the float32 graph; returns its kind and, where all kinds were measured, their figures."""
+    if options.graph != FASTEST:
+        export_onnx(student, names, file, options.fixed, options.graph)
+        return options.graph, {}
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        files = {name: Path(directory) / f"{name}.onnx" for name in GRAPHS}
+        for name, place in files.items():
+            export_onnx(student, names, place, options.fixed, name)
+            figures[name] = {"max_abs_diff": parity(student, names, longest, place)}
+        sizes = _benchmark_sizes(options.fixed, longest)
+        measured = benchmark([str(place) for place in files.values()], ["onnxruntime"], 1, *sizes, 100, 10)
+        for row in measured["rows"]:
+            facts = figures[Path(row["path"]).stem]
+            facts.setdefault("p50_ms", {})[str(row["length"])] = row["latency_ms"]["p50"]
+        right = [name for name in GRAPHS if figures[name]["max_abs_diff"] <= MAX_ABS_DIFF] or ["plain"]
+        best = min(right, key=lambda name: sum(figures[name]["p50_ms"].values()))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(files[best].read_bytes())
+    return best, figures
+
+
+def _write_variants(
+    student: PreTrainedModel,
+    names: list[str],
+    longest: int,
+    directory: Path,
+    options: ExportOptions,
+    validation: Validation | None,
+    difference: float,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Write the variants that were asked for; returns the facts of each ONNX file, and of those refused."""
+    source = directory / ONNX_FILE
+    reference = _logits(source, validation)
+    facts: dict[str, dict[str, Any]] = {ONNX_FILE: {"max_abs_diff": difference}}
+    if validation is not None:
+        facts[ONNX_FILE]["metrics"] = validation.metrics(reference)
+    refused = {}
+    for name in options.variants:
+        file = directory / VARIANTS[name].file
+        VARIANTS[name].write(source, file)
+        own: dict[str, Any] = {"max_abs_diff": parity(student, names, longest, file)}
+        finite = math.isfinite(own["max_abs_diff"])
+        if validation is not None and finite:
+            own |= _loss(validation, facts[ONNX_FILE]["metrics"], reference, _logits(file, validation))
+        if not finite:
+            refused[VARIANTS[name].file] = {"reason": "its outputs are not finite numbers"}
+        elif own.get("drop", 0.0) > options.max_drop:
+            metric = main_metric(validation.task) if validation else "the metric"
+            reason = f"it loses {own['drop']:.4f} of {metric}, more than --max-drop {options.max_drop:g}"
+            refused[VARIANTS[name].file] = {"reason": reason, **own}
+        else:
+            facts[VARIANTS[name].file] = own
+            continue
+        file.unlink()
+    return facts, {"refused": refused} if refused else {}
+
+
+def _logits(file: Path, validation: Validation | None) -> Logits:
+    if validation is None:
+        return {}
+    model = OnnxModel(file)
+    return validation.logits(model, model.fixed.batch_size or 1)
+
+
+def _loss(validation: Validation, before: dict[str, float], reference: Logits, logits: Logits) -> dict[str, Any]:
+    """What a variant loses against the float32 graph on the validation rows."""
+    after = validation.metrics(logits)
+    own = {"metrics": after, "drop": validation.drop(before, after)}
+    return {**own, "agreement": agreement(logits, reference)} if validation.task.kind == "classification" else own
+
+
+def _metrics(supernet: Supernet, validation: Validation, own: dict[str, Any]) -> dict[str, Any]:
+    """The student's metrics and, where its directory is here, the teacher's on the same rows."""
+    teacher = supernet.origin.teacher_here()
+    metrics: dict[str, Any] = {"rows": f"On {len(validation):,} validation rows", "student": own["metrics"]}
+    if teacher:
+        predict = torch_predictor(load_classifier(teacher).eval())
+        metrics["teacher"] = validation.metrics(validation.logits(predict, 32))
+    return metrics
+
+
+# --- sizes and latencies ---------------------------------------------------------------------------------------------
+
+
+def _sizes(directory: Path, onnx_facts: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"size_bytes": file.stat().st_size, **onnx_facts.get(name, {})}
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and (name := file.relative_to(directory).as_posix()) != MANIFEST
+    }
+
+
+def _benchmark_sizes(fixed: Fixed, longest: int) -> tuple[list[int], list[int]]:
+    """(batch sizes, lengths) at which a graph is measured."""
+    lengths = [fixed.length] if fixed.length else sorted({min(length, longest) for length in LENGTHS})
+    return [fixed.batch_size or 1], lengths
+
+
+def _measured(supernet: Supernet, directory: Path, options: ExportOptions, longest: int) -> dict[str, Any]:
+    """p50 latencies here on one thread, of the teacher where its directory is here, and of every file."""
+    teacher = supernet.origin.teacher_here()
+    variants = [str(directory / VARIANTS[name].file) for name in options.variants]
+    named = {str(directory): "student", **{path: Path(path).relative_to(directory).as_posix() for path in variants}}
+    paths = [*([teacher] if teacher else []), str(directory)]
+    paths += [path for path in variants if Path(path).is_file()]
+    result = benchmark(paths, ["torch", "onnxruntime"], 1, *_benchmark_sizes(options.fixed, longest), 100, 10)
+    rows = [
+        {
+            "path": named.get(row["path"], "teacher"),
+            **{key: row[key] for key in ("runtime", "provider", "batch_size", "length")},
+            "p50_ms": row["latency_ms"]["p50"],
+        }
+        for row in result["rows"]
+    ]
+    return {"machine": result["machine"], "threads": 1, "rows": rows}

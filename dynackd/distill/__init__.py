@@ -1,0 +1,1 @@
+"""What a sub-network learns from: relations, terms, signals."""

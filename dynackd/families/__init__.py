@@ -1,0 +1,1 @@
+"""The one rule of slicing, one file a family."""

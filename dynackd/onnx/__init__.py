@@ -1,0 +1,1 @@
+"""ONNX graphs, smaller files and their parity with torch."""

@@ -1,0 +1,1 @@
+"""Sliced models that load again: torch, code that travels, stock checkpoints."""

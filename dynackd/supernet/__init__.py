@@ -1,0 +1,1 @@
+"""The network that runs any sub-network; importance and rewiring; counting; reading checkpoints."""

@@ -1,0 +1,122 @@
+"""Which heads and neurons matter, and the rewiring that puts them first. Add a score: one function, one line."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from dynackd.families.family import (
+    HEAD,
+    NEURON,
+    family_of,
+    geometry_of,
+    layer_list,
+    permute_units,
+    sliced_tensors,
+    unit_totals,
+)
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Scores, larger is more important: `heads` [layers, heads], `neurons` [layers, neurons]."""
+
+    heads: Tensor
+    neurons: Tensor
+
+
+Batches = Iterable[dict[str, Tensor]]
+
+
+def gradient_importance(model: PreTrainedModel, batches: Batches) -> Importance:
+    """First-order change of the task loss when a unit is removed, absolute per batch, summed over batches.
+
+    Head: |dL/dm_h| for a mask m_h = 1 on the head's output (Michel et al. 2019; Voita et al. 2019). Neuron:
+    |Σ w·dL/dw| over its incoming row, bias and outgoing column (Molchanov et al. 2019). DynaBERT, §2.1.1; their code
+    never clears the gradients between batches, here they are.
+    """
+    geometry, layers = geometry_of(model.config), layer_list(model)
+    heads = torch.zeros(geometry.layers, geometry.heads)
+    neurons = torch.zeros(geometry.layers, geometry.neurons)
+    was_training = model.training
+    model.eval()
+    for batch in batches:
+        model.zero_grad(set_to_none=True)
+        masks = [torch.ones(geometry.heads, device=model.device, requires_grad=True) for _ in layers]
+        with ExitStack() as stack:
+            for layer, mask in zip(layers, masks, strict=True):
+                stack.callback(_gate_heads(model, layer, mask).remove)
+            model(**batch).loss.backward()
+        for index, (layer, mask) in enumerate(zip(layers, masks, strict=True)):
+            assert mask.grad is not None
+            heads[index] += mask.grad.abs().cpu()
+            neurons[index] += _neuron_taylor(model, layer).abs().cpu()
+    model.zero_grad(set_to_none=True)
+    model.train(was_training)
+    return Importance(heads, neurons)
+
+
+def magnitude_importance(model: PreTrainedModel, batches: Batches) -> Importance:
+    """The squared size of a unit's weights, a baseline that needs no data (`batches` is not read)."""
+    del batches
+    heads, neurons = (
+        torch.stack([_unit_sums(model, layer, unit, torch.square) for layer in layer_list(model)]).cpu()
+        for unit in (HEAD, NEURON)
+    )
+    return Importance(heads, neurons)
+
+
+IMPORTANCE: dict[str, Callable[[PreTrainedModel, Batches], Importance]] = {
+    "gradient": gradient_importance,
+    "magnitude": magnitude_importance,
+}
+
+
+def rewire(model: PreTrainedModel, importance: Importance) -> None:
+    """Permute the heads and neurons of every layer in place, most important first. The output does not change."""
+    family, geometry = family_of(model.config), geometry_of(model.config)
+    for index, layer in enumerate(layer_list(model)):
+        for unit, scores in ((HEAD, importance.heads), (NEURON, importance.neurons)):
+            # Stable, so that equal scores keep their order and a second rewiring changes nothing.
+            order = torch.argsort(scores[index], descending=True, stable=True).tolist()
+            permute_units(layer, unit, order, family, geometry)
+
+
+def _gate_heads(model: PreTrainedModel, layer: nn.Module, mask: Tensor) -> RemovableHandle:
+    """Multiply each head's output by its mask. `head_mask=` is silently ignored by transformers 5."""
+    output = layer.get_submodule(family_of(model.config).attention_output.path)
+
+    def gate(_: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        (context,) = inputs  # [batch, length, heads * head_size]
+        return (context.unflatten(-1, (mask.numel(), -1)) * mask[:, None]).flatten(-2)
+
+    return output.register_forward_pre_hook(gate)
+
+
+def _neuron_taylor(model: PreTrainedModel, layer: nn.Module) -> Tensor:
+    """Σ w·dL/dw per neuron [neurons]."""
+
+    def taylor(weight: Tensor) -> Tensor:
+        assert weight.grad is not None
+        return weight * weight.grad
+
+    return _unit_sums(model, layer, NEURON, taylor)
+
+
+@torch.no_grad()
+def _unit_sums(
+    model: PreTrainedModel, layer: nn.Module, unit: str, function: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Σ function(w) over all weights and biases that belong to each head or neuron of one layer [units]."""
+    geometry = geometry_of(model.config)
+    total = unit_totals(geometry)[unit]
+    sums = torch.zeros(total, device=model.device)
+    for linear in (linear for linear in family_of(model.config).linears if linear.unit == unit):
+        for _, tensor, dim in sliced_tensors(layer, linear):
+            values = function(tensor).unflatten(dim, (linear.parts, total, -1)).movedim(dim + 1, 0)
+            sums += values.flatten(1).sum(1)
+    return sums

@@ -1,0 +1,245 @@
+"""The supernet: one set of weights that holds all sub-networks, and runs the one it is asked for."""
+
+import copy
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MethodType
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
+
+from dynackd.data.origins import is_place, local_model, located, portable, public_name, weights_sha256
+from dynackd.errors import UserError
+from dynackd.families.family import (
+    FAMILY_KEY,
+    Family,
+    family_of,
+    geometry_of,
+    layer_list,
+    layer_list_name,
+    sliced_tensors,
+    unit_counts,
+)
+from dynackd.subnet import FULL, Geometry, Grid, ResolvedSubnet, SubnetSpec
+from dynackd.supernet.checkpoints import load_classifier, load_config, load_tokenizer
+
+CONFIG_KEY = "dynackd"
+# From the base model, in every family; ELECTRA may project the embeddings to the hidden size.
+EMBEDDINGS = ("embeddings", "embeddings_project")
+
+
+@dataclass(frozen=True)
+class SubnetOutput:
+    """What a sub-network returns: `logits` [batch, labels] and one `hidden_states` [batch, length, hidden] per kept
+    layer, after the embedding output at index 0."""
+
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a supernet comes from: the stage that trained it, its teacher and its parent (directories or names), and
+    the SHA-256 of their weights."""
+
+    stage: str = "untrained"
+    teacher: str | None = None
+    parent: str | None = None
+    teacher_sha256: str | None = None
+    parent_sha256: str | None = None
+
+    def to_dict(self, directory: Path) -> dict[str, str | None]:
+        """What a file in `directory` says: directories relative to that, so that both can be moved."""
+        places = {name: place for name in ("teacher", "parent") if (place := getattr(self, name)) and is_place(place)}
+        return {**asdict(self), **{name: portable(place, directory) for name, place in places.items()}}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], directory: Path) -> "Origin":
+        """The inverse, with absolute directories. Raises `KeyError` for what is missing, but for hashes."""
+
+        def place(name: str | None) -> str | None:
+            return located(name, directory) if name and name.startswith(".") else name
+
+        hashes = (content.get(name) for name in ("teacher_sha256", "parent_sha256"))
+        return cls(content["stage"], place(content["teacher"]), place(content["parent"]), *hashes)
+
+    def public_teacher(self) -> dict[str, str | None]:
+        """What a student tells the world of its teacher: its name and its weights' hash, no directories."""
+        name = public_name(self.teacher) if self.teacher else None
+        return {"teacher": name, "teacher_sha256": self.teacher_sha256}
+
+    def teacher_here(self) -> str | None:
+        """The directory of the teacher, if it is on this machine and holds the very weights."""
+        place = local_model(self.teacher) if self.teacher else None
+        if place is None or self.teacher_sha256 not in (None, weights_sha256(str(place))):
+            return None
+        return str(place)
+
+
+class Supernet(nn.Module):
+    """A Hugging Face encoder whose heads and neurons are ordered by importance, run at any `SubnetSpec`.
+
+    The weights are the model's own. Which sub-network runs is an argument of `forward`: its weights are views of the
+    first heads and neurons, in modules that are made for one call. The model itself is never changed, so that any
+    number of threads may call one supernet.
+    """
+
+    def __init__(self, model: PreTrainedModel, grid: Grid | None = None, origin: Origin | None = None) -> None:
+        super().__init__()
+        family_of(model.config)
+        self.model = model
+        self.grid = grid or Grid()
+        self.origin = origin or Origin()
+        self.grid.check(self.geometry)
+        # transformers hooks the layers on first use, and only those in the list then: a first call at half depth
+        # would lose the hidden states of the other layers for good.
+        maybe_install_capturing_hooks(cast(PreTrainedModel, model.base_model))
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sizes of the full network."""
+        return geometry_of(self.model.config)
+
+    def resolve(self, spec: SubnetSpec) -> ResolvedSubnet:
+        """What `spec` keeps of this supernet."""
+        return self.grid.resolve(spec, self.geometry)
+
+    def embed(self, **batch: Tensor) -> Tensor:
+        """The embedding output, [batch, length, hidden], which is the first hidden state of every sub-network."""
+        embeddings, *projections = _embedding_layers(self.model).values()
+        known = inspect.signature(embeddings.forward).parameters
+        output = embeddings(**{name: tensor for name, tensor in batch.items() if name in known})
+        for projection in projections:
+            output = projection(output)
+        return cast(Tensor, output)
+
+    def forward(self, spec: SubnetSpec = FULL, below: Sequence[Tensor] = (), **batch: Tensor) -> SubnetOutput:
+        """Run the sub-network `spec` on a tokenised batch (`input_ids` [batch, length], `attention_mask`, ...).
+
+        below: its first hidden states where they are known: the embedding output (`embed`), and those of its first
+        layers, which another sub-network of the same width may have too. Only what comes after them is run.
+        """
+        resolved = self.resolve(spec)
+        above = replace(resolved, layers=resolved.layers[max(0, len(below) - 1) :])
+        output = _subnet(self.model, above, below)(**batch, output_hidden_states=True, return_dict=True)
+        hidden_states = (*below[:-1], *output.hidden_states)
+        if len(hidden_states) != len(resolved.layers) + 1:
+            raise RuntimeError(f"{len(hidden_states)} hidden states for {len(resolved.layers)} layers")
+        return SubnetOutput(output.logits, hidden_states)
+
+    def frozen_copy(self) -> "Supernet":
+        """A copy in evaluation mode that takes no gradients, to be a teacher."""
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
+    def save(self, directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write `config.json`, `model.safetensors` and the tokenizer; stock transformers loads the full network."""
+        config = self.model.config
+        setattr(
+            config,
+            CONFIG_KEY,
+            {
+                "format": 2,
+                "family": config.model_type,
+                **self.origin.to_dict(directory),
+                "grid": self.grid.to_dict(),
+            },
+        )
+        self.model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+def _shallow(module: nn.Module, paths: Iterable[str]) -> nn.Module:
+    """A copy of `module` and of its submodules at `paths` and on the way there, with tables of children and of weights
+    of their own; what stands in these is shared with the original: weights, hooks and all other submodules."""
+    twin = object.__new__(type(module))
+    twin.__dict__ = {**vars(module), "_modules": dict(module._modules), "_parameters": dict(module._parameters)}
+    if "forward" in vars(module):  # a library's wrapper
+        bound = vars(module)["forward"]
+        if not isinstance(bound, MethodType):
+            raise RuntimeError(f"the forward of a {type(module).__name__} was replaced by one that is no method of it")
+        twin.__dict__["forward"] = MethodType(bound.__func__, twin)
+    children: dict[str, list[str]] = {}
+    for first, _, rest in (path.partition(".") for path in paths):
+        children.setdefault(first, []).extend([rest] if rest else [])
+    for name, rests in children.items():
+        twin._modules[name] = _shallow(getattr(module, name), rests)
+    return twin
+
+
+def _narrow(layer: nn.Module, resolved: ResolvedSubnet, family: Family, geometry: Geometry) -> nn.Module:
+    """The layer with the first heads and neurons of its weights (views: gradients land in the full ones)."""
+    counts = unit_counts(resolved)
+    holders = [path.rpartition(".") for path in family.head_count]
+    twin = _shallow(layer, [*(linear.path for linear in family.linears), *(holder for holder, _, _ in holders)])
+    for linear in family.linears:
+        weights: dict[str, Any] = twin.get_submodule(linear.path)._parameters
+        for name, tensor, dim in sliced_tensors(layer, linear):
+            weights[name] = linear.prefix(tensor, counts[linear.unit], geometry, dim)
+    for holder, _, attribute in holders:
+        setattr(twin.get_submodule(holder), attribute, resolved.heads)
+    return twin
+
+
+class _Given(nn.Module):
+    """Stands in for a layer whose output is known."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> Tensor:
+        return self.output
+
+
+def _embedding_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    return {name: getattr(model.base_model, name) for name in EMBEDDINGS if hasattr(model.base_model, name)}
+
+
+def _subnet(model: PreTrainedModel, resolved: ResolvedSubnet, below: Sequence[Tensor]) -> nn.Module:
+    """The model with these layers, heads and neurons alone, fed with the last of `below` where there is any.
+
+    Made anew for every call, of modules of its own wherever it differs, so that nothing is changed that another
+    thread, or a call inside this one, could see. It takes a millisecond or two for 12 layers, as the swapping of
+    weights by `torch.func.functional_call` does.
+    """
+    family, geometry, path = family_of(model.config), geometry_of(model.config), layer_list_name(model)
+    layers = layer_list(model)
+    kept = [layers[index] for index in resolved.layers]
+    if (resolved.heads, resolved.neurons) != (geometry.heads, geometry.neurons):
+        kept = [_narrow(layer, resolved, family, geometry) for layer in kept]
+    twin = cast(PreTrainedModel, _shallow(model, [path]))
+    twin.get_submodule(path)._modules = {str(position): layer for position, layer in enumerate(kept)}
+    for name in _embedding_layers(model) if below else ():
+        twin.base_model._modules[name] = _Given(below[-1])
+    return twin
+
+
+def check_supernet(directory: str | Path) -> PreTrainedConfig:
+    """The config of a supernet directory; `UserError` where the directory is none."""
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{directory} is no supernet directory: it holds no config.json")
+    config = load_config(str(directory))
+    if not isinstance(getattr(config, CONFIG_KEY, None), dict) or hasattr(config, FAMILY_KEY):
+        raise UserError(
+            f"{directory} is a plain {config.model_type} checkpoint, not a supernet; make one with dynackd train-width"
+        )
+    return config
+
+
+def load_supernet(directory: str | Path) -> tuple[Supernet, PreTrainedTokenizerBase]:
+    """A supernet and its tokenizer; `UserError` where the directory is no supernet or is damaged."""
+    directory = Path(directory)
+    config = check_supernet(directory)
+    about = getattr(config, CONFIG_KEY)
+    try:
+        grid, origin = Grid(**about["grid"]), Origin.from_dict(about, directory)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{directory}/config.json is damaged: its {CONFIG_KEY!r} part lacks {error}") from error
+    model = load_classifier(str(directory), config)
+    return Supernet(model, grid, origin), load_tokenizer(str(directory), config)
+

@@ -1,0 +1,1 @@
+"""Files, processes and signals: what the operating system gives, and text in YAML."""

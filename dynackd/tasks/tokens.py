@@ -1,0 +1,123 @@
+"""How texts become tokens.
+
+    train, cut = tokenize(data.train, data.task, tokenizer, source.max_length)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Dataset
+
+from dynackd.errors import UserError
+from dynackd.system.disk import on_disk
+from dynackd.tasks.task import Task
+
+CHARACTERS_AT_ONCE = 2**21  # of texts that are tokenised together
+
+
+@dataclass(frozen=True)
+class TruncationReport:
+    """How many texts (pairs count as one) were cut to `max_length` tokens, and the longest before the cut."""
+
+    split: str
+    rows: int
+    cut: int
+    longest: int
+    max_length: int
+
+    def __str__(self) -> str:
+        return (f"{self.cut:,} of {self.rows:,} {self.split} texts were longer than {self.max_length} tokens and were "
+                f"cut (longest {self.longest:,})")
+
+
+@dataclass(frozen=True)
+class UnknownReport:
+    """How much of a split the tokenizer does not know."""
+
+    split: str
+    share: float
+
+    def __str__(self) -> str:
+        return (f"{self.share:.0%} of the tokens of the {self.split} texts are unknown to the tokenizer; is it the one "
+                "of this model and language?")
+
+
+MANY_UNKNOWN = 0.5  # share of the tokens from which on the user is told
+
+
+def tokenize(dataset: Dataset, task: Task, tokenizer: Any, max_length: int, split: str = "training",
+             max_positions: int | None = None) -> tuple[Dataset, TruncationReport | None]:
+    """The tokenizer's model inputs, "labels" and "length" (tokens), and a report when texts were cut, else None.
+
+    Pairs lose tokens of the longer text first. No padding here: `DataCollatorWithPadding` pads each batch.
+    max_positions: the tokens that the model itself takes (512 for RoBERTa, whose table has 514 rows); by default the
+    tokenizer's `model_max_length`. Raises UserError when `max_length` is beyond it or leaves no room for a text.
+    """
+    limit = max_positions or tokenizer.model_max_length
+    if max_length > limit:
+        raise UserError(f"data.max_length: {max_length} is more than the {limit} tokens that the model takes")
+    least = tokenizer.num_special_tokens_to_add(pair=len(task.text_columns) == 2) + len(task.text_columns)
+    if max_length < least:
+        raise UserError(f"data.max_length: {max_length} leaves no room for a text; it takes {least} or more")
+
+    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        encoded = tokenizer(*(batch[name] for name in task.text_columns), truncation=True, max_length=max_length)
+        return {**encoded, "labels": batch["label"], "length": [len(ids) for ids in encoded["input_ids"]]}
+
+    def write(path: Path) -> Dataset:
+        # With a file of its own `map` keeps no row in memory.
+        return dataset.map(encode, batched=True, batch_size=_rows_at_once(dataset), load_from_cache_file=False,
+                           remove_columns=dataset.column_names, cache_file_name=str(path))
+
+    with _quiet():
+        tokens = on_disk(write)
+    return tokens, _truncation(dataset, tokens, task, tokenizer, max_length, split)
+
+
+def unknown(tokens: Dataset, tokenizer: Any, split: str = "training") -> UnknownReport | None:
+    """A report when most of what `tokenize` made of the texts is the unknown token, special ones aside, else None."""
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    if tokenizer.unk_token_id is None or not len(tokens):
+        return None
+    known = missing = 0
+    for chunk in tokens.data.column("input_ids").chunks:
+        ids = chunk.flatten().to_numpy(zero_copy_only=False)
+        words = ids[~np.isin(ids, list(special))]
+        missing += int((words == tokenizer.unk_token_id).sum())
+        known += len(words)
+    share = missing / max(1, known)
+    return UnknownReport(split, share) if share > MANY_UNKNOWN else None
+
+
+def _rows_at_once(dataset: Dataset) -> int:
+    """How many rows are tokenised at once: fewer of long ones, of which each is first tokenised as a whole."""
+    return max(1, min(1000, CHARACTERS_AT_ONCE * len(dataset.data) // max(1, dataset.data.nbytes)))
+
+
+def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, max_length: int,
+                split: str) -> TruncationReport | None:
+    full = np.flatnonzero(np.asarray(tokens["length"][:]) == max_length)
+    cut, longest = 0, 0
+    for batch in dataset.select(full).iter(_rows_at_once(dataset)):
+        encoded = tokenizer(*(batch[name] for name in task.text_columns), truncation=False, verbose=False)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        cut += sum(length > max_length for length in lengths)
+        longest = max(longest, *lengths)
+    return TruncationReport(split, len(dataset), cut, longest, max_length) if cut else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of `datasets` inside; the user's own setting afterwards."""
+    shown = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

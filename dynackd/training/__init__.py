@@ -1,0 +1,1 @@
+"""Recipes, stages and the Trainer of all sub-networks."""

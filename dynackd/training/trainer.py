@@ -1,0 +1,560 @@
+"""Training all sub-networks at once, on `transformers.Trainer`: its arguments, callbacks, logging, mixed precision,
+checkpoints and resume are the user's too."""
+
+import math
+import random
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import groupby, takewhile
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedTokenizerBase,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from dynackd.distill.terms import DistillationSettings, Student, TeacherSignal, distillation_loss, term_counts
+from dynackd.errors import UserError, shown
+from dynackd.measure.evaluation import subnet_metrics
+from dynackd.subnet import FULL, Grid, SubnetSpec
+from dynackd.supernet.network import Supernet
+from dynackd.system.places import disk_trouble
+from dynackd.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: which sub-networks of the grid it trains, and which sub-network of the teacher each learns from."""
+
+    name: str
+    grid_of: Callable[[Grid], Grid]
+    teacher_spec: Callable[[SubnetSpec], SubnetSpec]
+
+
+# DynaBERT §2.1.2 and §2.2: all widths learn from the fine-tuned model; then all widths x depths, each from the width
+# stage's network of the same width at full depth.
+WIDTH_STAGE = Stage("width", lambda grid: replace(grid, depths=(1.0,)), lambda spec: FULL)
+DEPTH_STAGE = Stage("depth", lambda grid: grid, lambda spec: SubnetSpec(spec.width, 1.0))
+
+
+def sample_all(specs: list[SubnetSpec], _count: int, _rng: random.Random) -> list[SubnetSpec]:
+    """Every sub-network at every step, as both papers do."""
+    return specs
+
+
+def sample_sandwich(specs: list[SubnetSpec], count: int, rng: random.Random) -> list[SubnetSpec]:
+    """The largest, the smallest and `count` random ones between (Yu and Huang 2019, "sandwich rule")."""
+    if len(specs) <= 2:
+        return specs
+    largest, *between, smallest = specs
+    return [largest, *rng.sample(between, min(count, len(between))), smallest]
+
+
+SAMPLERS: dict[str, Callable[[list[SubnetSpec], int, random.Random], list[SubnetSpec]]] = {
+    "all": sample_all,
+    "sandwich": sample_sandwich,
+}
+
+
+@dataclass(frozen=True)
+class SubnetSampler:
+    """Which sub-networks train at a step: `all`, or `sandwich(k)`."""
+
+    name: str = "all"
+    count: int = 0
+
+    @classmethod
+    def parse(cls, text: Any) -> "SubnetSampler":
+        """From a recipe's `all` or `sandwich(2)`; `UserError` otherwise."""
+        found = re.fullmatch(r"(all)|(sandwich)\(([0-9]{1,4})\)", text) if isinstance(text, str) else None
+        if found is None:
+            raise UserError(f"grid.sampler {shown(text)} is unknown; it is all, or sandwich(2)")
+        return cls(str(found[1] or found[2]), int(found[3] or 0))
+
+    def sample(self, specs: list[SubnetSpec], seed: int, step: int) -> list[SubnetSpec]:
+        """The sub-networks of this step, the same on every process and after every resume; `specs` largest first."""
+        return SAMPLERS[self.name](specs, self.count, random.Random(f"{seed}/{step}"))
+
+
+class _EpochLengthSampler(LengthGroupedSampler):
+    """Length grouping whose order depends on the seed and the epoch alone, so that a run resumed in a later epoch
+    sees the same batches as an unbroken one (the stock sampler draws from the global generator)."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        return super().__iter__()
+
+
+class _StopCallback(TrainerCallback):
+    """Ends a training that is asked to stop, with a checkpoint of the step just done."""
+
+    def __init__(self, asked: Callable[[], bool]) -> None:
+        self.asked, self.stopped = asked, False
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.asked():
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.stopped:  # the loop ends an epoch that is cut off, too
+            control.should_save = control.should_evaluate = False
+
+
+# How many first rows of a batch are no repetitions, which fill up the last batch of several processes.
+REAL_ROWS = "real_rows"
+ROWS = "rows"  # what a plain classifier's loss is a mean over
+
+
+class ResumableTrainer(Trainer):
+    """The stock Trainer whose result depends on the seed and the batch alone: not on how often it was resumed, and but
+    for rounding not on how the batch is spread over processes and the steps of gradient accumulation either.
+
+    A loss that is a mean over a batch counts in each part of the batch by the part's share of what it is a mean over.
+    stop: asked after each step whether to end there, with a checkpoint.
+    """
+
+    def __init__(
+        self, model: nn.Module, args: TrainingArguments, stop: Callable[[], bool] = lambda: False, **options: Any
+    ) -> None:
+        one_device(args)
+        super().__init__(model, args, **options)
+        # Classifiers take **kwargs, from which the Trainer concludes that they normalise the loss by the items in all
+        # processes' batches; they do not, and loss and gradients would come out times the number of processes.
+        self.model_accepts_loss_kwargs = False
+        _check_spread(self.args)
+        self._stop = _StopCallback(lambda: self._in_any_process(stop()))
+        self.add_callback(self._stop)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the training ended because it was asked to."""
+        return self._stop.stopped
+
+    def _in_any_process(self, flag: bool) -> bool:
+        return flag if self.args.world_size == 1 else self._summed([int(flag)])[0] > 0
+
+    def _summed(self, numbers: Sequence[int]) -> list[int]:
+        """The sums over all processes, each of which must call this."""
+        summed = self.accelerator.reduce(torch.tensor(numbers, device=self.args.device), "sum")
+        return cast(list[int], cast(Tensor, summed).tolist())
+
+    def _get_dataloader(self, *args: Any, **options: Any) -> Any:
+        """As the stock Trainer's, but `dataloader_drop_last` is for training: a metric counts every row."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and options.get("is_training", False)
+        try:
+            return super()._get_dataloader(*args, **options)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """As the stock Trainer's; `UserError` where no step would be made."""
+        check_steps(len(cast(Dataset, self.train_dataset)), self.args)
+        try:
+            return super().train(*args, **options)
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+                    callback.training_bar.close()  # what is said next begins a line
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As the stock Trainer's; a warm-up that never ends is told."""
+        if self.args.get_warmup_steps(num_training_steps) >= num_training_steps > 1:
+            warnings.warn(
+                f"training.warmup_steps {self.args.warmup_steps:g} is no less than the {num_training_steps:,} steps of "
+                f"this training: the learning rate never reaches {self.args.learning_rate:g}",
+                stacklevel=2,
+            )
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        # The data set that is passed in has lost its length column already.
+        lengths = cast(Dataset, self.train_dataset)[self.args.length_column_name][:]
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return _EpochLengthSampler(batch_size, lengths, seed)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """This process's batches of a step, and what each term is a mean over in all batches of all processes; None
+        where there is one batch alone."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.args.world_size > 1:
+            batches = [self._real(batch, index) for index, batch in enumerate(batches)]
+        elif len(batches) == 1:
+            return batches, None
+        counts = [self._counts(batch) for batch in batches]
+        totals = [sum(own[name] for own in counts) for name in counts[0]]
+        if self.args.world_size > 1:
+            totals = self._summed(totals)
+        return batches, dict(zip(counts[0], totals, strict=True))
+
+    def _real(self, batch: Mapping[str, Any], index: int) -> dict[str, Any]:
+        """Without the rows that only fill up the last batch; one is left to run. index: the batch's within its step."""
+        loader = self.callback_handler.train_dataloader
+        assert loader is not None
+        steps = math.ceil(len(loader) / self.args.gradient_accumulation_steps)
+        before = self.state.global_step % steps * self.args.gradient_accumulation_steps + index
+        size = len(batch["labels"])
+        first = (before * self.args.world_size + self.args.process_index) * size
+        real = min(max(len(cast(Dataset, self.train_dataset)) - first, 0), size)
+        return {**{name: tensor[: max(real, 1)] for name, tensor in batch.items()}, REAL_ROWS: real}
+
+    def _counts(self, batch: Mapping[str, Any]) -> dict[str, int]:
+        """What the loss, or each of its terms, is a mean over."""
+        return {ROWS: batch.get(REAL_ROWS, len(batch["labels"]))}
+
+    def _scales(self, batch: dict[str, Any], totals: Mapping[str, int] | None) -> dict[str, float] | None:
+        """By what each term's mean over this batch must be multiplied, for the mean over batches and processes to be
+        that over all of the step; None for 1."""
+        if totals is None:
+            return None
+        parts = self.current_gradient_accumulation_steps * self.args.world_size
+        return {name: count * parts / max(totals[name], 1) for name, count in self._counts(batch).items()}
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        scales = self._scales(inputs, num_items_in_batch)
+        inputs = {name: value for name, value in inputs.items() if name != REAL_ROWS}
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        loss = loss if scales is None else loss * scales[ROWS]
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._check_loss(loss, inputs, [])
+        return loss
+
+    def _check_loss(self, loss: Tensor, batch: Mapping[str, Any], terms: Sequence[tuple[str, str, Tensor]]) -> None:
+        """`UserError` for a loss that is no finite number; terms: (sub-network, name, value) of its terms."""
+        if bool(torch.isfinite(loss)):
+            return
+        bad = [f"{name} of {net} is {float(value)}" for net, name, value in terms if not torch.isfinite(value)]
+        raise UserError(
+            f"the loss is {float(loss)} at step {self.state.global_step + 1}"
+            + (f" ({', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''})" if bad else "")
+            + f", in the batch of the rows {self._told(batch)}; nothing was saved of it: lower training.learning_rate"
+            " and begin again, or look at these rows"
+        )
+
+    def _told(self, batch: Mapping[str, Any]) -> str:
+        """The starts of a batch's texts."""
+        tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
+        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch["input_ids"].tolist()]
+        starts = [repr(text if len(text) <= 40 else f"{text[:40]}...") for text in texts]
+        return ", ".join(starts[:3]) + (f" and {len(starts) - 3} more" if len(starts) > 3 else "")
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        # With fp16 too large a gradient is common: the scaler passes over the step and scales the next ones down.
+        if self.accelerator.scaler is None and not math.isfinite(norm):
+            raise UserError(
+                f"the gradient is {float(norm)} at step {self.state.global_step + 1}, though the loss is a number; "
+                "nothing was saved of it: lower training.learning_rate and begin again"
+            )
+        return norm
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        """As the stock Trainer's, which makes a step before it sees that a resumed training is complete already."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **options)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the stock Trainer's, of weights that are numbers, and nothing is left of one that cannot be written."""
+        step, run = self.state.global_step, Path(str(self.args.output_dir))
+        if not all(bool(torch.isfinite(p).all()) for p in cast(nn.Module, self.model).parameters()):
+            raise UserError(
+                f"the weights are no finite numbers any more after step {step}; they were not saved: lower "
+                "training.learning_rate and begin again"
+            )
+        checkpoint = run / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException as error:
+            if self.args.should_save:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+            if (trouble := disk_trouble(error)) is not None:
+                raise UserError(
+                    f"{checkpoint} could not be written: {trouble}; the checkpoints before it are whole: make room on "
+                    "the disk, then go on with --resume"
+                ) from error
+            raise
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """As the stock Trainer's, and by all processes before the file that makes the checkpoint a whole one."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+
+def _check_spread(args: TrainingArguments) -> None:
+    """Refuse (`UserError`) what lets several processes take other rows than one, or unequally many batches."""
+    given = cast(Any, args.accelerator_config)
+    usual = not given.split_batches and not given.dispatch_batches and given.even_batches
+    if args.world_size > 1 and not usual:
+        raise UserError(
+            "training.accelerator_config: split_batches, dispatch_batches and even_batches are not possible with "
+            "several processes; remove them"
+        )
+    if args.world_size > 1 and args.train_sampling_strategy == "batch_rebalance":
+        raise UserError("training.train_sampling_strategy: batch_rebalance is not possible with several processes")
+
+
+# TrainingArguments that a supernet's training cannot honour, and why.
+UNSUPPORTED_ARGUMENTS = {
+    "gradient_checkpointing": "the recomputed layers would run at full width",
+    "activation_checkpointing": "the recomputed layers would run at full width",
+    "label_smoothing_factor": "labels enter through the distillation weight 'ce'",
+    "load_best_model_at_end": "a supernet has no single best checkpoint",
+    "neftune_noise_alpha": "teacher and student would see different embeddings",
+    "torch_compile": "each width, depth and length would be compiled anew",
+    "torch_compile_backend": "each width, depth and length would be compiled anew",
+    "torch_compile_mode": "each width, depth and length would be compiled anew",
+    "torch_empty_cache_steps": "its step is not the stock one, which empties the cache",
+    "ddp_static_graph": "each step runs other sub-networks",
+    "deepspeed": "sub-networks share weights that it would split",
+    "fsdp": "sub-networks share weights that it would split",
+}
+INSIDE_BACKWARD = "it changes the weights inside the backward pass, of which a step has several"
+AVERAGED = "what is measured and saved would not be its averaged weights"
+# Optimizers that its training cannot honour, and why.
+UNSUPPORTED_OPTIMIZERS = {
+    "lomo": INSIDE_BACKWARD,
+    "adalomo": INSIDE_BACKWARD,
+    "galore_adamw_layerwise": INSIDE_BACKWARD,
+    "galore_adamw_8bit_layerwise": INSIDE_BACKWARD,
+    "galore_adafactor_layerwise": INSIDE_BACKWARD,
+    "apollo_adamw_layerwise": INSIDE_BACKWARD,
+    "schedule_free_radam": AVERAGED,
+    "schedule_free_adamw": AVERAGED,
+    "schedule_free_sgd": AVERAGED,
+}
+
+
+def check_arguments(args: TrainingArguments) -> None:
+    """Refuse (`UserError`) training arguments that a supernet's training cannot honour."""
+    for name, why in UNSUPPORTED_ARGUMENTS.items():
+        if getattr(args, name, None):
+            raise UserError(f"training.{name} is not possible for a supernet: {why}; remove it")
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    if reason := UNSUPPORTED_OPTIMIZERS.get(optimizer):
+        raise UserError(f"training.optim: {optimizer} is not possible for a supernet: {reason}; take another")
+
+
+def one_device(args: TrainingArguments) -> int:
+    """Let one process use one device, and return how many it would have used.
+
+    Where there are several, the stock Trainer wraps the model in `nn.DataParallel`, which cannot carry a supernet's
+    outputs and gives a stock model larger batches than the recipe says.
+    """
+    count = args.n_gpu
+    if count > 1:
+        args._n_gpu = 1
+    return count
+
+
+def check_steps(rows: int, args: TrainingArguments) -> None:
+    """Refuse (`UserError`) a training in which no step would be made: `dataloader_drop_last` drops the only batch."""
+    together = args.per_device_train_batch_size * args.world_size
+    if args.train_sampling_strategy == "batch_rebalance":
+        together *= args.gradient_accumulation_steps  # it drops what does not fill a whole step
+    if rows == 0 or (args.dataloader_drop_last and rows < together):
+        raise UserError(
+            f"nothing would be trained: the {rows:,} training rows do not fill one batch of {together:,} "
+            f"(per_device_train_batch_size {args.per_device_train_batch_size:,}, processes {args.world_size}), and "
+            "training.dataloader_drop_last drops what is not full; lower the batch size or remove it"
+        )
+
+
+def set_dropout(model: nn.Module, rate: float | None) -> None:
+    """Give every dropout in the model this rate, for training alone: the config keeps its own. None: change nothing."""
+    for module in model.modules():
+        if rate is not None and isinstance(module, nn.Dropout):
+            module.p = rate
+
+
+def _common(layers: tuple[int, ...], others: tuple[int, ...]) -> int:
+    """How many first layers two sub-networks of one width share; at least one is left to run."""
+    same = (mine == theirs for mine, theirs in zip(layers[:-1], others, strict=False))
+    return sum(takewhile(bool, same))
+
+
+def metric_names(specs: Sequence[SubnetSpec], names: Sequence[str]) -> list[str]:
+    """What `SupernetTrainer.evaluate` calls each metric of each sub-network, without its prefix: `w0.5_d1_accuracy`."""
+    return [f"w{spec.width:g}_d{spec.depth:g}_{name}" for spec in specs for name in names]
+
+
+class SupernetTrainer(ResumableTrainer):
+    """Trains the sub-networks of one stage together: for each batch every sampled sub-network runs forward and
+    backward, the gradients accumulate in the shared weights, and one optimiser step follows.
+
+    The loss is the mean over sub-networks of the distillation total; each term is logged under its name.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        teacher: Supernet,
+        stage: Stage,
+        task: Task,
+        settings: DistillationSettings,
+        args: TrainingArguments,
+        sampler: SubnetSampler | None = None,
+        **options: Any,
+    ) -> None:
+        check_arguments(args)
+        super().__init__(supernet, args, **options)
+        self.stage, self.task, self.settings = stage, task, settings
+        self.sampler = sampler or SubnetSampler()
+        self.specs = supernet.grid.specs()
+        self.teacher = teacher.frozen_copy().to(args.device)
+        # The supernet's forward takes **batch, from which the Trainer cannot tell which columns are inputs.
+        tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
+        self._set_signature_columns([*tokenizer.model_input_names, "labels"])
+        self._terms: dict[str, Tensor] = {}
+        self._terms_count = 0
+
+    def _set_signature_columns(self, names: list[str]) -> None:
+        self._signature_columns: Any = names
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the stock Trainer's; on a CPU the attention is plain meanwhile: backward through the fused kernel takes up
+        to twice the time there, in bf16 above all."""
+        models = [net.model for net in (self.teacher, cast(Supernet, self.model)) if self.args.device.type == "cpu"]
+        before = [model.config._attn_implementation for model in models]
+        for model in models:
+            model.set_attn_implementation("eager")
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for model, name in zip(models, before, strict=True):
+                model.set_attn_implementation(name)
+
+    def _counts(self, batch: Mapping[str, Any]) -> dict[str, int]:
+        return term_counts(self.settings, batch["attention_mask"][: batch.get(REAL_ROWS)])
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        model.train()
+        batch = inputs
+        scales = self._scales(batch, num_items_in_batch)
+        inputs = self._prepare_inputs({name: value for name, value in batch.items() if name != REAL_ROWS})
+        labels = inputs.pop("labels")
+        specs = self.sampler.sample(self.specs, self.args.seed, self.state.global_step)
+        scale = 1 / (len(specs) * self.current_gradient_accumulation_steps)
+        # The embedding layer is not sliced: it runs once, and once backward, with the gradient of all sub-networks.
+        supernet = self.accelerator.unwrap_model(model)
+        with self.compute_loss_context_manager():
+            embedded = supernet.embed(**inputs)
+        leaf = embedded.detach().requires_grad_()
+        embedded.register_hook(lambda grad: grad if leaf.grad is None else grad + leaf.grad)
+        total = torch.zeros((), device=self.args.device)
+        settings = self.settings.at(self.state.global_step / max(1, self.state.max_steps))
+        bunches, terms = self._bunches(supernet, specs), list[tuple[str, str, Tensor]]()
+        for teacher_spec, group in groupby(bunches, key=lambda bunch: self.stage.teacher_spec(bunch[0])):
+            signal = self._teacher_signal(teacher_spec, inputs, settings)
+            for bunch in group:
+                last = bunch is bunches[-1]
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    done = self._run(model, bunch, embedded if last else leaf, inputs)
+                    with self.compute_loss_context_manager():
+                        loss, of_each = distillation_loss(settings, done, signal, labels, scales)
+                    loss = loss * scale
+                    self.accelerator.backward(loss)
+                total += loss.detach()
+                terms += [(f"({s})", *term) for s, own in zip(bunch, of_each, strict=True) for term in own.items()]
+        self._check_loss(total, batch, terms)
+        for _, name, value in terms:
+            value = value if scales is None else value * scales[name]
+            self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value
+        self._terms_count += len(specs)
+        return total
+
+    def _bunches(self, supernet: Supernet, specs: list[SubnetSpec]) -> list[list[SubnetSpec]]:
+        """The sub-networks of a step, those with the same width and first layer together, the deepest first; the bunch
+        of the full network comes last, since it alone touches every weight and so synchronises processes."""
+
+        def bunch_of(spec: SubnetSpec) -> tuple[float, int, float]:
+            return self.stage.teacher_spec(spec).width, -supernet.resolve(spec).layers[0], spec.width
+
+        ordered = sorted(specs, key=lambda spec: (bunch_of(spec), -spec.depth))
+        return [list(bunch) for _, bunch in groupby(ordered, key=bunch_of)]
+
+    def _run(
+        self, model: nn.Module, bunch: list[SubnetSpec], embedded: Tensor, inputs: dict[str, Tensor]
+    ) -> list[Student]:
+        """The sub-networks of a bunch, which share the first layers that they have in common."""
+        done: list[Student] = []
+        for spec in bunch:
+            layers = self.teacher.resolve(spec).layers
+            shared, states = max(
+                ((_common(layers, other.layers), other.hidden_states) for other in done),
+                default=(0, (embedded,)),
+                key=lambda item: item[0],
+            )
+            with self.compute_loss_context_manager():
+                output = model(spec, below=states[: shared + 1], **inputs)
+            done.append(Student(output.logits, output.hidden_states, layers, spec.width))
+        return done
+
+    def _teacher_signal(
+        self, teacher_spec: SubnetSpec, inputs: dict[str, Tensor], settings: DistillationSettings
+    ) -> TeacherSignal:
+        with torch.no_grad(), self.compute_loss_context_manager():
+            output = self.teacher(teacher_spec, **inputs)
+        regression = self.task.kind == "regression"
+        return TeacherSignal(settings, output.logits, output.hidden_states, inputs["attention_mask"], regression)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The mean of each unweighted term since the last log goes beside the loss."""
+        if "loss" in logs and self._terms_count:
+            sums = self.accelerator.reduce(torch.stack(list(self._terms.values())), "mean")
+            for name, value in zip(self._terms, cast(Tensor, sums).tolist(), strict=True):
+                logs[f"loss_{name}"] = round(value / self._terms_count, 6)
+            self._terms, self._terms_count = {}, 0
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The task's metrics of every sub-network, as `eval_w0.5_d0.75_accuracy`."""
+        datasets = eval_dataset if eval_dataset is not None else self.eval_dataset
+        datasets = datasets if isinstance(datasets, dict) else {"": datasets}
+        batches = {suffix: self.get_eval_dataloader(dataset) for suffix, dataset in datasets.items()}
+        rows = subnet_metrics(
+            self.accelerator.unwrap_model(self.model),
+            self.specs,
+            self.task,
+            dict(batches),
+            gather=self.accelerator.gather_for_metrics,
+        )
+        metrics = {
+            f"{metric_key_prefix}_{metric_names([spec], [name])[0]}": value
+            for spec, row in zip(self.specs, rows, strict=True)
+            for name, value in row.items()
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics

@@ -1,0 +1,130 @@
+"""The invariant that carries the project: supernet(spec) == sliced torch student == ONNX, and supernet(full) == HF."""
+
+import copy
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import tiny_batch, tiny_model
+from transformers import AutoModelForSequenceClassification
+
+from dynackd.deploy.export import export_onnx
+from dynackd.errors import UserError
+from dynackd.families.family import family_of, layer_list
+from dynackd.students.student import cut
+from dynackd.subnet import FULL, Grid, SubnetSpec
+from dynackd.supernet.network import Supernet, load_supernet
+
+
+@torch.no_grad()
+def test_every_subnetwork_equals_its_sliced_student_and_its_onnx_graph(family, grid, tmp_path):
+    supernet = Supernet(tiny_model(family), grid).eval()
+    batch = tiny_batch()
+    outputs = []
+    for spec in grid.specs():
+        expected = supernet(spec, **batch)
+        student = cut(supernet, supernet.resolve(spec))
+        own = student(**batch, output_hidden_states=True)
+        torch.testing.assert_close(own.logits, expected.logits, atol=1e-5, rtol=0)
+        for mine, theirs in zip(own.hidden_states, expected.hidden_states, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
+        export_onnx(student, list(batch), tmp_path / "model.onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        (logits,) = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
+        np.testing.assert_allclose(logits, expected.logits.numpy(), atol=1e-5, rtol=0)
+        outputs.append(expected.logits)
+    # Not vacuous: the sub-networks are different functions.
+    for i, logits in enumerate(outputs):
+        assert all((logits - other).abs().max() > 1e-3 for other in outputs[:i])
+
+
+@torch.no_grad()
+def test_the_full_subnetwork_is_the_hugging_face_model_exactly(family):
+    model = tiny_model(family)
+    batch = tiny_batch()
+    expected = copy.deepcopy(model)(**batch, output_hidden_states=True)
+    output = Supernet(model)(FULL, **batch)
+    assert torch.equal(output.logits, expected.logits)
+    for mine, theirs in zip(output.hidden_states, expected.hidden_states, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("known", [1, 2, 3])
+def test_a_subnetwork_goes_on_from_hidden_states_that_are_known_with_the_same_gradients(family, known):
+    supernet, batch, spec = Supernet(tiny_model(family)), tiny_batch(), SubnetSpec(0.5, 0.75)
+    full = supernet(SubnetSpec(0.5, 1.0), **batch).hidden_states  # layers 0, 1, 2, 3; those of spec are 0, 1, 3
+    results = []
+    for below in ((), full[:known] if known > 1 else (supernet.embed(**batch),)):
+        supernet.zero_grad()
+        output = supernet(spec, below=below, **batch)
+        (output.logits.sum() + sum(h.square().sum() for h in output.hidden_states)).backward()
+        grads = [p.grad.clone() for p in supernet.parameters() if p.grad is not None]
+        results.append([output.logits.detach(), *output.hidden_states, *grads])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert torch.equal(results[1][known], full[known - 1])
+
+
+def test_a_first_call_at_half_depth_leaves_the_hidden_states_of_the_others_whole(family):
+    # transformers hooks the layers that are in the list at the first call.
+    supernet = Supernet(tiny_model(family))
+    assert len(supernet(SubnetSpec(0.5, 0.5), **tiny_batch()).hidden_states) == 3
+    assert len(supernet(FULL, **tiny_batch()).hidden_states) == 5
+
+
+def test_nothing_of_a_subnetwork_stays_in_the_model(family):
+    model = tiny_model(family)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    supernet = Supernet(model)
+    with pytest.raises(ValueError, match="input_ids"):
+        supernet(SubnetSpec(0.5, 0.5))
+    assert len(layer_list(model)) == 4
+    for path in family_of(model.config).head_count:
+        holder, _, attribute = path.rpartition(".")
+        assert getattr(layer_list(model)[1].get_submodule(holder), attribute) == 4
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_gradients_land_in_the_kept_part_of_the_full_weights_only(family):
+    model = tiny_model(family)
+    supernet = Supernet(model)
+    spec = SubnetSpec(0.5, 0.5)
+    supernet(spec, **tiny_batch()).logits.square().sum().backward()
+    resolved = supernet.resolve(spec)
+    rule = family_of(model.config)
+    for index, layer in enumerate(layer_list(model)):
+        for linear, kept in ((rule.ffn_in, resolved.neurons), (rule.query, resolved.heads * 8)):
+            weight = layer.get_submodule(linear.path).weight
+            if index not in resolved.layers:
+                assert weight.grad is None
+                continue
+            assert weight.grad.shape == weight.shape
+            assert weight.grad[:kept].abs().sum() > 0
+            assert not weight.grad[kept:].any()
+
+
+def test_a_saved_supernet_is_a_stock_checkpoint_and_comes_back_with_its_grid(family, grid, tokenizer, tmp_path):
+    supernet = Supernet(tiny_model(family), grid)
+    supernet.save(tmp_path / "net", tokenizer)
+    batch = tiny_batch()
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "net")
+    assert torch.equal(stock(**batch).logits, supernet(FULL, **batch).logits)
+    loaded, _ = load_supernet(tmp_path / "net")
+    assert loaded.grid == grid
+    spec = SubnetSpec(0.25, 0.5)
+    assert torch.equal(loaded.eval()(spec, **batch).logits, supernet(spec, **batch).logits)
+
+
+def test_a_supernet_refuses_a_grid_whose_entries_are_the_same_network():
+    with pytest.raises(UserError, match="same network"):
+        Supernet(tiny_model(), Grid((1.0, 0.5, 0.4), (1.0,)))
+
+
+def test_an_unsupported_architecture_is_refused_with_the_supported_ones():
+    from transformers import AlbertConfig
+
+    config = AlbertConfig(vocab_size=20, embedding_size=8, hidden_size=8, num_attention_heads=2, intermediate_size=8)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with pytest.raises(UserError, match="'albert' is not supported; dynackd knows bert, distilbert, electra, roberta"):
+        Supernet(model)

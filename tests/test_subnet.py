@@ -1,0 +1,148 @@
+"""Which heads, neurons and layers a multiplier keeps, and which grids are refused."""
+
+import pytest
+
+from dynackd.errors import UserError
+from dynackd.subnet import (
+    FULL,
+    Geometry,
+    Grid,
+    SubnetSpec,
+    describe,
+    keep_dynabert_code,
+    keep_last,
+    multiplier,
+    resolve,
+)
+
+BERT_BASE = Geometry(layers=12, heads=12, head_size=64, neurons=3072)
+
+
+@pytest.mark.parametrize(
+    ("total", "depth", "kept"),
+    [
+        (6, 0.5, (1, 3, 5)),
+        (6, 0.75, (0, 1, 2, 3, 5)),
+        (12, 0.5, (1, 3, 5, 7, 9, 11)),
+        (12, 0.75, (0, 1, 3, 4, 5, 7, 8, 9, 11)),
+        (24, 0.5, tuple(range(1, 24, 2))),
+        (24, 0.75, (0, 1, 3, 4, 5, 7, 8, 9, 11, 12, 13, 15, 16, 17, 19, 20, 21, 23)),
+    ],
+)
+def test_the_default_rule_keeps_the_papers_layers_and_always_the_last(total, depth, kept):
+    # 12 layers at 0.75, 1-based: 1 2 4 5 6 8 9 10 12, as the issue's design states it.
+    assert keep_last(len(kept), total) == kept
+    assert resolve(SubnetSpec(1.0, depth), Geometry(total, 12, 64, 3072)).layers == kept
+
+
+@pytest.mark.parametrize(
+    ("total", "kept", "expected"),
+    [
+        (6, 3, (0, 2, 4)),
+        (12, 6, (0, 2, 4, 6, 8, 10)),
+        (12, 9, (0, 1, 2, 4, 5, 6, 8, 9, 10)),
+        (24, 12, tuple(range(0, 24, 2))),
+    ],
+)
+def test_the_authors_codes_rule_loses_the_last_layer(total, kept, expected):
+    assert keep_dynabert_code(kept, total) == expected
+
+
+@pytest.mark.parametrize("rule", [keep_last, keep_dynabert_code])
+@pytest.mark.parametrize("total", [1, 6, 12, 24])
+def test_a_rule_keeps_as_many_different_layers_in_order_as_asked(rule, total):
+    for kept in range(1, total + 1):
+        layers = rule(kept, total)
+        assert len(set(layers)) == kept
+        assert list(layers) == sorted(layers)
+        assert 0 <= layers[0] <= layers[-1] < total
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"), [(0.125, 2), (0.04, 1), (0.3, 4), (0.375, 5), (0.29, 3), (0.5, 6), (1.0, 12)]
+)
+def test_heads_round_half_up_and_are_never_none(width, heads):
+    # Python's round(0.375 * 12) is banker's and gives 4; 0.04 gave DynaBERT's code 0 heads.
+    resolved = resolve(SubnetSpec(width), BERT_BASE)
+    assert resolved.heads == heads
+    assert resolved.neurons == 3072 * heads // 12
+
+
+@pytest.mark.parametrize(
+    ("text", "heads", "layers"),
+    [("2/3", 8, 4), ("1/3", 4, 2), ("11/24", 6, 3), ("0.666667", 8, 4), ("1", 12, 6), (" 1 / 2 ", 6, 3)],
+)
+def test_a_fraction_is_the_share_that_it_says(text, heads, layers):
+    # 11/24 of 12 heads are 5.5, which round up; the float 0.4583333333333333 is a little less than 11/24.
+    share = multiplier("width", text)
+    resolved = resolve(SubnetSpec(share, share), Geometry(6, 12, 64, 3072))
+    assert (resolved.heads, len(resolved.layers)) == (heads, layers)
+    assert Grid([text, 1.0] if share < 1 else [text]).widths[-1] == share
+
+
+@pytest.mark.parametrize("value", ["66%", "half", "1/0", "", "2/3/4", None, True, [0.5]])
+def test_what_is_no_share_is_refused_with_one_that_is(value):
+    with pytest.raises(UserError, match=r"^grid.widths .* is no number; write a share such as 0.66 or 2/3$"):
+        Grid([1.0, value])
+
+
+@pytest.mark.parametrize("value", [1.5, "3/2", 0, -0.5, float("nan"), float("inf"), "nan", 10**30])
+def test_a_share_outside_0_1_is_refused(value):
+    with pytest.raises(UserError, match=r"^grid.widths .* is outside \(0, 1\]$"):
+        Grid([1.0, value])
+
+
+def test_a_spec_is_trained_when_its_network_is_whatever_its_numbers():
+    grid = Grid((1.0, 0.5), (1.0, 0.5))
+    for width, depth in ((0.49, 0.5), (0.5000001, 0.49), (0.5, 0.54)):
+        assert grid.trained(SubnetSpec(width, depth), BERT_BASE) == SubnetSpec(0.5, 0.5)
+    assert grid.trained(SubnetSpec(0.99, 0.97), BERT_BASE) == FULL
+    assert grid.trained(SubnetSpec(0.45, 0.5), BERT_BASE) is None
+    assert Grid((1.0, 2 / 3)).trained(SubnetSpec(0.666667), BERT_BASE) == SubnetSpec(2 / 3)
+
+
+def test_rounding_is_exact_in_decimals():
+    # 0.29 * 50 is 14.499999999999998 in floats; 14.5 rounds up.
+    assert resolve(SubnetSpec(0.29), Geometry(6, 50, 1, 100)).heads == 15
+
+
+@pytest.mark.parametrize("value", [0, -0.5, 1.5, float("nan"), True, "0.5", None])
+@pytest.mark.parametrize("name", ["width", "depth"])
+def test_a_multiplier_outside_0_1_is_refused(name, value):
+    with pytest.raises(UserError, match=rf"{name} .* is outside \(0, 1\]"):
+        SubnetSpec(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"widths": []}, "empty"),
+        ({"widths": [1.0, 0.5, 0.5]}, "twice"),
+        ({"depths": [0.5, 0.75]}, "lacks 1.0"),
+        ({"depths": [1.0, 1.5]}, r"grid.depths 1.5 is outside"),
+        ({"kept_layers": "first"}, "no rule; it is one of last, dynabert-code"),
+    ],
+)
+def test_a_bad_grid_is_refused_in_one_sentence(arguments, message):
+    with pytest.raises(UserError, match=message) as error:
+        Grid(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_two_entries_that_are_the_same_network_are_refused():
+    with pytest.raises(UserError, match="same network here, 6 of 12 heads"):
+        Grid((1.0, 0.5, 0.51), (1.0,)).check(BERT_BASE)
+    Grid((1.0, 0.5, 0.25), (1.0, 0.75)).check(BERT_BASE)
+
+
+def test_the_grid_lists_the_full_network_first_and_finds_the_nearest():
+    grid = Grid((0.5, 1.0), (0.5, 1.0))
+    assert grid.specs()[0] == FULL
+    assert len(grid.specs()) == 4
+    assert grid.nearest(SubnetSpec(0.6, 0.9)) == SubnetSpec(0.5, 1.0)
+
+
+def test_what_a_multiplier_resolved_to_is_told():
+    text = describe(resolve(SubnetSpec(0.3, 0.5), BERT_BASE), BERT_BASE)
+    assert "width 0.3 -> 4 of 12 heads, 1024 of 3072 neurons" in text
+    assert "depth 0.5 -> 6 of 12 layers (1, 3, 5, 7, 9, 11)" in text

@@ -1,0 +1,349 @@
+"""What one training step does: every sub-network, the right teacher, the right scale, the same on several processes."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import tiny_batch, tiny_model, tiny_tokenizer
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, TrainingArguments
+
+from dynackd.distill.terms import DistillationSettings, Student, TeacherSignal, distillation_loss
+from dynackd.errors import UserError
+from dynackd.families.family import layer_list
+from dynackd.subnet import FULL, Grid, SubnetSpec
+from dynackd.supernet.network import Supernet
+from dynackd.tasks.task import resolve_task
+from dynackd.training.trainer import (
+    DEPTH_STAGE,
+    WIDTH_STAGE,
+    ResumableTrainer,
+    SubnetSampler,
+    SupernetTrainer,
+    _common,
+    check_arguments,
+    check_steps,
+    set_dropout,
+)
+
+TASK = resolve_task({"kind": "classification", "text": "sentence", "label": "label"})
+CKD = {"ce": 0.1, "logits": 1.0, "wr_pair": 10.0, "wr_triple": 10.0, "ltr_pair": 10.0, "ltr_triple": 10.0}
+GRID = Grid((1.0, 0.5), (1.0, 0.5))
+DEEP = Grid((1.0, 0.5), (1.0, 0.75, 0.5))  # depth 0.75 has the first two layers of the full depth
+
+
+def rows(count=8):
+    ids = tiny_batch(8 if count == 8 else count, 9)["input_ids"][:, :7]
+    return Dataset.from_dict(
+        {
+            "input_ids": [row[: 4 + i % 4].tolist() for i, row in enumerate(ids)],
+            "attention_mask": [[1] * (4 + i % 4) for i in range(count)],
+            "labels": [i % 2 for i in range(count)],
+            "length": [4 + i % 4 for i in range(count)],
+        }
+    )
+
+
+def trainer_of(tmp_path, stage, weights=CKD, sampler="all", supernet=None, grid=GRID, **arguments):
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    supernet = supernet or Supernet(tiny_model(**no_dropout), stage.grid_of(grid))
+    teacher = Supernet(tiny_model(seed=1, **no_dropout), grid)
+    options = {"use_cpu": True, "report_to": "none", "length_column_name": "length", "max_steps": 2, **arguments}
+    tokenizer = tiny_tokenizer()
+    return SupernetTrainer(
+        supernet,
+        teacher,
+        stage,
+        TASK,
+        DistillationSettings(weights=weights),
+        TrainingArguments(str(tmp_path), per_device_train_batch_size=8, **options),
+        SubnetSampler.parse(sampler),
+        train_dataset=rows(),
+        eval_dataset={"": rows()},
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
+
+
+def batch():
+    return {**tiny_batch(), "labels": torch.tensor([0, 1, 1, 0])}
+
+
+def gradients(trainer):
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.zero_grad()
+    loss = trainer.training_step(trainer.model, batch())
+    return loss, {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+
+
+@pytest.mark.parametrize("stage", [WIDTH_STAGE, DEPTH_STAGE], ids=lambda stage: stage.name)
+def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_path, stage):
+    trainer = trainer_of(tmp_path, stage, grid=DEEP)
+    trainer.settings = replace(trainer.settings, width_power=1.0)
+    loss, grads = gradients(trainer)
+    # The same, written out: width stage from the full teacher, depth stage from the teacher at the same width.
+    inputs, labels, settings = tiny_batch(), batch()["labels"], trainer.settings
+    trainer.model.zero_grad()
+    total, terms = 0, []
+    for spec in stage.grid_of(DEEP).specs():
+        with torch.no_grad():
+            output = trainer.teacher({"width": FULL, "depth": SubnetSpec(spec.width, 1.0)}[stage.name], **inputs)
+        signal = TeacherSignal(settings, output.logits, output.hidden_states, inputs["attention_mask"])
+        own = trainer.model(spec, **inputs)
+        layers = {1.0: (0, 1, 2, 3), 0.75: (0, 1, 3), 0.5: (1, 3)}[spec.depth]
+        loss_of_one, of_one = distillation_loss(
+            settings, [Student(own.logits, own.hidden_states, layers, spec.width)], signal, labels
+        )
+        total, terms = total + loss_of_one, terms + of_one
+    expected = total / len(stage.grid_of(DEEP).specs())
+    expected.backward()
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert trainer._terms_count == len(terms)
+    for name, logged in trainer._terms.items():
+        torch.testing.assert_close(logged, sum(of_one[name] for of_one in terms))
+    for name, parameter in trainer.model.named_parameters():
+        torch.testing.assert_close(grads[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_the_schedule_follows_the_stages_steps(tmp_path):
+    trainer = trainer_of(tmp_path, DEPTH_STAGE)
+    constant, _ = gradients(trainer)
+    trainer.settings = replace(trainer.settings, schedule="linear")
+    trainer.state.global_step, trainer.state.max_steps = 1, 4
+    scheduled, grads = gradients(trainer)
+    three_quarters = {n: w if n in ("ce", "logits") else 0.75 * w for n, w in trainer.settings.weights.items()}
+    trainer.settings = DistillationSettings(weights=three_quarters)
+    expected, expected_grads = gradients(trainer)
+    assert float(scheduled) == pytest.approx(float(expected)) != pytest.approx(float(constant))
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[name], atol=1e-7, rtol=1e-5)
+
+
+def test_layers_and_embeddings_that_subnetworks_have_in_common_run_once(tmp_path):
+    trainer, runs = trainer_of(tmp_path, DEPTH_STAGE, grid=DEEP), []
+    for index, layer in enumerate(layer_list(trainer.model.model)):
+        layer.register_forward_hook(lambda *_, index=index: runs.append(index))
+    trainer.model.model.bert.embeddings.register_forward_hook(lambda *_: runs.append("embeddings"))
+    gradients(trainer)
+    # For each of two widths: layers 1, 3 at half depth; 0-3 at full depth, and of 0, 1, 3 at depth 0.75 only 3.
+    assert Counter(runs) == {"embeddings": 1, 0: 2, 1: 4, 2: 2, 3: 6}
+
+
+def test_only_first_layers_are_common_and_one_is_left_to_run():
+    assert _common((0, 1, 3), (0, 1, 2, 3)) == 2
+    assert _common((0, 1, 3, 4, 5), (0, 2, 3, 4, 5)) == 1, "alike again after a difference is another function"
+    assert _common((0, 1), (0, 1, 2, 3)) == 1
+    assert _common((1, 3), (0, 1, 2, 3)) == 0
+
+
+def test_the_teacher_never_changes_and_takes_no_gradient(tmp_path):
+    trainer = trainer_of(tmp_path, DEPTH_STAGE)
+    before = {name: tensor.clone() for name, tensor in trainer.teacher.state_dict().items()}
+    trainer.train()
+    assert not trainer.teacher.training
+    assert all(p.grad is None and not p.requires_grad for p in trainer.teacher.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("stage", [WIDTH_STAGE, DEPTH_STAGE], ids=lambda stage: stage.name)
+def test_the_full_network_runs_last_so_that_it_synchronises(tmp_path, stage, monkeypatch):
+    trainer = trainer_of(tmp_path, stage)
+    seen = []
+    whole = Supernet.forward
+
+    def watched(self, spec=FULL, **inputs):
+        if self is trainer.model:
+            seen.append(spec)
+        return whole(self, spec, **inputs)
+
+    monkeypatch.setattr(Supernet, "forward", watched)
+    gradients(trainer)
+    assert seen[-1] == FULL
+    assert sorted(seen) == sorted(stage.grid_of(GRID).specs())
+
+
+def test_padding_never_matters_to_the_loss_or_a_gradient(tmp_path, monkeypatch):
+    # Right padding, as batches have it; what stands at padded places must not be seen.
+    def step(at_padding):
+        inputs = tiny_batch()
+        inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+        inputs["attention_mask"][1, 5:] = 0
+        inputs["attention_mask"][2, 2:] = 0
+        inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, at_padding)
+        trainer = trainer_of(tmp_path, DEPTH_STAGE)
+        trainer.current_gradient_accumulation_steps = 1
+        loss = trainer.training_step(trainer.model, {**inputs, "labels": torch.tensor([0, 1, 1, 0])})
+        table = "model.bert.embeddings.word_embeddings.weight"
+        return loss, {name: p.grad for name, p in trainer.model.named_parameters() if name != table}
+
+    (loss, grads), (other_loss, other_grads) = step(7), step(9)
+    assert float(loss) == pytest.approx(float(other_loss), rel=1e-6)
+    for name in grads:
+        torch.testing.assert_close(grads[name], other_grads[name], atol=1e-6, rtol=1e-4)
+
+
+def test_gradient_accumulation_equals_one_large_batch(tmp_path):
+    nets = []
+    for size, steps in ((8, 1), (4, 2)):
+        trainer = trainer_of(
+            tmp_path,
+            DEPTH_STAGE,
+            {"logits": 1.0},
+            gradient_accumulation_steps=steps,
+            optim="sgd",
+            max_grad_norm=0.0,
+            train_sampling_strategy="sequential",
+            max_steps=1,
+            learning_rate=0.1,
+        )
+        trainer._train_batch_size = trainer.args.per_device_train_batch_size = size
+        trainer.train()
+        nets.append(trainer.model.state_dict())
+    start = Supernet(tiny_model()).state_dict()
+    assert any((nets[0][name] - start[name]).abs().max() > 1e-4 for name in start)
+    for name in nets[0]:
+        torch.testing.assert_close(nets[0][name], nets[1][name], atol=1e-6, rtol=1e-5)
+
+
+def test_the_sampler_keeps_the_largest_and_smallest_and_depends_on_the_step_alone():
+    specs = Grid((1.0, 0.75, 0.5, 0.25), (1.0, 0.5)).specs()
+    sampler = SubnetSampler.parse("sandwich(2)")
+    chosen = [sampler.sample(specs, 42, step) for step in range(20)]
+    assert all(len(set(c)) == 4 and c[0] == FULL and c[-1] == SubnetSpec(0.25, 0.5) for c in chosen)
+    assert len({tuple(c) for c in chosen}) > 5
+    assert chosen == [sampler.sample(specs, 42, step) for step in range(20)]
+    assert SubnetSampler.parse("all").sample(specs, 42, 0) == specs
+    assert sampler.sample([FULL], 42, 0) == [FULL]  # a grid of one has no between
+
+
+@pytest.mark.parametrize("text", ["sandwich", "sandwich(x)", "all(2)", "some", "sandwich()"])
+def test_an_unknown_sampler_is_refused(text):
+    with pytest.raises(UserError, match=r"grid\.sampler"):
+        SubnetSampler.parse(text)
+
+
+def test_arguments_that_a_supernet_cannot_honour_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"training\.label_smoothing_factor is not possible"):
+        trainer_of(tmp_path, WIDTH_STAGE, label_smoothing_factor=0.1)
+
+
+def test_evaluation_while_training_covers_every_subnetwork(tmp_path):
+    trainer = trainer_of(tmp_path, DEPTH_STAGE, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    evaluated = [row for row in trainer.state.log_history if "eval_w0.5_d0.5_accuracy" in row]
+    assert len(evaluated) == 2
+    assert {"eval_w1_d1_accuracy", "eval_w0.5_d1_accuracy", "eval_w1_d0.5_accuracy"} <= set(evaluated[0])
+
+
+def test_dropout_is_set_for_training_and_the_config_keeps_its_own():
+    model = tiny_model()
+    set_dropout(model, None)
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}
+    set_dropout(model, 0.0)
+    first, second = (model.train()(**tiny_batch()).logits for _ in range(2))
+    assert torch.equal(first, second)
+    assert model.config.hidden_dropout_prob == 0.1
+
+
+def test_attention_is_plain_while_training_on_a_cpu_and_as_before_afterwards(tmp_path):
+    trainer, seen = trainer_of(tmp_path, WIDTH_STAGE, max_steps=1), []
+    step, configs = trainer.training_step, [trainer.model.model.config, trainer.teacher.model.config]
+
+    def watched(*args, **kwargs):
+        seen.extend(config._attn_implementation for config in configs)
+        return step(*args, **kwargs)
+
+    trainer.training_step = watched
+    trainer.train()
+    assert seen == ["eager", "eager"]
+    assert [config._attn_implementation for config in configs] == ["sdpa", "sdpa"]
+
+
+def test_a_learning_curve_stays_what_it_was(tmp_path):
+    # Golden losses: pinned so that a change of the loss, the order or the scale cannot pass unseen.
+    options = {"max_steps": 4, "logging_steps": 1, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+    trainer = trainer_of(tmp_path, DEPTH_STAGE, **options)
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses == pytest.approx(GOLDEN, rel=2e-3)
+
+
+GOLDEN = [4.48119, 3.30855, 2.70993, 2.39553]
+
+
+def arguments_of(tmp_path, **arguments):
+    return TrainingArguments(str(tmp_path), **{"use_cpu": True, "report_to": "none", **arguments})
+
+
+def stock_trainer(args):
+    tokenizer = tiny_tokenizer()
+    collator = DataCollatorWithPadding(tokenizer)
+    data = {"train_dataset": rows(), "eval_dataset": rows(), "processing_class": tokenizer, "data_collator": collator}
+    return ResumableTrainer(tiny_model(), args, **data)
+
+
+def test_two_devices_in_one_process_do_not_wrap_the_model_in_data_parallel(tmp_path):
+    # A machine with two GPUs is one whose arguments say so; DataParallel cannot carry a supernet's outputs.
+    args = arguments_of(tmp_path, max_steps=1, per_device_train_batch_size=4)
+    args._n_gpu = 2
+    trainer = stock_trainer(args)
+    assert (args.n_gpu, trainer._train_batch_size) == (1, 4)
+    trainer.train()
+    assert not isinstance(trainer.model_wrapped, torch.nn.DataParallel)
+
+
+@pytest.mark.parametrize(
+    ("count", "arguments"),
+    [
+        (7, {"dataloader_drop_last": True, "per_device_train_batch_size": 8}),
+        (7, {"dataloader_drop_last": True, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2,
+             "train_sampling_strategy": "batch_rebalance"}),
+        (0, {}),
+    ],
+)  # fmt: skip
+def test_a_training_without_a_step_is_refused_with_its_numbers(tmp_path, count, arguments):
+    with pytest.raises(UserError, match=f"nothing would be trained: the {count} training rows do not fill .* of 8"):
+        check_steps(count, arguments_of(tmp_path, **arguments))
+
+
+def test_a_training_with_a_step_is_not_refused(tmp_path):
+    check_steps(8, arguments_of(tmp_path, dataloader_drop_last=True, per_device_train_batch_size=8))
+    check_steps(7, arguments_of(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=100))
+
+
+@pytest.mark.parametrize("build", ["teacher", "supernet"])
+def test_the_trainers_refuse_a_training_without_a_step(tmp_path, build):
+    options = {"dataloader_drop_last": True, "max_steps": 2}
+    if build == "teacher":
+        trainer = stock_trainer(arguments_of(tmp_path, per_device_train_batch_size=9, **options))
+    else:
+        trainer = trainer_of(tmp_path, WIDTH_STAGE, **options)
+        trainer.args.per_device_train_batch_size = 9
+    with pytest.raises(UserError, match="nothing would be trained: the 8 training rows"):
+        trainer.train()
+
+
+def test_what_is_dropped_in_training_counts_in_a_metric(tmp_path):
+    # The stock Trainer drops the last batch of the validation rows too: the metric was that of fewer rows, or none's.
+    trainer = stock_trainer(arguments_of(tmp_path, dataloader_drop_last=True, per_device_eval_batch_size=5))
+    assert len(trainer.predict(rows()).predictions) == 8
+    assert sum(len(batch["labels"]) for batch in trainer.get_eval_dataloader()) == 8
+    assert trainer.args.dataloader_drop_last
+
+
+def test_a_warm_up_that_never_ends_is_told(tmp_path):
+    trainer = stock_trainer(arguments_of(tmp_path, max_steps=2, warmup_steps=100, learning_rate=1e-3))
+    with pytest.warns(UserWarning, match="warmup_steps 100 is no less than the 2 steps .* never reaches 0.001"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("text", ["sandwich(2", "sandwich", "sandwich()", "sandwich(-1)", "all(2)", "", None, ["all"]])
+def test_a_sampler_that_there_is_not_is_refused(text):
+    with pytest.raises(UserError, match=r"is unknown; it is all, or sandwich\(2\)"):
+        SubnetSampler.parse(text)
+
+
+def test_an_optimizer_that_steps_inside_backward_is_refused_by_the_trainer_itself(tmp_path):
+    with pytest.raises(UserError, match=r"^training.optim: lomo is not possible for a supernet"):
+        check_arguments(arguments_of(tmp_path, optim="lomo"))
