@@ -20,7 +20,8 @@ from rich.table import Table
 
 from dynackd.tasks.task import main_metric
 from dynackd.training.recipe import make_recipe
-from dynackd.training.stages import RunMode, finetune, train_depth, train_width
+from dynackd.training.runs import RunMode
+from dynackd.training.stages import finetune, train_depth, train_width
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 MODELS = {

@@ -33,7 +33,8 @@ from dynackd.system.places import write_json
 from dynackd.tasks.task import TASKS, main_metric
 from dynackd.training.augment import augment, overrides
 from dynackd.training.recipe import apply_overrides, load_recipe, make_recipe
-from dynackd.training.stages import TEACHER, RunMode, finetune, train_depth, train_width
+from dynackd.training.runs import TEACHER, RunMode
+from dynackd.training.stages import finetune, train_depth, train_width
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "glue"
 FEW_ROWS, AUGMENTED = 600, "ckd, few rows and new ones"

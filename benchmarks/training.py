@@ -60,6 +60,8 @@ from dynackd.subnet import Geometry, ResolvedSubnet
 from dynackd.supernet.network import Origin, Supernet
 from dynackd.training import stages, trainer
 from dynackd.training.recipe import Recipe, apply_overrides, make_recipe
+from dynackd.training.runs import RunMode
+from dynackd.training.teachers import load_teacher
 from dynackd.training.trainer import WIDTH_STAGE, SupernetTrainer, set_dropout
 
 # Recipe overrides by name, each a row of its own in every table: one line to add an idea. They are run in the `own`
@@ -131,10 +133,10 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
         setattr(stages, DataCollatorWithPadding.__name__, pad)
     if job["stage"] == "depth":  # as the width stage leaves it, but untrained
         grid = WIDTH_STAGE.grid_of(recipe.grid)
-        parent = Supernet(stages.load_teacher(job["teacher"], grid).model, grid, Origin("width", job["teacher"]))
+        parent = Supernet(load_teacher(job["teacher"], grid).model, grid, Origin("width", job["teacher"]))
         parent.save(recipe.output_dir / "width", AutoTokenizer.from_pretrained(job["teacher"]))
     with suppress(_DoneError):
-        STAGES[job["stage"]](recipe, stages.RunMode())
+        STAGES[job["stage"]](recipe, RunMode())
     arguments, supernet = trained[0].args, trained[0].model
     resolved = [supernet.resolve(spec) for spec in trained[0].specs]
     result = {

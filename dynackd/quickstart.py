@@ -30,7 +30,8 @@ from dynackd.system.places import (
 from dynackd.tasks.task import main_metric
 from dynackd.training import stages
 from dynackd.training.recipe import Recipe, load_recipe
-from dynackd.training.stages import TEACHER, RunMode
+from dynackd.training.runs import TEACHER, RunMode, claim
+from dynackd.training.teachers import refuse_other_result
 
 ROWS_PER_LABEL = 300
 VALIDATION_ROWS_PER_LABEL = 70
@@ -79,7 +80,7 @@ def _claim(output: Path, recipe: Recipe, mode: RunMode) -> None:
     _refuse_output(output, mode)
     for _, name, _ in STAGES:
         if not (mode.resume and (recipe.output_dir / name).is_dir()):
-            stages.claim(recipe, name, mode)
+            claim(recipe, name, mode)
     if not mode.resume:
         refuse_existing(output / "data", TEXTS, mode.overwrite)
     for place in _student_places(output, recipe).values():
@@ -103,7 +104,7 @@ def _run(output: Path, recipe: Recipe, mode: RunMode) -> dict[str, Any]:
     for title, name, stage in STAGES:
         console.rule(title)
         if mode.resume and (recipe.output_dir / name).is_dir():
-            stages.refuse_other_result(recipe, name)
+            refuse_other_result(recipe, name)
             console.print(f"{recipe.output_dir / name} is finished; passed over")
         else:
             stage(recipe, mode)

@@ -9,7 +9,7 @@ from dynackd import quickstart as module
 from dynackd.errors import UserError
 from dynackd.quickstart import exported_sizes, quickstart
 from dynackd.subnet import Grid, SubnetSpec
-from dynackd.training.stages import RunMode
+from dynackd.training.runs import RunMode
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def _add_quickstart(parser: argparse.ArgumentParser) -> None:
 
 
 def _mode(options: argparse.Namespace) -> Any:
-    from dynackd.training.stages import RunMode
+    from dynackd.training.runs import RunMode
 
     return RunMode(options.resume, options.overwrite, options.interruption)
 
@@ -305,7 +305,7 @@ def _run_augment(options: argparse.Namespace) -> None:
 def _run_evaluate(options: argparse.Namespace) -> None:
     from dynackd.report.terminal import grid_table, show
     from dynackd.supernet.network import check_supernet
-    from dynackd.training import stages
+    from dynackd.training.evaluating import evaluate
     from dynackd.training.recipe import load_recipe
 
     _at_least_one(options, "length")
@@ -313,7 +313,7 @@ def _run_evaluate(options: argparse.Namespace) -> None:
         refuse_json(options.json, "subnetworks")
     check_supernet(options.supernet)
     recipe = load_recipe(options.supernet / "recipe.yaml", options.set)
-    evaluation = stages.evaluate(options.supernet, recipe, options.length, options.teacher)
+    evaluation = evaluate(options.supernet, recipe, options.length, options.teacher)
     show(grid_table(evaluation))
     if options.json:
         write_json(options.json, evaluation)

@@ -35,19 +35,9 @@ from dynackd.tasks.sources import DataSource
 from dynackd.tasks.tokens import tokenize
 from dynackd.training.lineage import record_of, refuse_changed_content, refuse_changed_recipe, write_record
 from dynackd.training.recipe import Recipe
-from dynackd.training.stages import (
-    RESULTS,
-    RunMode,
-    alone,
-    begin,
-    check_teacher,
-    claim,
-    drop,
-    load_teacher,
-    refuse_other_teacher,
-    teacher_of,
-    warn_of_unknown,
-)
+from dynackd.training.rows import warn_of_unknown
+from dynackd.training.runs import RESULTS, RunMode, alone, begin, claim, drop
+from dynackd.training.teachers import check_teacher, load_teacher, refuse_other_teacher, teacher_of
 
 AUGMENTED = "augmented"
 BATCH_SIZE = 64

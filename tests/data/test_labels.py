@@ -29,7 +29,7 @@ from dynackd.tasks.task import METRICS, compute_metrics, resolve_task
 from dynackd.training import stages
 from dynackd.training.augment import augment
 from dynackd.training.recipe import make_recipe
-from dynackd.training.stages import RunMode
+from dynackd.training.runs import RunMode
 
 FRESH = RunMode()
 OWN = {"kind": "classification", "text": "sentence", "label": "label"}

@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 from dynackd.cli.command_line import main
 from dynackd.deploy.export import export_student
 from dynackd.errors import UserError
+from dynackd.report import terminal as report
 from dynackd.report.terminal import benchmark_table, grid_table
-from dynackd.report.terminal import terminal as report
 from dynackd.students.student import load_student
 from dynackd.subnet import FULL
 from dynackd.supernet.network import load_supernet
@@ -40,9 +40,9 @@ from dynackd.system.places import (
     remove,
     write_json,
 )
-from dynackd.training import stages
+from dynackd.training import stages, teachers
 from dynackd.training.recipe import make_recipe
-from dynackd.training.stages import CHECKPOINT_FILES, CHECKPOINTS, RunMode
+from dynackd.training.runs import CHECKPOINT_FILES, CHECKPOINTS, RunMode, drop
 from dynackd.training.trainer import SupernetTrainer
 
 ONE_EPOCH = ["--set", "training.num_train_epochs=1"]
@@ -153,7 +153,7 @@ def test_a_file_among_the_checkpoints_outlives_them(tmp_path, capsys, name):
     mark(tmp_path / "c", CHECKPOINTS, CHECKPOINT_FILES)
     (tmp_path / "c" / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "c" / name).touch()
-    stages.drop(tmp_path / "c")
+    drop(tmp_path / "c")
     assert entries(tmp_path) == [f"c/{name}"]
     assert f"it holds {name}, which dynackd did not write" in " ".join(capsys.readouterr().out.split())
 
@@ -221,7 +221,8 @@ def holder():
 def test_a_second_command_in_a_run_is_refused_before_anything_is_loaded(made, holder, capsys, monkeypatch, command):
     first = holder(made / "run")
     for name in ("load_config", "load_classifier", "load_supernet", "load_task_data"):
-        monkeypatch.setattr(stages, name, lambda *_a, **_k: pytest.fail("something was loaded"))
+        for module in (stages, teachers):
+            monkeypatch.setattr(module, name, lambda *_a, **_k: pytest.fail("something was loaded"), raising=False)
     before = entries(made)
     message = refused(capsys, command, made / "recipe.yaml", "--overwrite")
     who = f"process {first.pid} on {socket.gethostname()}"
@@ -295,7 +296,8 @@ def mounted(tmp_path):
 def test_a_read_only_disk_is_told_before_anything_is_loaded(made, mounted, capsys, monkeypatch):
     disk = mounted("size=64k,ro")
     for name in ("load_config", "load_supernet", "load_task_data"):
-        monkeypatch.setattr(stages, name, lambda *_a, **_k: pytest.fail("something was loaded"))
+        for module in (stages, teachers):
+            monkeypatch.setattr(module, name, lambda *_a, **_k: pytest.fail("something was loaded"), raising=False)
     run = ["--set", f"output_dir={disk}/a/run"]
     told = refused(capsys, "finetune", made / "recipe.yaml", *run)
     assert told == f"{disk}/a/run could not be written: Read-only file system ({disk}/a)"

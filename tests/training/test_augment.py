@@ -40,7 +40,7 @@ from dynackd.tasks.task import TASKS
 from dynackd.training import augment as augmentation
 from dynackd.training.augment import _overrides, augment, overrides
 from dynackd.training.recipe import apply_overrides, load_recipe, make_recipe
-from dynackd.training.stages import RunMode
+from dynackd.training.runs import RunMode
 
 SETTINGS = AugmentationSettings(copies=4, candidates=3)
 TEXTS = ["The film was very Warm.", "a dull book, and a FINE day", "it is", "don't"]

@@ -20,7 +20,8 @@ from dynackd.errors import UserError
 from dynackd.training import stages
 from dynackd.training.augment import augment, overrides
 from dynackd.training.recipe import load_recipe, make_recipe
-from dynackd.training.stages import RunMode
+from dynackd.training.runs import RunMode
+from dynackd.training.teachers import refuse_other_result
 from dynackd.training.trainer import SupernetTrainer
 
 FRESH, AGAIN, RESUME = RunMode(), RunMode(overwrite=True), RunMode(resume=True)
@@ -221,12 +222,12 @@ def test_with_its_teacher_named_only_the_width_stage_speaks_against_other_data(c
 def test_a_finished_stage_is_passed_over_only_if_it_fits(copied, change):
     names = ("teacher", "width", "depth")
     for name in names:
-        stages.refuse_other_result(make_recipe(relative_recipe(copied)), name)
+        refuse_other_result(make_recipe(relative_recipe(copied)), name)
     changed = make_recipe({**relative_recipe(copied), **change(copied)})
     refused = []
     for name in names:
         try:
-            stages.refuse_other_result(changed, name)
+            refuse_other_result(changed, name)
         except UserError as error:
             refused.append((name, str(error)))
     assert refused, "the quickstart would pass over them all"

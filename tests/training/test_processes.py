@@ -30,9 +30,9 @@ from dynackd.subnet import FULL, Grid, SubnetSpec
 from dynackd.supernet.network import Supernet
 from dynackd.system import processes
 from dynackd.system.interruption import Interrupted, Interruption
-from dynackd.training import stages
+from dynackd.training import evaluating, stages
 from dynackd.training.recipe import make_recipe
-from dynackd.training.stages import RunMode
+from dynackd.training.runs import RunMode
 from dynackd.training.trainer import ResumableTrainer, SupernetTrainer
 
 FRESH = RunMode()
@@ -257,7 +257,7 @@ def test_a_run_killed_after_its_last_step_makes_no_further_one(road, tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "evaluate_grid", killed)
+        patch.setattr(evaluating, "evaluate_grid", killed)
         with pytest.raises(KeyboardInterrupt):
             stages.train_width(recipe, RunMode(overwrite=True))
     stages.train_width(recipe, RunMode(resume=True))

@@ -10,7 +10,7 @@ from conftest import tiny_recipe
 from dynackd.training import stages
 from dynackd.training.rates import LARGEST_RATE, RATE_AT_768, default_learning_rate, still_falling
 from dynackd.training.recipe import make_recipe
-from dynackd.training.stages import RunMode
+from dynackd.training.runs import RunMode
 from dynackd.training.trainer import ResumableTrainer
 
 

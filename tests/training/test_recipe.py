@@ -12,7 +12,7 @@ from dynackd.distill.terms import RELATION_TERMS, TERMS
 from dynackd.errors import UserError
 from dynackd.subnet import Grid
 from dynackd.training.recipe import STAGES, StageSettings, apply_overrides, load_recipe, make_recipe
-from dynackd.training.stages import RunMode, prepare
+from dynackd.training.runs import RunMode, prepare
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SHIPPED = sorted(RECIPES.rglob("*.yaml"))

@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 from dynackd.errors import UserError
 from dynackd.subnet import FULL, SubnetSpec
 from dynackd.supernet.network import load_supernet
-from dynackd.training import stages
+from dynackd.training import runs, stages
+from dynackd.training.evaluating import evaluate
 from dynackd.training.recipe import load_recipe, make_recipe
-from dynackd.training.stages import RunMode
+from dynackd.training.runs import RunMode
+from dynackd.training.teachers import load_teacher
 from dynackd.training.trainer import SupernetTrainer
 
 FRESH = RunMode()
@@ -118,7 +120,7 @@ def test_a_checkpoint_cut_off_while_written_is_passed_over(road, tmp_path, monke
     recipe = copy_of(road, tmp_path, "width", "depth")
     last = kill(recipe, monkeypatch, 9)[-1]
     (last / "trainer_state.json").unlink()
-    assert stages.last_checkpoint(last.parent) != last
+    assert runs.last_checkpoint(last.parent) != last
     stages.train_width(recipe, RunMode(resume=True))
     unbroken = load_file(road / "run" / "width" / "model.safetensors")
     resumed = load_file(tmp_path / "run" / "width" / "model.safetensors")
@@ -180,9 +182,9 @@ def test_a_run_killed_while_it_clears_up_after_its_result_is_a_finished_one(road
             raise KeyboardInterrupt
         return remove(directory)
 
-    remove = stages.remove
+    remove = runs.remove
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "remove", killed)
+        patch.setattr(runs, "remove", killed)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, FRESH)
     result = (tmp_path / "run" / name / "model.safetensors").read_bytes()
@@ -250,7 +252,7 @@ def test_a_damaged_supernet_is_refused_in_one_sentence(road, tmp_path, damage):
 def test_evaluate_repeats_what_the_stage_measured(road, tmp_path):
     recipe = copy_of(road, tmp_path)
     place = tmp_path / "run" / "depth"
-    evaluation = stages.evaluate(place, recipe, recipe.data.max_length)
+    evaluation = evaluate(place, recipe, recipe.data.max_length)
     stored = metrics_of(place)
     assert evaluation["subnetworks"] == stored["subnetworks"]
     assert evaluation["teacher"] == stored["teacher"]
@@ -259,7 +261,7 @@ def test_evaluate_repeats_what_the_stage_measured(road, tmp_path):
 def test_training_moves_the_small_networks_towards_the_teacher(road):
     depth, _ = load_supernet(road / "run" / "depth")
     width, _ = load_supernet(road / "run" / "width")
-    teacher = stages.load_teacher(str(road / "run" / "teacher"), depth.grid)
+    teacher = load_teacher(str(road / "run" / "teacher"), depth.grid)
     ids = torch.randint(4, 20, (64, 8), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad():

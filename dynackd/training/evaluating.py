@@ -1,0 +1,72 @@
+"""Every sub-network of a supernet on the validation rows of a recipe."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from dynackd.data.labels import labels_of
+from dynackd.data.origins import differences, read_origin
+from dynackd.errors import UserError
+from dynackd.families.family import max_positions
+from dynackd.measure.evaluation import batches_of, evaluate_grid
+from dynackd.measure.teacher_check import doubt
+from dynackd.report.terminal import console, progress_bar
+from dynackd.supernet.network import Supernet, load_supernet
+from dynackd.system.places import at_home
+from dynackd.tasks.loading import TaskData, load_task_data
+from dynackd.training.lineage import record_of
+from dynackd.training.recipe import Recipe
+from dynackd.training.rows import tokenized
+from dynackd.training.teachers import load_teacher, teacher_of_supernet
+
+
+def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str | None = None) -> dict[str, Any]:
+    """Every sub-network of a supernet directory on the recipe's validation data; the content of `evaluate --json`.
+
+    FLOPs are counted at `length` tokens, or at the recipe's `data.max_length`.
+    """
+    _refuse_missing_rows(recipe)
+    supernet, tokenizer = load_supernet(directory)
+    positions = max_positions(supernet.model.config)
+    length = length or recipe.data.max_length
+    if length > positions:
+        raise UserError(f"--length {length} is beyond the {positions} tokens that {directory} takes")
+    original = load_teacher(teacher_of_supernet(directory, supernet.origin, teacher), supernet.grid)
+    data = load_task_data(recipe.task, recipe.data, ("validation",), model=labels_of(supernet.model.config))
+    keys = [f"validation{suffix}" for suffix in data.validation]
+    if differences(read_origin(directory), record_of(recipe, data, {}), keys):
+        console.print(f"note: these validation rows are not those of {directory / 'metrics.json'}")
+    _, validation = tokenized(data, recipe, tokenizer, positions)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    found = doubt(original.to(device), data, validation[""], tokenizer, recipe.data.seed)
+    if found and data.task.check_teacher:
+        console.print(f"warning: {found.told}", markup=False)
+    return evaluate_subnets(supernet.to(device), original.to(device), data, validation, tokenizer, length)
+
+
+def _refuse_missing_rows(recipe: Recipe) -> None:
+    """`UserError` where a file of validation rows is not where the recipe says, as after a move of a run alone."""
+    source = recipe.data
+    keys = ("validation", "validation_mm") if source.validation_share is None else ("train",)
+    for key in keys if source.hub is None else ():
+        file = getattr(source, key)
+        if file and not Path(at_home(file)).exists():
+            raise UserError(f"data.{key}: there is no file {file}; name it with --set data.{key}=FILE")
+
+
+def evaluate_subnets(
+    supernet: Supernet,
+    teacher: Supernet,
+    data: TaskData,
+    validation: dict[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+) -> dict[str, Any]:
+    loaders = {suffix: batches_of(rows, tokenizer, 64) for suffix, rows in validation.items()}
+    with progress_bar() as progress:
+        count = len(supernet.grid.specs())
+        bar = progress.add_task(f"evaluating {count} sub-networks", total=2 * sum(map(len, loaders.values())))
+        return evaluate_grid(supernet, teacher, data.task, loaders, length, lambda: progress.advance(bar))

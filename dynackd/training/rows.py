@@ -1,0 +1,33 @@
+"""The rows of a recipe as tokens, and what a user is told of them."""
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from dynackd.report.terminal import console
+from dynackd.tasks.loading import TaskData
+from dynackd.tasks.tokens import tokenize, unknown
+from dynackd.training.recipe import Recipe
+
+
+def warn_of_unknown(tokens: Dataset, tokenizer: PreTrainedTokenizerBase, split: str) -> None:
+    """Tell the user when the tokenizer knows little of the texts."""
+    if (report := unknown(tokens, tokenizer, split)) is not None:
+        console.print(f"warning: {report}")
+
+
+def tokenized(
+    data: TaskData, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, positions: int
+) -> tuple[Dataset, dict[str, Dataset]]:
+    """The training rows (empty when not loaded) and validation rows by suffix; truncation is told to the user."""
+
+    def tokens(dataset: Dataset, split: str) -> Dataset:
+        encoded, report = tokenize(dataset, data.task, tokenizer, recipe.data.max_length, split, positions)
+        if report is not None:
+            console.print(f"note: {report}")
+        warn_of_unknown(encoded, tokenizer, split)
+        return encoded
+
+    for note in data.notes:
+        console.print(f"note: {note}", markup=False)
+    train = tokens(data.train, "training") if data.train is not None else Dataset.from_dict({})
+    return train, {suffix: tokens(rows, f"validation{suffix}") for suffix, rows in data.validation.items()}

@@ -1,0 +1,121 @@
+"""Which fine-tuned model is the teacher, and whether it may be one."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from dynackd.data.labels import labels_of
+from dynackd.data.origins import Record, is_place, local_model, model_record, read_origin, resolve_model, weights_sha256
+from dynackd.errors import UserError
+from dynackd.families.family import FAMILIES, FAMILY_KEY
+from dynackd.measure.teacher_check import doubt
+from dynackd.report.terminal import console
+from dynackd.subnet import Grid
+from dynackd.supernet.checkpoints import load_classifier, load_classifier_config, load_config
+from dynackd.supernet.network import CONFIG_KEY, Origin, Supernet
+from dynackd.tasks.loading import TaskData, load_task_data
+from dynackd.training.lineage import INHERITED, record_of, refuse_other
+from dynackd.training.recipe import Recipe
+from dynackd.training.runs import TEACHER
+from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE
+
+# How a result that no longer fits is made anew.
+AGAIN = {
+    TEACHER: "run dynackd finetune with --overwrite",
+    WIDTH_STAGE.name: "run dynackd train-width with --overwrite, or undo the change",
+    DEPTH_STAGE.name: "run dynackd train-depth with --overwrite, or undo the change",
+}
+GRIDS = {stage.name: stage.grid_of for stage in (WIDTH_STAGE, DEPTH_STAGE)}
+
+
+def teacher_of(recipe: Recipe) -> str:
+    """The name or absolute directory of the fine-tuned model: the recipe's `teacher`, else what `finetune` made, which
+    must be of the recipe's model, else the recipe's `model` if that is fine-tuned already."""
+    finetuned = recipe.output_dir / TEACHER
+    if recipe.teacher:
+        return _absolute(recipe.teacher)
+    if finetuned.is_dir():
+        refuse_other_teacher(recipe, {"model": model_record(recipe.model, finetuned)})
+        return _absolute(str(finetuned))
+    architectures = load_config(resolve_model(recipe.model)).architectures or ["nothing named"]
+    if not architectures[0].endswith("ForSequenceClassification"):
+        raise UserError(
+            f"{recipe.model} is a bare encoder ({architectures[0]}), not a fine-tuned classifier; run dynackd finetune "
+            f"with this recipe first, or name a fine-tuned model under 'teacher'"
+        )
+    return _absolute(recipe.model)
+
+
+def refuse_other_teacher(recipe: Recipe, now: Record) -> None:
+    """`UserError` where what `finetune` made came from something else than `now` says, unless the recipe itself names
+    its teacher, whatever that is."""
+    finetuned = recipe.output_dir / TEACHER
+    if not recipe.teacher:
+        keys = [key for key in INHERITED if key != TEACHER]
+        refuse_other(finetuned, now, keys, f"{AGAIN[TEACHER]}, or --set teacher={finetuned} to use it as it is")
+
+
+def refuse_other_result(recipe: Recipe, name: str) -> None:
+    """`UserError` where the finished result `name` of a recipe is not what its stage would make now, but for the
+    training's settings."""
+    directory = recipe.output_dir / name
+    if not read_origin(directory):
+        return
+    config = load_config(str(directory))
+    data = load_task_data(recipe.task, recipe.data, model=labels_of(config))
+    models = {
+        TEACHER: lambda: {"model": model_record(recipe.model, directory)},
+        WIDTH_STAGE.name: lambda: {"teacher": model_record(teacher_of(recipe), directory)},
+        DEPTH_STAGE.name: lambda: {"parent": model_record(str(recipe.output_dir / WIDTH_STAGE.name), directory)},
+    }
+    now = record_of(recipe, data, models[name](), GRIDS[name](recipe.grid) if name in GRIDS else None)
+    refuse_other(directory, now, [*INHERITED, "parent", "grid"], AGAIN[name])
+
+
+def _absolute(source: str) -> str:
+    """A local directory as a path that holds from everywhere; a name on the hub or in a package as it is."""
+    return os.path.abspath(Path(source).expanduser()) if is_place(source) else source
+
+
+def load_teacher(source: str, grid: Grid) -> Supernet:
+    """A fine-tuned classifier as a frozen supernet, of which only the full network is asked."""
+    source = resolve_model(source)
+    config = load_classifier_config(source)
+    refuse_student(source, config)
+    return Supernet(load_classifier(source, config), grid).frozen_copy()
+
+
+def teacher_of_supernet(directory: Path, origin: Origin, named: str | None) -> str:
+    """The teacher that a supernet remembers, or the one that the user names, which is not refused."""
+    source = named or origin.teacher
+    if source is None:
+        raise UserError(f"{directory} remembers no teacher; name it with --teacher DIR")
+    place = local_model(source)
+    if place is None and is_place(source) and not named:
+        raise UserError(f"the teacher of {directory} is not at {source} any more; name it with --teacher DIR")
+    if place is not None and origin.teacher_sha256 not in (None, weights_sha256(source)):
+        what = f"{source} has other weights than the teacher of {directory}"
+        if not named:
+            raise UserError(f"{what} had; name the right one, or this one, with --teacher DIR")
+        console.print(f"note: {what}")
+    return source
+
+
+def refuse_student(source: str, config: Any) -> None:
+    if config.model_type not in FAMILIES and hasattr(config, FAMILY_KEY):
+        raise UserError(f"{source} is a sliced student already; name the fine-tuned model that it was cut from")
+    if hasattr(config, CONFIG_KEY):
+        raise UserError(f"{source} is a supernet, not a plain fine-tuned model; name its teacher")
+
+
+def check_teacher(
+    teacher: Supernet, data: TaskData, rows: Dataset, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> None:
+    """Refuse (`UserError`) a teacher that is worse than chance on a sample of the tokenised training rows."""
+    if data.task.check_teacher and (found := doubt(teacher, data, rows, tokenizer, seed)):
+        if found.certain:
+            raise UserError(found.told)
+        console.print(f"warning: {found.told}", markup=False)
