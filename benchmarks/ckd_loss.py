@@ -53,7 +53,7 @@ def theirs(term, directory, window):
 
 def ours(term, _, window):
     """dynackd's function of (student, teacher, mask)."""
-    from dynackd.distill.terms import terms as distill
+    from dynackd.distill import terms as distill
 
     if term == "all":
         return lambda s, t, m: all_terms(distill, s, t, m, window)
@@ -257,7 +257,7 @@ def accuracy(_):
     """Relative errors of value and gradient against the float64 twins, of dynackd and of the twins run in float32."""
     import distill_reference as reference
 
-    from dynackd.distill.terms import terms as distill
+    from dynackd.distill import terms as distill
 
     def with_gradient(function, student, *arguments):
         student = student.clone().requires_grad_()
@@ -311,7 +311,7 @@ def step(options):
     """The share of a training step of a MiniLM (6 layers, hidden 384) that distillation takes."""
     from transformers import BertConfig, BertModel
 
-    from dynackd.distill.terms import terms as distill
+    from dynackd.distill import terms as distill
 
     torch.set_num_threads(options.threads)
     clock = time.thread_time if options.threads == 1 else time.perf_counter

@@ -27,7 +27,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dynackd.distill.terms import terms as distill
+from dynackd.distill import terms as distill
 from dynackd.report.terminal import machine_name
 from dynackd.system.places import write_json
 from dynackd.tasks.task import TASKS, main_metric

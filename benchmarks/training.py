@@ -53,8 +53,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
 from dynackd.data.origins import resolve_model
-from dynackd.distill.terms import relations
-from dynackd.distill.terms import terms as distill
+from dynackd.distill import relations
+from dynackd.distill import terms as distill
 from dynackd.report.terminal import machine_name
 from dynackd.subnet import Geometry, ResolvedSubnet
 from dynackd.supernet.network import Origin, Supernet

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from dynackd.data import docstrings
 from dynackd.data.docstrings import NAMES_A_PACKAGE, passages, write_docstring_dataset
 from dynackd.errors import UserError
-from dynackd.tasks.loading import docstrings
 
 TOPICS = {"fruit": "apples and pears", "metal": "iron and copper"}
 

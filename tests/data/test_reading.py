@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import tiny_tokenizer
 
+from dynackd.data import json_rows, readers
 from dynackd.data.rows import checked_rows, read_class
 from dynackd.errors import UserError
-from dynackd.tasks.loading import json_rows, load_task_data, readers
+from dynackd.tasks.loading import load_task_data
 from dynackd.tasks.sources import resolve_source
 from dynackd.tasks.task import TASKS, resolve_task
 from dynackd.tasks.tokens import tokenize

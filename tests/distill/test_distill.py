@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dynackd.distill.terms import DistillationSettings, Student, TeacherSignal, distillation_loss, relations
-from dynackd.distill.terms import terms as distill
+from dynackd.distill import relations
+from dynackd.distill import terms as distill
+from dynackd.distill.terms import DistillationSettings, Student, TeacherSignal, distillation_loss
 from dynackd.errors import UserError
 
 TERMS = ("wr_pair", "wr_triple", "ltr_pair", "ltr_triple")
