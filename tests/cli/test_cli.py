@@ -8,7 +8,8 @@ import sys
 import pytest
 from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
 
-from dynackd.cli.command_line import COMMANDS, main
+from dynackd.cli.command_line import main
+from dynackd.cli.commands import COMMANDS
 from dynackd.subnet import Grid
 from dynackd.supernet.network import Origin, Supernet
 from dynackd.training.recipe import load_recipe

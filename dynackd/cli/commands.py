@@ -1,0 +1,80 @@
+"""The table of commands."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dynackd.cli import export, measure, train
+from dynackd.cli.arguments import add_recipe
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command says of itself, its arguments and what it does."""
+
+    help: str
+    example: str
+    add: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], None]
+    resumable: bool = False  # it has --resume
+    shared: bool = False  # several processes can share it; otherwise it is one process's work
+
+
+COMMANDS = {
+    "quickstart": Command(
+        "run everything once, from a pretrained encoder to exported students, without a download",
+        "dynackd quickstart",
+        train.add_quickstart,
+        train.quickstart,
+        resumable=True,
+    ),
+    "finetune": Command(
+        "fine-tune a bare encoder, to be the teacher",
+        "dynackd finetune recipes/glue/sst2.yaml --set training.learning_rate=3e-5",
+        add_recipe,
+        train.finetune,
+        resumable=True,
+        shared=True,
+    ),
+    "augment": Command(
+        "make more training rows by replacing words, and label them with the teacher",
+        "dynackd augment recipes/glue/sst2.yaml --set augmentation.copies=20",
+        add_recipe,
+        train.augment,
+        resumable=True,
+    ),
+    "train-width": Command(
+        "rewire the teacher and train all widths of the supernet",
+        "dynackd train-width recipes/glue/sst2.yaml",
+        add_recipe,
+        train.train_width,
+        resumable=True,
+        shared=True,
+    ),
+    "train-depth": Command(
+        "train all widths and depths, each taught by the width stage's network of its width",
+        "dynackd train-depth recipes/glue/sst2.yaml",
+        add_recipe,
+        train.train_depth,
+        resumable=True,
+        shared=True,
+    ),
+    "evaluate": Command(
+        "evaluate every sub-network of a supernet, and its teacher",
+        "dynackd evaluate runs/sst2/depth --json evaluation.json",
+        measure.add_evaluate,
+        measure.evaluate,
+    ),
+    "export": Command(
+        "slice one size out of a supernet, as a torch and an ONNX model",
+        "dynackd export runs/sst2/depth --width 0.5 --depth 0.75 --int8 --output student",
+        export.add_export,
+        export.export,
+    ),
+    "benchmark": Command(
+        "measure the latency of students and teachers",
+        "dynackd benchmark runs/sst2/teacher student --length 32 128 --json benchmark.json",
+        measure.add_benchmark,
+        measure.benchmark,
+    ),
+}
