@@ -1,0 +1,172 @@
+"""The documents hold: links, command lines, recipes, Python, the recipe reference, the front page's numbers, the
+picture, the errors that the FAQ answers."""
+
+import copy
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from bad_inputs import all_cases
+from conftest import tiny_model, tiny_tokenizer
+from test_layering import FLOORS, floor_of
+
+import dynackd
+from dynackd.cli.command_line import _parser
+from dynackd.deploy.export import export_student
+from dynackd.subnet import Grid, SubnetSpec
+from dynackd.supernet.network import Supernet
+from dynackd.training.recipe import make_recipe
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "RESULTS.md"]
+NAMES = [document.relative_to(ROOT).as_posix() for document in DOCUMENTS]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def blocks(document, *languages):
+    """The code blocks of these languages."""
+    return [code for language, code in FENCE.findall(document.read_text(encoding="utf-8")) if language in languages]
+
+
+def prose(document):
+    return FENCE.sub("", document.read_text(encoding="utf-8"))
+
+
+def anchor(heading):
+    """As GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_every_relative_link_leads_somewhere(document):
+    for target in LINK.findall(prose(document)):
+        if re.match(r"https?://", target):
+            continue
+        path, _, place = target.partition("#")
+        file = (document.parent / path).resolve() if path else document
+        assert file.exists(), f"{target} does not exist"
+        assert ROOT in file.parents, f"{target} lies outside the repository"
+        if place:
+            assert place in map(anchor, HEADING.findall(prose(file))), f"{target}: no such heading"
+
+
+def test_every_page_is_reached_from_the_front_page():
+    linked = set(LINK.findall(prose(ROOT / "README.md")))
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= linked
+
+
+def commands(document):
+    """The command lines of dynackd in bash blocks, and behind a prompt in those that show what is printed."""
+    text = "\n".join(blocks(document, "bash"))
+    text += "\n" + "\n".join(re.findall(r"^\$ (.*(?:\\\n.*)*)$", "\n".join(blocks(document, "console")), re.MULTILINE))
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        for name in ("dynackd", "torchrun"):
+            if words[:1] == [name]:
+                yield words[1:] if name == "dynackd" else words[words.index("-m") + 2 :]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_every_command_line_is_one(document):
+    for words in commands(document):
+        _parser().parse_args(words)
+
+
+def test_the_guide_shows_every_command_of_the_road():
+    shown = {words[0] for words in commands(ROOT / "docs" / "guide.md")}
+    assert shown >= {"finetune", "train-width", "train-depth", "evaluate", "export", "benchmark"}
+
+
+BASE = {
+    "model": "a/model",
+    "task": {"kind": "classification", "text": "review", "label": "verdict"},
+    "data": {"train": "train.csv", "validation": "dev.csv"},
+    "output_dir": "runs/reviews",
+}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_every_recipe_and_every_part_of_one_passes(document):
+    """A part is checked within a whole recipe, whose keys it replaces."""
+    for text in blocks(document, "yaml"):
+        content = yaml.safe_load(text)
+        content.pop("paths", None)
+        make_recipe({**copy.deepcopy(BASE), **content})
+
+
+@pytest.fixture
+def run_directory(tmp_path, monkeypatch):
+    """A directory with a tiny supernet and a student at the places that the documents name."""
+    supernet = Supernet(tiny_model(), Grid((1.0, 0.5), (1.0, 0.5))).eval()
+    (tmp_path / "runs" / "reviews" / "depth").mkdir(parents=True)
+    supernet.save(tmp_path / "runs" / "reviews" / "depth", tiny_tokenizer())
+    export_student(supernet, tiny_tokenizer(), SubnetSpec(0.5, 0.5), tmp_path / "student")
+    monkeypatch.chdir(tmp_path)
+
+
+WITH_PYTHON = [document for document in DOCUMENTS if blocks(document, "python")]
+
+
+@pytest.mark.parametrize("document", WITH_PYTHON, ids=[path.name for path in WITH_PYTHON])
+def test_the_python_of_a_page_runs_from_top_to_bottom(document, run_directory, capsys):
+    names = {}
+    for code in blocks(document, "python"):
+        if "import openvino" in code and importlib.util.find_spec("openvino") is None:
+            continue
+        exec(compile(code, str(document), "exec"), names)
+    assert capsys.readouterr().out
+
+
+def test_the_python_page_names_everything_that_is_public():
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    assert all(f"`{name}" in text for name in dynackd.__all__)
+
+
+def table_rows(text):
+    return [re.split(r" *\| *", line.strip("| ")) for line in text.splitlines() if line.startswith("| ")]
+
+
+def test_the_numbers_of_the_front_page_are_the_results():
+    results = {tuple(row[:2]): row for row in table_rows(prose(ROOT / "docs" / "results.md")) if len(row) == 12}
+    shown = [row for row in table_rows(prose(ROOT / "README.md")) if re.match(r"[\d.]+ x", row[0])]
+    assert len(shown) >= 4
+    for size, params, flops, accuracy, torch_share, onnx, int8, int8_accuracy in shown:
+        row = results[tuple(size.split(" x "))]
+        at_128 = [row[place].split(" / ")[1] for place in (6, 7, 9)]
+        assert [params, flops, accuracy, torch_share, onnx, int8, int8_accuracy] == [*row[2:5], *at_128, row[11]]
+
+
+def test_the_map_of_the_code_names_every_package_in_the_order_of_the_floors():
+    _, _, part = prose(ROOT / "docs" / "how-it-works.md").partition("## Map of the code")
+    named = [row[0].strip("`") for row in table_rows(part)][1:]
+    assert set(named) == set.union(*FLOORS) - {"__main__", "version"}
+    assert sorted(named, key=floor_of) == named
+
+
+def test_the_picture_is_drawn_from_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import picture
+
+    monkeypatch.delitem(sys.modules, "picture")
+    assert picture.told(picture.points()) in (ROOT / "docs" / "picture.svg").read_text(encoding="utf-8")
+    assert len(picture.points()["ONNX Runtime, int8"]) == 12
+
+
+def test_the_errors_that_the_faq_answers_are_the_ones_that_are_printed():
+    """Each is a sentence of `bad_inputs`, or stands in the code; what lies between its `...` must be word for word."""
+    code = [re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8")) for path in (ROOT / "dynackd").rglob("*.py")]
+    known = [*(case.sentence for _, case in all_cases()), *code]
+    messages = re.findall(r"^\*\*`(.*)`\*\*$", prose(ROOT / "docs" / "faq.md"), re.MULTILINE)
+    assert len(messages) >= 12
+    for message in messages:
+        parts = [part.strip(" ,;:()'") for part in message.split("...")]
+        pattern = ".*".join(re.escape(part) for part in parts if part)
+        assert any(re.search(pattern, text) for text in known), message
+
+
