@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from dynackd.families.family import FAMILIES
+from dynackd.students.student import STUDENT_CLASSES
 from dynackd.subnet import Grid
 
 SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 40, "hidden_size": 32}
@@ -61,6 +62,22 @@ def randomise(model, seed=0):
 def tiny_model(family="bert", num_labels=2, seed=0, **changes):
     config = tiny_config(family, num_labels, **changes)
     return randomise(AutoModelForSequenceClassification.from_config(config), seed).eval()
+
+
+def uneven_student(family, heads=(1, 3, 2, 4), neurons=(10, 20, 30, 40)):
+    """A student whose layers differ, with random weights."""
+    values = tiny_model(family).config.to_dict()
+    config_class, model_class = STUDENT_CLASSES[family]
+    values = {key: v for key, v in values.items() if key not in {"model_type", "architectures", "transformers_version"}}
+    config = config_class(
+        **values, head_size=8, layer_heads=list(heads), layer_neurons=list(neurons), kept_layers=[0, 1, 2, 3]
+    )
+    generator = torch.Generator().manual_seed(1)
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
 
 
 def tiny_batch(batch_size=4, length=9, seed=0):

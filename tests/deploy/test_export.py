@@ -7,8 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import tiny_batch, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
-from test_student import uneven_student
+from conftest import tiny_batch, tiny_model, tiny_recipe, tiny_tokenizer, uneven_student, write_recipe, write_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import dynackd.deploy.export

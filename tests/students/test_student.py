@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from conftest import tiny_batch, tiny_model, tiny_tokenizer
+from conftest import tiny_batch, tiny_model, tiny_tokenizer, uneven_student
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -28,7 +28,7 @@ from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.errors import UserError
 from dynackd.families.family import family_of
 from dynackd.students.stock import stock_heads, stock_model
-from dynackd.students.student import STUDENT_CLASSES, cut, load_student
+from dynackd.students.student import cut, load_student
 from dynackd.students.travel import CODE_FILE, code_of
 from dynackd.subnet import Grid, SubnetSpec
 from dynackd.supernet.network import Origin, Supernet
@@ -52,22 +52,6 @@ def directory(student, tmp_path):
     student.save_pretrained(tmp_path / "student")
     tiny_tokenizer().save_pretrained(tmp_path / "student")
     return tmp_path / "student"
-
-
-def uneven_student(family, heads=(1, 3, 2, 4), neurons=(10, 20, 30, 40)):
-    """A student whose layers differ, with random weights."""
-    values = tiny_model(family).config.to_dict()
-    config_class, model_class = STUDENT_CLASSES[family]
-    values = {key: v for key, v in values.items() if key not in {"model_type", "architectures", "transformers_version"}}
-    config = config_class(
-        **values, head_size=8, layer_heads=list(heads), layer_neurons=list(neurons), kept_layers=[0, 1, 2, 3]
-    )
-    generator = torch.Generator().manual_seed(1)
-    model = model_class(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model
 
 
 def logits(model):
