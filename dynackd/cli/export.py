@@ -8,12 +8,12 @@ from typing import Any
 
 from dynackd.cli.arguments import add_overwrite, add_set, add_supernet, at_least_one, path, say_next
 from dynackd.errors import UserError
+from dynackd.onnx.choices import FASTEST, GRAPHS, MAX_DROP, VARIANTS
+from dynackd.subnet import multiplier
 from dynackd.system.places import occupied_output, refuse_existing
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
-    from dynackd.subnet import multiplier
-
     add_supernet(parser)
     for name, what in (("width", "heads and neurons"), ("depth", "layers")):
         text = f"share of {what} to keep, such as 0.5 or 2/3 (default: 1.0)"
@@ -27,12 +27,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_targets(parser: argparse.ArgumentParser) -> None:
-    from dynackd.deploy.export import FASTEST, MAX_DROP
-    from dynackd.onnx.graphs import GRAPHS
-    from dynackd.onnx.quantize import VARIANTS
-
-    for name, variant in VARIANTS.items():
-        parser.add_argument(f"--{name}", action="append_const", dest="variants", const=name, help=variant.help)
+    for name, text in VARIANTS.items():
+        parser.add_argument(f"--{name}", action="append_const", dest="variants", const=name, help=text)
     drop = f"leave out such a file if it loses more than this of the task's metric (default: {MAX_DROP})"
     parser.add_argument("--max-drop", type=float, default=MAX_DROP, metavar="X", help=drop)
     parser.add_argument(

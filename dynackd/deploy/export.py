@@ -17,6 +17,7 @@ from dynackd.deploy.validation import Logits, Validation, agreement, torch_predi
 from dynackd.errors import UserError, one_of
 from dynackd.families.family import geometry_of, max_positions
 from dynackd.measure.latency import benchmark
+from dynackd.onnx.choices import FASTEST, MAX_DROP
 from dynackd.onnx.graphs import (
     DYNAMIC,
     GRAPHS,
@@ -44,8 +45,6 @@ from dynackd.system.places import MANIFEST, new_directory, read_json, write_json
 from dynackd.tasks.task import main_metric
 
 MAX_ABS_DIFF = 1e-4
-MAX_DROP = 0.01
-FASTEST = "fastest"
 STUDENT = "a student"  # what its manifest calls it
 LENGTHS = (32, 128)  # tokens at which latencies are measured
 FLOPS_LENGTH = 128

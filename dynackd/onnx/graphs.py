@@ -1,6 +1,6 @@
 """ONNX graphs of classifiers: how one is written, which inputs it takes, and how far it is from the torch model.
 
-A way of writing a graph is one function and one line in `GRAPHS`.
+A way of writing a graph is one function, one line in `GRAPHS`, and its name in `choices.py`.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """Smaller ONNX files made from the float32 one: 8-bit and 16-bit weights.
 
-A way of making one is one function and one line in `VARIANTS`; the command line has its option from there.
+A way of making one is one function, one line in `VARIANTS`, and its option's in `choices.py`.
 """
 
 import tempfile
@@ -19,11 +19,10 @@ from dynackd.onnx.graphs import initializer, quiet
 class Variant:
     """A smaller file beside `model.onnx`, at the place where transformers.js and Optimum look for it.
 
-    `write(source, file)` makes it from the float32 file; `help` is the option's line on the command line.
+    `write(source, file)` makes it from the float32 file.
     """
 
     file: str
-    help: str
     write: Callable[[Path, Path], None]
 
 
@@ -95,6 +94,6 @@ def write_fp16(source: Path, file: Path) -> None:
 
 
 VARIANTS: dict[str, Variant] = {
-    "int8": Variant("onnx/model_quantized.onnx", "also write ONNX with 8-bit weights (dynamic)", write_int8),
-    "fp16": Variant("onnx/model_fp16.onnx", "also write ONNX in 16-bit floats", write_fp16),
+    "int8": Variant("onnx/model_quantized.onnx", write_int8),
+    "fp16": Variant("onnx/model_fp16.onnx", write_fp16),
 }

@@ -23,13 +23,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from dynackd.errors import UserError
 from dynackd.families.family import FAMILIES, FAMILY_KEY, HEAD, NEURON, family_of, geometry_of, layer_list, unit_totals
+from dynackd.students.registration import MODEL_TYPE_PREFIX
 from dynackd.students.slicing import slice_model
 from dynackd.subnet import ResolvedSubnet
 from dynackd.supernet.checkpoints import check_safetensors_file, fit_tokenizer, load_classifier, neutral
 from dynackd.supernet.network import CONFIG_KEY, Supernet
 from dynackd.system.places import read_json
 
-MODEL_TYPE_PREFIX = "dynackd-"
 MOST_LAYERS = 1000  # of any teacher
 WEIGHTS_FILE = "model.safetensors"
 # Keys by which a config.json makes transformers fetch or run something else than the model that it describes.

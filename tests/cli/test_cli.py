@@ -10,6 +10,7 @@ from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
 
 from dynackd.cli.command_line import main
 from dynackd.cli.commands import COMMANDS
+from dynackd.onnx import choices, graphs, quantize
 from dynackd.subnet import Grid
 from dynackd.supernet.network import Origin, Supernet
 from dynackd.training.recipe import load_recipe
@@ -220,3 +221,21 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path, monkeypatch, capsys,
     recipe = write_recipe(tmp_path)
     assert main([word.format(recipe=recipe) for word in arguments.split()]) == 130
     assert capsys.readouterr().err == f"dynackd: stopped by Ctrl-C{way_on.format(recipe=recipe)}\n"
+
+
+@pytest.mark.parametrize("typed", ["--help", "--version", "nonsense", "export --help", "finetune", "export --wdth 1"])
+def test_help_and_a_mistyped_command_wait_for_no_heavy_import(typed):
+    code = (
+        "import atexit, sys\n"
+        "from dynackd.__main__ import main\n"
+        "atexit.register(lambda: print({'torch', 'transformers', 'numpy', 'onnx', 'rich'} & set(sys.modules)))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *typed.split()], capture_output=True, text=True)
+    assert done.returncode == (0 if typed.startswith("--") or "--help" in typed else 2)
+    assert done.stdout.endswith("set()\n")
+
+
+def test_export_offers_every_graph_and_smaller_file_that_there_is():
+    assert tuple(graphs.GRAPHS) == choices.GRAPHS
+    assert tuple(quantize.VARIANTS) == tuple(choices.VARIANTS)

@@ -162,7 +162,7 @@ def not_a_number(source, file):
 
 
 def put(monkeypatch, write):
-    monkeypatch.setitem(VARIANTS, "int8", Variant("onnx/model_quantized.onnx", "", write))
+    monkeypatch.setitem(VARIANTS, "int8", Variant("onnx/model_quantized.onnx", write))
 
 
 @pytest.mark.parametrize("graph", ["plain", "fused"])

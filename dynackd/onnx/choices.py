@@ -1,0 +1,7 @@
+"""What `dynackd export` can be asked for, by name, without an import of torch or onnx."""
+
+MAX_DROP = 0.01  # of the task's metric, in its unit
+FASTEST = "fastest"  # the graph that is it here
+GRAPHS = ("plain", "dynamo", "fused")  # as in `graphs.GRAPHS`
+# As in `quantize.VARIANTS`, and what the command line says of each.
+VARIANTS = {"int8": "also write ONNX with 8-bit weights (dynamic)", "fp16": "also write ONNX in 16-bit floats"}
