@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any
 
-from dynackd.errors import UserError, nearest, shown
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from dynackd.errors import UserError, shown
+from dynackd.system.settings import Among, section
 
 
 @dataclass(frozen=True, order=True)
@@ -31,19 +34,28 @@ class SubnetSpec:
 FULL = SubnetSpec(1.0, 1.0)
 
 
-def multiplier(where: str, value: Any) -> float:
-    """A share as people write it, a number or a text such as `0.5` or `2/3`; `UserError` that names `where`."""
+def share_of(value: Any) -> float:
+    """A share as people write it, a number or a text such as `0.5` or `2/3`; ValueError for anything else."""
+    number = value
     if isinstance(value, str):
         above, slash, below = value.partition("/")
         try:
-            value = float(above) / float(below) if slash else float(above)
-        except (ValueError, ZeroDivisionError) as error:
-            raise UserError(f"{where} {shown(value)} is no number; write a share such as 0.66 or 2/3") from error
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{where} {shown(value)} is no number; write a share such as 0.66 or 2/3")
-    if not 0 < value <= 1:
-        raise UserError(f"{where} {shown(value)} is outside (0, 1]")
-    return float(value)
+            number = float(above) / float(below) if slash else float(above)
+        except (ValueError, ZeroDivisionError):
+            number = None
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise ValueError(f"{shown(value)} is no number; write a share such as 0.66 or 2/3")
+    if not 0 < number <= 1:
+        raise ValueError(f"{shown(number)} is outside (0, 1]")
+    return float(number)
+
+
+def multiplier(where: str, value: Any) -> float:
+    """`share_of` the value; `UserError` that names `where`."""
+    try:
+        return share_of(value)
+    except ValueError as error:
+        raise UserError(f"{where} {error}") from error
 
 
 @dataclass(frozen=True)
@@ -103,37 +115,35 @@ def resolve(spec: SubnetSpec, geometry: Geometry, kept_layers: str = "last") -> 
     return ResolvedSubnet(spec, heads, neurons, KEPT_LAYER_RULES[kept_layers](kept, geometry.layers))
 
 
-@dataclass(frozen=True)
+def _from_the_full(values: tuple[float, ...]) -> tuple[float, ...]:
+    """A grid's widths or depths, sorted from large to small; ValueError for an empty or repeated list, or one without
+    the full network (it is the largest sub-network, and the one that synchronises several processes)."""
+    if not values:
+        raise ValueError("is empty; it needs at least 1.0")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{shown(list(values))} holds a value twice")
+    if max(values) != 1:
+        raise ValueError(f"{shown(list(values))} lacks 1.0, the full network")
+    return tuple(sorted(values, reverse=True))
+
+
+WRITTEN_SHARE = Annotated[float, Field(gt=0, le=1)] | Annotated[str, Field(pattern=r"^\s*[0-9.]+\s*(/\s*[0-9.]+\s*)?$")]
+Share = Annotated[float, BeforeValidator(share_of, json_schema_input_type=WRITTEN_SHARE)]
+Shares = Annotated[tuple[Share, ...], AfterValidator(_from_the_full)]
+
+
+@section("grid")
 class Grid:
     """The widths x depths that are trained, each sorted from large to small, and the rule that picks the layers.
 
-    Raises `UserError` for an empty or repeated list, a value outside (0, 1], an unknown rule, or a grid without the
-    full network (it is the largest sub-network, and the one that synchronises several processes).
+    Raises `UserError` for anything else.
     """
 
-    widths: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
-    depths: tuple[float, ...] = (1.0, 0.75, 0.5)
-    kept_layers: str = "last"
-
-    def __post_init__(self) -> None:
-        for name in ("widths", "depths"):
-            given = getattr(self, name)
-            if not isinstance(given, list | tuple):
-                raise UserError(f"grid.{name} must be a list such as [1.0, 0.5], not {shown(given)}")
-            if not given:
-                raise UserError(f"grid.{name} is empty; it needs at least 1.0")
-            values = [multiplier(f"grid.{name}", value) for value in given]
-            if len(set(values)) < len(values):
-                raise UserError(f"grid.{name} {shown(list(given))} holds a value twice")
-            if max(values) != 1:
-                raise UserError(f"grid.{name} {shown(list(given))} lacks 1.0, the full network")
-            object.__setattr__(self, name, tuple(sorted(values, reverse=True)))
-        if not isinstance(self.kept_layers, str) or self.kept_layers not in KEPT_LAYER_RULES:
-            known = list(KEPT_LAYER_RULES)
-            raise UserError(
-                f"grid.kept_layers {shown(self.kept_layers)} is no rule"
-                f"{nearest(str(self.kept_layers), known) or ';'} it is one of {', '.join(known)}"
-            )
+    widths: Shares = Field(default=(1.0, 0.75, 0.5, 0.25), description="Shares of heads and neurons that are trained")
+    depths: Shares = Field(default=(1.0, 0.75, 0.5), description="Shares of layers that are trained")
+    kept_layers: Annotated[str, Among(lambda: KEPT_LAYER_RULES)] = Field(
+        default="last", description="Which layers a depth keeps: the rule of DynaBERT's paper or that of its code"
+    )
 
     def specs(self) -> list[SubnetSpec]:
         """All sub-networks, the largest first."""

@@ -120,7 +120,7 @@ def test_a_multiplier_outside_0_1_is_refused(name, value):
         ({"widths": [1.0, 0.5, 0.5]}, "twice"),
         ({"depths": [0.5, 0.75]}, "lacks 1.0"),
         ({"depths": [1.0, 1.5]}, r"grid.depths 1.5 is outside"),
-        ({"kept_layers": "first"}, "no rule; it is one of last, dynabert-code"),
+        ({"kept_layers": "first"}, "grid.kept_layers: 'first' is unknown; known: last, dynabert-code"),
     ],
 )
 def test_a_bad_grid_is_refused_in_one_sentence(arguments, message):

@@ -15,16 +15,16 @@ Tried and dropped: neighbours of a word of several pieces by the mean of its pie
 import random
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import torch
+from pydantic import Field
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dynackd.errors import UserError
+from dynackd.system.settings import Number, Whole, section
 
 # Letters only, two or more; not what follows an apostrophe ('s, 'll), stands before 't, or belongs to markup or a tag.
 WORD = re.compile(r"(?<![\w'’@#&<])[^\W\d_]{2,}(?!\w)(?!['’]t\b)")
@@ -34,28 +34,18 @@ SPARE = 16  # candidates beyond those asked for, because some are the word itsel
 TRIES = 5  # draws for each copy: a draw may change nothing, or give what is there already
 
 
-@dataclass(frozen=True)
+@section("augmentation")
 class AugmentationSettings:
-    """`copies` new rows for each row, every word replaced with `probability` by one of `candidates` words.
+    """How new rows are made of the training rows."""
 
-    masked_lm: path or hub name of a masked language model; None takes neighbours in the teacher's embeddings.
-    """
-
-    masked_lm: str | None = None
-    copies: int = 10
-    probability: float = 0.4
-    candidates: int = 15
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.masked_lm, str | None) or self.masked_lm == "":
-            raise UserError(f"augmentation.masked_lm must be a path or a hub name, not {self.masked_lm!r}")
-        for name, least in (("copies", 1), ("candidates", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"augmentation.{name} must be a whole number of {least} or more, not {value!r}")
-        if type(self.probability) not in (int, float) or not 0 < self.probability <= 1:
-            raise UserError(f"augmentation.probability is {self.probability!r}; it must be in (0, 1]")
+    masked_lm: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Path or hub name of a masked language model; null takes neighbours in the teacher's embeddings",
+    )
+    copies: Whole = Field(default=10, ge=1, description="New rows for each row")
+    probability: Number = Field(default=0.4, gt=0, le=1, description="With which a word is replaced")
+    candidates: Whole = Field(default=15, ge=1, description="Words of which one takes its place")
+    seed: Whole = Field(default=42, ge=0, description="Of the draws")
 
 
 class Slot(NamedTuple):

@@ -13,12 +13,13 @@ each in `OUTPUT_TERMS` and `OUTPUT_COUNTS` here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from dynackd.distill.relations import (
@@ -39,7 +40,8 @@ from dynackd.distill.relations import (
     plain,
     relation_losses,
 )
-from dynackd.errors import UserError, nearest, shown
+from dynackd.errors import UserError
+from dynackd.system.settings import Among, Number, Section, Whole, section
 
 # ---------------------------------------------------------------------------------------------------- settings
 
@@ -50,47 +52,48 @@ GOALS = ("ce", "logits")
 SCHEDULES: dict[str, Callable[[float], float]] = {"constant": lambda done: 1.0, "linear": lambda done: 1.0 - done}
 
 
-@dataclass(frozen=True)
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError(f"must be an odd number from 3, or null, not {value}")
+    return value
+
+
+@section("distillation")
 class DistillationSettings:
     """What a sub-network learns from: the weight of each term, and the options of the terms.
 
-    weights: term name -> weight; a term that is absent or has weight 0 is not computed at all. Where none are given,
-    those of CKD, which need no equal hidden sizes.
-    temperature: of the `logits` term, which is multiplied by its square.
-    window: odd number of words centred on j in which the i and k of `wr_triple` lie; None for all words.
-    distance: the relation of a pair, a name in PAIR_RELATIONS.
-    average: what the sum over pairs is divided by, a name in AVERAGES.
-    divergence: between the angles of student and teacher, a name in DIVERGENCES.
-    schedule: how the weights of the means, which are all terms but `ce` and `logits`, go through a stage, a name in
-    SCHEDULES.
-    width_power: a sub-network's means count times its width to this power. A narrow network has not the capacity to
-    follow the teacher inside as well, and what it spends on that it lacks for its goals: with weights under which the
-    full network gains most a quarter of it loses (benchmarks/quality.py --tune --ablation value).
+    A term that is absent or has weight 0 is not computed at all. The means, whose weights follow the schedule and the
+    width, are all terms but `ce` and `logits`. A narrow network has not the capacity to follow the teacher inside as
+    well, and what it spends on that it lacks for its goals: with weights under which the full network gains most a
+    quarter of it loses (benchmarks/quality.py --tune --ablation value).
     """
 
-    weights: Mapping[str, float] = field(default_factory=lambda: _CKD)
-    temperature: float = 1.0
-    window: int | None = 21
-    distance: str = "cos"
-    average: str = "pairs"
-    divergence: str = "mse"
-    schedule: str = "constant"
-    width_power: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.weights, Mapping):
-            raise UserError(f"distillation.weights must be a mapping, {{logits: 1.0}}, not {shown(self.weights)}")
-        for name, weight in self.weights.items():
-            _check_name("weights", name, list(TERMS))
-            _check_number(f"weights.{name}", weight, "a number from 0", lambda value: value >= 0)
-        _check_number("temperature", self.temperature, "a number above 0", lambda value: value > 0)
-        _check_number("width_power", self.width_power, "a number from 0", lambda value: value >= 0)
-        if self.window is not None and not (type(self.window) is int and self.window >= 3 and self.window % 2 == 1):
-            raise UserError(f"distillation.window must be an odd number from 3, or null, not {shown(self.window)}")
-        _check_name("distance", self.distance, list(PAIR_RELATIONS))
-        _check_name("average", self.average, list(AVERAGES))
-        _check_name("divergence", self.divergence, list(DIVERGENCES))
-        _check_name("schedule", self.schedule, list(SCHEDULES))
+    weights: Section[Mapping[Annotated[str, Among(lambda: TERMS)], Annotated[Number, Field(ge=0)]]] = Field(
+        default_factory=lambda: _CKD,
+        description="The weight of each term of the loss; terms that are not named keep the signal's",
+    )
+    temperature: Number = Field(default=1.0, gt=0, description="Of the logits term, which is multiplied by its square")
+    window: Annotated[Whole, Field(ge=3), AfterValidator(_odd)] | None = Field(
+        default=21,
+        description="Odd number of words centred on j in which the i and k of wr_triple lie; null for all words",
+    )
+    distance: Annotated[str, Among(lambda: PAIR_RELATIONS)] = Field(
+        default="cos", description="What the relation of a pair of words is"
+    )
+    average: Annotated[str, Among(lambda: AVERAGES)] = Field(
+        default="pairs", description="What the sum over pairs is divided by"
+    )
+    divergence: Annotated[str, Among(lambda: DIVERGENCES)] = Field(
+        default="mse", description="Between the angles of student and teacher"
+    )
+    schedule: Annotated[str, Among(lambda: SCHEDULES)] = Field(
+        default="constant",
+        description="How the weights of all terms but ce and logits go through a stage; the signals ckd and ckd+mse "
+        "come with linear, which ends at 0",
+    )
+    width_power: Number = Field(
+        default=0.0, ge=0, description="All terms but ce and logits count times a sub-network's width to this power"
+    )
 
     def active(self, names: Mapping[str, Any]) -> list[str]:
         """The names that have a weight, in the order of `names`."""
@@ -101,17 +104,6 @@ class DistillationSettings:
         factor = SCHEDULES[self.schedule](done)
         weights = {name: weight if name in GOALS else factor * weight for name, weight in self.weights.items()}
         return replace(self, weights=weights)
-
-
-def _check_name(where: str, name: Any, known: list[str]) -> None:
-    if not isinstance(name, str) or name not in known:
-        hint = nearest(str(name), known) or f"; known: {', '.join(known)}"
-        raise UserError(f"distillation.{where}: {shown(name)} is unknown{hint}")
-
-
-def _check_number(where: str, value: Any, expected: str, holds: Callable[[float], bool]) -> None:
-    if type(value) not in (int, float) or not holds(value) or not value < float("inf"):
-        raise UserError(f"distillation.{where} must be {expected}, not {shown(value)}")
 
 
 def _how(settings: DistillationSettings, arrangement: Arrangement) -> How:

@@ -3,94 +3,25 @@
     source = resolve_source({"train": "train.tsv", "validation": "dev.tsv", "train_rows": 10_000}, task)
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from dynackd.data.readers import READERS
-from dynackd.errors import UserError, nearest, refuse_unknown_keys
+from dynackd.errors import UserError, nearest
+from dynackd.system.settings import Number, Section, Whole, checked, section
 from dynackd.tasks.task import GLUE, Task
 
 GLUE_CONFIGS = ("ax", "cola", "mnli", "mnli_matched", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb",
                 "wnli")
 
 
-@dataclass(frozen=True)
-class DataSource:
-    """Where the rows come from and how many of them are used.
-
-    `hub` is (path, config) and `train`, `validation`, `validation_mm` are then split names (None: the task's own);
-    without `hub` they are file paths. `train_rows` and `validation_rows` take at most that many rows, a shuffled
-    subset that depends on `seed` alone. `validation_share` cuts the validation rows off the training rows.
-    `max_length` is in tokens.
-    """
-
-    hub: tuple[str, str | None] | None = None
-    train: str | None = None
-    validation: str | None = None
-    validation_mm: str | None = None
-    validation_share: float | None = None
-    max_length: int = 128
-    train_rows: int | None = None
-    validation_rows: int | None = None
-    seed: int = 42
-
-
-def resolve_source(value: str | Mapping[str, Any] | None, task: Task | None = None) -> DataSource:
-    """The `data` of a recipe: a hub name ("glue/sst2", "owner/name", "owner/name/config") or a mapping with
-    `DataSource`'s fields; where it names no place, the task's own place on the hub is taken. Raises UserError.
-    """
-    if isinstance(value, str):
-        if Path(value).suffix.lower() in READERS:
-            raise UserError(f"data: '{value}' is a file; write {{train: {value}, validation: ...}}")
-        value = {"hub": value}
-    if not isinstance(value, Mapping | None):
-        raise UserError(f"data: expected a hub name or a mapping, got {value!r}")
-    refuse_unknown_keys("data", value or {}, list(SOURCE_CHECKS))
-    fields = {key: v for key, v in (value or {}).items() if v is not None}
-    for key, v in fields.items():
-        holds, expected = SOURCE_CHECKS[key]
-        if not holds(v):
-            raise UserError(f"data.{key}: expected {expected}, got {v!r}")
-    if "validation" in fields and "validation_share" in fields:
-        raise UserError("data: give either validation or validation_share, not both")
-    if "hub" in fields:
-        for key in ("train", "validation", "validation_mm"):
-            if Path(fields.get(key, "")).suffix.lower() in READERS:
-                raise UserError(f"data.{key}: '{fields[key]}' is a file, but data.hub names the data set "
-                                f"'{fields['hub']}'; for files alone set data.hub to null")
-        return DataSource(**{**fields, "hub": _hub_place(fields["hub"])})
-    if "train" in fields or "validation" in fields:
-        return DataSource(**fields)
-    if task is None or task.hub is None:
-        raise UserError("data: give train: and validation: files, or hub: the name of a data set on the hub")
-    return DataSource(**fields, hub=task.hub)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-# What each key of `data` must hold, and how that is said.
-SOURCE_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "hub": (_is_name, "a name such as glue/sst2 or owner/name"),
-    "train": (_is_name, "the path of a file (with hub: the name of a split)"),
-    "validation": (_is_name, "the path of a file (with hub: the name of a split)"),
-    "validation_mm": (_is_name, "the path of a file (with hub: the name of a split)"),
-    "validation_share": (lambda v: isinstance(v, float) and 0 < v < 1, "a number between 0 and 1"),
-    "max_length": (_is_count, "a whole number of 1 or more"),
-    "train_rows": (_is_count, "a whole number of 1 or more"),
-    "validation_rows": (_is_count, "a whole number of 1 or more"),
-    "seed": (lambda v: v == 0 or _is_count(v), "a whole number of 0 or more"),
-}
-
-
-def _hub_place(name: str) -> tuple[str, str | None]:
+def _hub_place(name: Any) -> Any:
+    if not isinstance(name, str):
+        return name  # the place itself, or what pydantic refuses
     parts = name.split("/")
     if not all(parts) or len(parts) > 3:
         raise UserError(f"data: '{name}' is no hub name; write glue/sst2, owner/name or owner/name/config")
@@ -100,3 +31,58 @@ def _hub_place(name: str) -> tuple[str, str | None]:
                             f"known: {', '.join(GLUE_CONFIGS)}")
         return GLUE, parts[-1]
     return "/".join(parts[:2]), (parts[2] if len(parts) == 3 else None)
+
+
+Name = Annotated[str, Field(min_length=1)]
+Rows = Annotated[Whole, Field(ge=1)]
+Hub = Annotated[tuple[str, str | None], BeforeValidator(_hub_place, json_schema_input_type=Name)]
+
+
+@section("data")
+class DataSource:
+    """Where the rows come from and how many of them are used.
+
+    `hub` is (path, config) and `train`, `validation`, `validation_mm` are then split names (None: the task's own);
+    without `hub` they are file paths.
+    """
+
+    hub: Hub | None = Field(default=None, description="A data set on the hub, such as glue/sst2 or owner/name/config")
+    train: Name | None = Field(default=None, description="File of the training rows; with hub the name of a split")
+    validation: Name | None = Field(default=None, description="As train, of the validation rows")
+    validation_mm: Name | None = Field(default=None, description="A second one, for MNLI")
+    validation_share: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="Share of the training rows that is cut off to validate on, where there are no others"
+    )
+    max_length: Rows = Field(default=128, description="Tokens after which a text is cut off")
+    train_rows: Rows | None = Field(default=None, description="At most so many training rows, a random subset")
+    validation_rows: Rows | None = Field(default=None, description="At most so many validation rows, a random subset")
+    seed: Whole = Field(default=42, ge=0, description="Of the random subsets, which depend on nothing else")
+
+
+def resolve_source(value: str | Mapping[str, Any] | None, task: Task | None = None) -> DataSource:
+    """The `data` of a recipe: a hub name ("glue/sst2", "owner/name", "owner/name/config") or a mapping with
+    `DataSource`'s fields; where it names no place, the task's own place on the hub is taken. Raises UserError.
+    """
+    if isinstance(value, str):
+        if _is_file(value):
+            raise UserError(f"data: '{value}' is a file; write {{train: {value}, validation: ...}}")
+        value = {"hub": value}
+    if isinstance(value, Mapping):
+        value = {key: own for key, own in value.items() if own is not None}
+    source: DataSource = checked(Section[DataSource], value, "data")
+    if source.validation and source.validation_share:
+        raise UserError("data: give either validation or validation_share, not both")
+    files = {key: getattr(source, key) for key in ("train", "validation", "validation_mm")}
+    for key, name in files.items():
+        if source.hub and name and _is_file(name):
+            raise UserError(f"data.{key}: '{name}' is a file, but data.hub names the data set "
+                            f"'{'/'.join(filter(None, source.hub))}'; for files alone set data.hub to null")
+    if source.hub or source.train or source.validation:
+        return source
+    if task is None or task.hub is None:
+        raise UserError("data: give train: and validation: files, or hub: the name of a data set on the hub")
+    return replace(source, hub=task.hub)
+
+
+def _is_file(name: str) -> bool:
+    return Path(name).suffix.lower() in READERS

@@ -1,98 +1,105 @@
 """The `training` of a recipe: fields of `transformers.TrainingArguments`, each checked before anything is loaded.
 
-    resolve_training(defaults, sections, measured)    # stage -> fields; refuses what fails on every machine
-    check_machine(fields)                             # and what fails on this one: packages, devices
+    checked(Training, {"learning_rate": 3e-5}, "training")    # each field's name, type and range
+    resolve_training(sections, measured)                      # stage -> fields; refuses what they cannot do together
 
-Left alone, most of the mistakes here end in a traceback after the model is loaded or after hours of training, or
-train something else without a word. To refuse another field is one line in a table.
+What fails on this machine alone is checked in `machine.py`. Left alone, most of the mistakes here end in a traceback
+after the model is loaded or after hours of training, or train something else without a word. To refuse another field is
+one line in a table.
 """
 
 import dataclasses
 import enum
-import math
-import types
 import typing
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal
 
-import torch
 from accelerate.utils import DynamoBackend
-from transformers import Trainer, TrainingArguments, get_scheduler
-from transformers.debug_utils import DebugOption
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_reporting_integration_callbacks
+from pydantic import Field, create_model
+from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from dynackd.errors import UserError, listed, one_of, reason_of, refuse_unknown_keys, shown
+from dynackd.errors import UserError, listed, shown
+from dynackd.system.settings import Among, Number, Settings, Whole, refused
 from dynackd.training.trainer import UNSUPPORTED_ARGUMENTS, UNSUPPORTED_OPTIMIZERS
 
 FIELDS = {known.name: known for known in dataclasses.fields(TrainingArguments) if known.init}
 HINTS = typing.get_type_hints(TrainingArguments)
 FINETUNE = "finetune"
-LARGEST = 2**63 - 1
 
-# --- what each field must be -----------------------------------------------------------------------------------------
+# What a recipe gets where it is silent, beside a learning rate that depends on the encoder (`rates.py`). A checkpoint
+# at every tenth of the way, so that a killed run loses little.
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0.1,
+    "weight_decay": 0.01,
+    "num_train_epochs": 3,
+    "train_sampling_strategy": "group_by_length",
+    "length_column_name": "length",
+    "save_steps": 0.1,
+    "save_total_limit": 2,
+    "logging_steps": 0.02,
+    "report_to": "none",
+    "ddp_find_unused_parameters": False,
+    "dataloader_pin_memory": False,
+}
 
-Check = tuple[Callable[[Any], bool], str]
+# --- what each field must be, where the library's own type says too little -------------------------------------------
 
-
-def _at_least(least: int, most: int = LARGEST) -> Check:
-    expected = f"a whole number of {least} or more" if most == LARGEST else f"a whole number from {least} to {most:,}"
-    return lambda value: least <= value <= most, expected
-
-
-ABOVE_0: Check = (lambda value: value > 0, "a number above 0")
-FROM_0: Check = (lambda value: value >= 0, "a number from 0")
-BELOW_1: Check = (lambda value: 0 <= value < 1, "a number from 0 to below 1")
+Count = Annotated[Whole, Field(ge=1)]
+Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
+Above0 = Annotated[Number, Field(gt=0)]
+From0 = Annotated[Number, Field(ge=0)]
+Below1 = Annotated[Number, Field(ge=0, lt=1)]
 # As transformers reads them: below 1 a share of all steps, from 1 on a number of steps.
-STEPS: Check = (
-    lambda value: value > 0 and (value < 1 or value == int(value)),
-    "a whole number of steps, or a share of them above 0 and below 1",
-)
-SEED = _at_least(0, 2**32 - 1)
+Steps = Annotated[Number, Field(gt=0, lt=1)] | Count
 
-RANGES: dict[str, Check] = {
-    "per_device_train_batch_size": _at_least(1),
-    "per_device_eval_batch_size": _at_least(1),
-    "num_train_epochs": (lambda value: 0 < value <= 1e6, "a number above 0, at most 1,000,000"),
-    "max_steps": (lambda value: value == -1 or value >= 1, "a whole number of 1 or more, or -1 to go by epochs"),
-    "learning_rate": ABOVE_0,
-    "warmup_steps": (
-        lambda value: 0 <= value < 1 or value == int(value) >= 1,
-        "a whole number of steps, or a share of them from 0 to below 1",
-    ),
-    "weight_decay": FROM_0,
-    "adam_beta1": BELOW_1,
-    "adam_beta2": BELOW_1,
-    "adam_epsilon": FROM_0,
-    "gradient_accumulation_steps": _at_least(1),
-    "max_grad_norm": (lambda value: value >= 0, "a number from 0, where 0 clips nothing"),
-    "label_smoothing_factor": BELOW_1,
-    "neftune_noise_alpha": ABOVE_0,
-    "torch_empty_cache_steps": _at_least(1),
-    "logging_steps": STEPS,
-    "eval_steps": STEPS,
-    "save_steps": STEPS,
-    "eval_delay": FROM_0,
-    "eval_accumulation_steps": _at_least(1),
-    "save_total_limit": (lambda value: value >= 1, "a whole number of 1 or more, or null to keep all checkpoints"),
-    "seed": SEED,
-    "data_seed": SEED,
-    "dataloader_num_workers": _at_least(0),
-    "dataloader_prefetch_factor": _at_least(1),
-    "ddp_bucket_cap_mb": _at_least(1),
-    "ddp_timeout": _at_least(1),
-}
 
-# Names that a field may hold, where neither its type nor its metadata says so.
-CHOICES: dict[str, Sequence[str]] = {
-    "include_num_input_tokens_seen": ("all", "non_padding", "no"),
-    "debug": ("", *(option.value for option in DebugOption)),
-    "report_to": ("none", "all", *INTEGRATION_TO_CALLBACK),
-    "torch_compile_backend": [backend.value.lower() for backend in DynamoBackend if backend != DynamoBackend.NO],
-    "torch_compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
-}
+def _one_of(names: Sequence[str]) -> Any:
+    return Annotated[str, Among(lambda: names)]
+
+
+LOGGERS = list(INTEGRATION_TO_CALLBACK)
+TYPES: dict[str, Any] = {
+    "per_device_train_batch_size": Count,
+    "per_device_eval_batch_size": Count,
+    "num_train_epochs": Annotated[Number, Field(gt=0, le=1_000_000)],
+    "max_steps": Count | Literal[-1],
+    "learning_rate": Above0,
+    "warmup_steps": Below1 | Count,
+    "weight_decay": From0,
+    "adam_beta1": Below1,
+    "adam_beta2": Below1,
+    "adam_epsilon": From0,
+    "gradient_accumulation_steps": Count,
+    "max_grad_norm": From0,
+    "label_smoothing_factor": Below1,
+    "neftune_noise_alpha": Above0 | None,
+    "torch_empty_cache_steps": Count | None,
+    "logging_steps": Steps,
+    "eval_steps": Steps | None,
+    "save_steps": Steps,
+    "eval_delay": From0,
+    "eval_accumulation_steps": Count | None,
+    "save_total_limit": Count | None,
+    "seed": Seed,
+    "data_seed": Seed | None,
+    "dataloader_num_workers": Annotated[Whole, Field(ge=0)],
+    "dataloader_prefetch_factor": Count | None,
+    "ddp_bucket_cap_mb": Count | None,
+    "ddp_timeout": Count,
+    "include_num_input_tokens_seen": bool | _one_of(["all", "non_padding", "no"]),
+    "report_to": _one_of(["none", "all", *LOGGERS]) | list[Annotated[str, Among(lambda: LOGGERS)]],
+    "torch_compile_backend": _one_of([b.value.lower() for b in DynamoBackend if b != DynamoBackend.NO]) | None,
+    "torch_compile_mode": _one_of(
+        ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+    ) | None,
+}  # fmt: skip
 
 # --- what is refused -------------------------------------------------------------------------------------------------
 
@@ -167,154 +174,7 @@ RENAMED = {
     "dropout": "stages.<stage>.dropout",
 }
 
-Fields = Mapping[str, Any]
-
-
-def _says(name: str, *values: Any) -> Callable[[Fields], bool]:
-    return lambda fields: fields.get(name, _default(name)) in values
-
-
-def _workers(fields: Fields) -> bool:
-    return fields.get("dataloader_num_workers", 0) > 0
-
-
-def _checkpoints_layers(fields: Fields) -> bool:
-    return bool(fields.get("activation_checkpointing") or fields.get("gradient_checkpointing"))
-
-
-def _low_rank(fields: Fields) -> bool:
-    return str(fields.get("optim")).startswith(("galore", "apollo"))
-
-
-def _reads_arguments(fields: Fields) -> bool:
-    """Whether the optimiser looks at `optim_args` at all; the usual ones take their own fields, such as adam_beta1."""
-    return fields.get("optim", "adamw_torch") not in ("adamw_torch", "adamw_torch_fused", "adafactor")
-
-
-def _tells_trackio(fields: Fields) -> bool:
-    return "trackio" in names_in(fields.get("report_to", "none"))
-
-
-def _logs_or_evaluates_by_steps(fields: Fields) -> bool:
-    return _says("logging_strategy", "steps")(fields) or _says("eval_strategy", "steps")(fields)
-
-
-def _evaluates(fields: Fields) -> bool:
-    return _says("eval_strategy", "steps", "epoch")(fields)
-
-
-def _followers(fields: Fields) -> list[str]:
-    """The fields that make a stage follow one of its metrics."""
-    follows = {
-        "load_best_model_at_end": bool(fields.get("load_best_model_at_end")),
-        "save_strategy": fields.get("save_strategy") == "best",
-        "lr_scheduler_type": fields.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy"),
-    }
-    return [name for name, does in follows.items() if does]
-
-
-def _follows(fields: Fields) -> bool:
-    return bool(_followers(fields))
-
-
-FOLLOWER = "load_best_model_at_end, save_strategy: best or lr_scheduler_type: reduce_lr_on_plateau"
-WORKERS = "dataloader_num_workers of 1 or more"
-# A field that does something only beside another: what it needs, and how that is said.
-NEEDS: dict[str, tuple[Callable[[Fields], bool], str]] = {
-    "dataloader_persistent_workers": (_workers, WORKERS),
-    "dataloader_prefetch_factor": (_workers, WORKERS),
-    "dataloader_multiprocessing_context": (_workers, WORKERS),
-    "eval_steps": (_says("eval_strategy", "steps"), "eval_strategy: steps"),
-    "eval_delay": (_evaluates, "eval_strategy: steps or epoch"),
-    "metric_for_best_model": (_follows, FOLLOWER),
-    "greater_is_better": (_follows, FOLLOWER),
-    "save_steps": (_says("save_strategy", "steps"), "save_strategy: steps"),
-    "logging_steps": (_logs_or_evaluates_by_steps, "logging_strategy: steps"),
-    "optim_args": (_reads_arguments, "an optimizer as optim that reads it, such as sgd"),
-    "optim_target_modules": (_low_rank, "a galore or apollo optimizer as optim"),
-    "activation_checkpointing_kwargs": (_checkpoints_layers, "activation_checkpointing: true"),
-    "gradient_checkpointing_kwargs": (_checkpoints_layers, "activation_checkpointing: true"),
-    "trackio_space_id": (_tells_trackio, "report_to: trackio"),
-    "trackio_bucket_id": (_tells_trackio, "report_to: trackio"),
-    "trackio_static_space_id": (_tells_trackio, "report_to: trackio"),
-}
-
-
-# --- checking a recipe -----------------------------------------------------------------------------------------------
-
-# Where fields stand -> the fields; a later section overrides an earlier one.
-Sections = Sequence[tuple[str, Mapping[str, Any]]]
-
-
-@dataclass(frozen=True)
-class TrainingFields:
-    """Fields of TrainingArguments, and for those that the recipe gives, the section that they come from."""
-
-    values: Mapping[str, Any]
-    places: Mapping[str, str] = field(default_factory=dict)
-
-    def where(self, name: str) -> str:
-        """The field as a recipe's path, such as `stages.depth.training.max_steps`."""
-        return f"{self.places.get(name, 'training')}.{name}"
-
-
-def resolve_training(
-    defaults: Mapping[str, Any], sections: Mapping[str, Sections], measured: Mapping[str, Sequence[str]]
-) -> dict[str, TrainingFields]:
-    """stage -> its fields, the defaults below. measured: stage -> the metrics that its evaluation gives.
-
-    Raises `UserError`, which names the field and where it stands, for what can be known without a model, data or this
-    machine: an unknown field, a value of another type or out of range, what a stage cannot honour or would silently
-    ignore.
-    """
-    for where, values in {where: values for parts in sections.values() for where, values in parts}.items():
-        _check_fields(where, values)
-    resolved = {
-        stage: TrainingFields(
-            {**defaults, **{name: value for _, values in parts for name, value in values.items()}},
-            {name: where for where, values in parts for name in values},
-        )
-        for stage, parts in sections.items()
-    }
-    for stage, fields in resolved.items():
-        if stage != FINETUNE:
-            _check_supported(stage, fields)
-        _check_together(stage, fields, measured[stage])
-    _check_needs(resolved)
-    return resolved
-
-
-def _check_fields(where: str, fields: Fields) -> None:
-    for name, instead in RENAMED.items():
-        if name in fields:
-            raise UserError(f"unknown key '{where}.{name}'; write {instead}")
-    refuse_unknown_keys(where, fields, list(FIELDS))
-    for name, value in fields.items():
-        check_field(f"{where}.{name}", name, value)
-
-
-def check_field(where: str, name: str, value: Any) -> None:
-    """Refuse a field that dynackd sets itself or cannot honour, and a value that is not one of the field's."""
-    if name in REFUSED and not (type(value) is type(_default(name)) and value == _default(name)):
-        raise UserError(f"{where} is not possible: {REFUSED[name]}; remove it")
-    _check_type(where, HINTS[name], value)
-    if choices := _choices(name):
-        for text in names_in(value):
-            one_of(where, text, choices)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where} must be a finite number, not {shown(value)}")
-    if isinstance(value, int) and abs(value) > LARGEST:
-        raise UserError(f"{where} is too large a number: {shown(value)}")
-    holds, expected = RANGES.get(name, (lambda _: True, ""))
-    if value is not None and not holds(value):
-        raise UserError(f"{where} must be {expected}, not {shown(value)}")
-    if name == "report_to" and (value is None or ({"none", "all"} & {*names_in(value)} and len(names_in(value)) > 1)):
-        raise UserError(f"{where} must be none, all, or a list of other names, not {shown(value)}")
-
-
-def _default(name: str) -> Any:
-    known = FIELDS[name]
-    return known.default if known.default_factory is dataclasses.MISSING else known.default_factory()
+Fields = Mapping[str, Any]  # of one stage
 
 
 def names_in(value: Any) -> list[str]:
@@ -322,56 +182,150 @@ def names_in(value: Any) -> list[str]:
     return [text for text in (value if isinstance(value, list | tuple) else [value]) if isinstance(text, str)]
 
 
-TYPE_NAMES: dict[Any, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    list: "a list of texts",
-    dict: "a mapping",
+def _followers(fields: Fields) -> list[str]:
+    """The fields that make a stage follow one of its metrics."""
+    follows = {
+        "load_best_model_at_end": fields["load_best_model_at_end"],
+        "save_strategy": fields["save_strategy"] == "best",
+        "lr_scheduler_type": fields["lr_scheduler_type"] in ("reduce_lr_on_plateau", "greedy"),
+    }
+    return [name for name, does in follows.items() if does]
+
+
+@dataclass(frozen=True)
+class Need:
+    """What must be said beside a field that alone does nothing, and whether a stage's fields, silent ones at their
+    defaults, do so."""
+
+    said: str
+    met: Callable[[Fields], bool]
+
+
+WORKERS = Need("dataloader_num_workers of 1 or more", lambda f: f["dataloader_num_workers"] > 0)
+EVALUATES = Need("eval_strategy: steps or epoch", lambda f: f["eval_strategy"] != "no")
+FOLLOWER = Need(
+    "load_best_model_at_end, save_strategy: best or lr_scheduler_type: reduce_lr_on_plateau",
+    lambda f: bool(_followers(f)),
+)
+LAYERS = Need(
+    "activation_checkpointing: true", lambda f: f["activation_checkpointing"] or f["gradient_checkpointing"]
+)
+TRACKIO = Need("report_to: trackio", lambda f: "trackio" in names_in(f["report_to"]))
+NEEDS: dict[str, Need] = {
+    "dataloader_persistent_workers": WORKERS,
+    "dataloader_prefetch_factor": WORKERS,
+    "dataloader_multiprocessing_context": WORKERS,
+    "eval_steps": Need("eval_strategy: steps", lambda f: f["eval_strategy"] == "steps"),
+    "eval_delay": EVALUATES,
+    "metric_for_best_model": FOLLOWER,
+    "greater_is_better": FOLLOWER,
+    "save_steps": Need("save_strategy: steps", lambda f: f["save_strategy"] == "steps"),
+    "logging_steps": Need(
+        "logging_strategy: steps", lambda f: "steps" in (f["logging_strategy"], f["eval_strategy"])
+    ),
+    # The usual optimisers take their own fields, such as adam_beta1.
+    "optim_args": Need(
+        "an optimizer as optim that reads it, such as sgd",
+        lambda f: f["optim"] not in ("adamw_torch", "adamw_torch_fused", "adafactor"),
+    ),
+    "optim_target_modules": Need(
+        "a galore or apollo optimizer as optim", lambda f: str(f["optim"]).startswith(("galore", "apollo"))
+    ),
+    "activation_checkpointing_kwargs": LAYERS,
+    "gradient_checkpointing_kwargs": LAYERS,
+    "trackio_space_id": TRACKIO,
+    "trackio_bucket_id": TRACKIO,
+    "trackio_static_space_id": TRACKIO,
 }
 
-
-def _members(hint: Any) -> list[Any]:
-    union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-    members = list(typing.get_args(hint)) if union else [hint]
-    # A mapping may also be the JSON text of one, or its file's name; a recipe has no need of either.
-    mappings = any((typing.get_origin(member) or member) is dict for member in members)
-    return [member for member in members if not (mappings and member is str)]
+# --- the section of a recipe -----------------------------------------------------------------------------------------
 
 
-def _check_type(where: str, hint: Any, value: Any) -> None:
-    members = _members(hint)
-    if any(_fits(value, member) for member in members):
-        return
-    kinds = [typing.get_origin(member) or member for member in members]
-    names = list(dict.fromkeys(TYPE_NAMES[kind] for kind in kinds if kind in TYPE_NAMES))
-    if type(None) in members:
-        names.append("null")
-    raise UserError(f"{where} must be {' or '.join(names)}, not {shown(value)}")
+def _default(name: str) -> Any:
+    known = FIELDS[name]
+    return known.default if known.default_factory is dataclasses.MISSING else known.default_factory()
 
 
-def _fits(value: Any, member: Any) -> bool:
-    kind = typing.get_origin(member) or member
-    if kind is typing.Literal:
-        return value in typing.get_args(member) and type(value) in map(type, typing.get_args(member))
-    if kind is float:
-        return type(value) in (int, float)
-    if kind is list:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if kind is dict:
-        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-    return type(value) is kind
+def _type(name: str) -> Any:
+    """What may stand in a recipe for a field of TrainingArguments."""
+    if name in REFUSED:
+        return refused(f"is not possible: {REFUSED[name]}; remove it", _default(name))
+    if name in TYPES:
+        return TYPES[name]
+    members = typing.get_args(HINTS[name]) or (HINTS[name],)
+    enums: list[Any] = [member for member in members if isinstance(member, enum.EnumMeta)]
+    choices = [str(option.value) for kind in enums for option in kind] or FIELDS[name].metadata.get("choices")
+    if choices:
+        return _one_of(list(choices)) | None if type(None) in members else _one_of(list(choices))
+    if any((typing.get_origin(member) or member) is dict for member in members):
+        return dict[str, Any] | None  # the library takes the text of one too, or a file's name
+    return reduce(or_, members)
 
 
-def _choices(name: str) -> list[str]:
-    """The names that a field's type, its metadata or our table allow; none where it is free."""
-    enums: list[Any] = [member for member in _members(HINTS[name]) if isinstance(member, enum.EnumMeta)]
-    named = [str(option.value) for kind in enums for option in kind]
-    return named or list(FIELDS[name].metadata.get("choices") or CHOICES.get(name, ()))
+def _described(name: str) -> str:
+    if name in REFUSED:
+        return f"Not possible: {REFUSED[name]}"
+    return str(OWN_WORDS.get(name) or FIELDS[name].metadata["help"]).replace("%%", "%")
 
 
-def _check_supported(stage: str, fields: TrainingFields) -> None:
+OWN_WORDS = {"learning_rate": "The highest learning rate; where no recipe says it, it depends on the encoder's size"}
+_KEYS: dict[str, Any] = {
+    name: (_type(name), Field(default=TRAINING_DEFAULTS.get(name, _default(name)), description=_described(name)))
+    for name in FIELDS
+} | {
+    name: (refused(f"is unknown; write {instead}"), Field(default=None, description=f"Write {instead}"))
+    for name, instead in RENAMED.items()
+}
+Training = create_model("Training", __base__=Settings, __doc__="Fields of transformers.TrainingArguments.", **_KEYS)
+
+
+# --- the fields of a stage -------------------------------------------------------------------------------------------
+
+DEFAULTS = {name: _default(name) for name in FIELDS}  # the library's own
+
+
+@dataclass(frozen=True)
+class TrainingFields:
+    """Fields of TrainingArguments, and for those that the recipe gives, the section that they come from."""
+
+    values: Fields
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def where(self, name: str) -> str:
+        """The field as a recipe's path, such as `stages.depth.training.max_steps`."""
+        return f"{self.places.get(name, 'training')}.{name}"
+
+    @property
+    def all(self) -> Fields:
+        """Those that are not said at the library's defaults."""
+        return {**DEFAULTS, **self.values}
+
+
+def resolve_training(
+    sections: Mapping[str, Mapping[str, Fields]], measured: Mapping[str, Sequence[str]]
+) -> dict[str, TrainingFields]:
+    """stage -> its fields. sections: stage -> where fields stand -> the fields, each of them checked by `Training`; a
+    later section overrides an earlier one. measured: stage -> the metrics that its evaluation gives.
+
+    Raises `UserError`, which names the field and where it stands, for what a stage cannot honour, for fields that fail
+    beside one another and for those that would do nothing.
+    """
+    resolved = {
+        stage: TrainingFields(
+            {**TRAINING_DEFAULTS, **{name: value for values in parts.values() for name, value in values.items()}},
+            {name: where for where, values in parts.items() for name in values},
+        )
+        for stage, parts in sections.items()
+    }
+    for stage, fields in resolved.items():
+        if stage != FINETUNE:
+            _check_supported(fields)
+        _check_together(stage, fields, measured[stage])
+    _check_needs(resolved)
+    return resolved
+
+
+def _check_supported(fields: TrainingFields) -> None:
     """A supernet's stages cannot do all that the stock Trainer does."""
     reasons = {name: reason for name, reason in UNSUPPORTED_ARGUMENTS.items() if fields.values.get(name)}
     if (optimizer := fields.values.get("optim")) in UNSUPPORTED_OPTIMIZERS:
@@ -384,80 +338,25 @@ def _check_supported(stage: str, fields: TrainingFields) -> None:
 
 def _check_together(stage: str, fields: TrainingFields, measured: Sequence[str]) -> None:
     """Refuse fields that fail beside one another."""
-    values, where = fields.values, fields.where
-    if values.get("fp16") and values.get("bf16"):
+    known, where = fields.all, fields.where
+    if known["fp16"] and known["bf16"]:
         raise UserError(f"{where('fp16')} and {where('bf16')} exclude each other; give one of them")
-    metric = (values.get("metric_for_best_model") or "loss").removeprefix("eval_")
-    for name in _followers(values):
-        if not _evaluates(values):
-            raise UserError(f"{where(name)}: {shown(values[name])} needs eval_strategy: steps or epoch")
+    metric = (known["metric_for_best_model"] or "loss").removeprefix("eval_")
+    for name in _followers(known):
+        if not EVALUATES.met(known):
+            raise UserError(f"{where(name)}: {shown(known[name])} needs {EVALUATES.said}")
         if metric not in measured:
             raise UserError(
-                f"{where(name)}: {shown(values[name])} follows the metric '{metric}', which the stage {stage} does not "
+                f"{where(name)}: {shown(known[name])} follows the metric '{metric}', which the stage {stage} does not "
                 f"measure; name one of its own as metric_for_best_model: {listed(measured)}"
             )
 
 
 def _check_needs(resolved: Mapping[str, TrainingFields]) -> None:
     """Refuse a field that does nothing in any of the stages that it is given for."""
-    for name, (met, needed) in NEEDS.items():
+    for name, need in NEEDS.items():
         given = [fields for fields in resolved.values() if name in fields.places]
         asked = [fields for fields in given if fields.values[name] not in (None, False)]
         for where in {fields.where(name) for fields in asked}:
-            if not any(met(fields.values) for fields in asked if fields.where(name) == where):
-                raise UserError(f"{where} does nothing without {needed}; add that or remove it")
-
-
-# --- checking this machine -------------------------------------------------------------------------------------------
-
-
-class _Dry(TrainingArguments):
-    """TrainingArguments that look at everything and touch no device, so that those of all stages can be tried."""
-
-    @cached_property
-    def _setup_devices(self) -> torch.device:
-        self._n_gpu, self.distributed_state = 0, None
-        return torch.device("cpu")
-
-
-SCRATCH_STEPS = 1000
-
-
-def check_machine(fields: TrainingFields) -> None:
-    """Refuse (`UserError`, with the library's own reason) what this machine cannot do, or what only the library can
-    tell: a package that is not installed, a device that is not there, arguments of the optimiser or the schedule."""
-    arguments = _tried("training", lambda: _Dry(output_dir="unused", **with_device(fields.values)))
-    callbacks = get_reporting_integration_callbacks(arguments.report_to)
-    _tried(fields.where("report_to"), lambda: [make() for make in callbacks])
-    optimizer = _tried(fields.where("optim"), lambda: _scratch_optimizer(arguments))
-    if optimizer is not None:
-        # Without a warm-up, which would put off the first use of the arguments.
-        schedule = (arguments.lr_scheduler_type, optimizer, 0, SCRATCH_STEPS, arguments.lr_scheduler_kwargs)
-        _tried(fields.where("lr_scheduler_type"), lambda: get_scheduler(*schedule))
-
-
-def _scratch_optimizer(arguments: TrainingArguments) -> torch.optim.Optimizer | None:
-    """The optimiser over a few weights, or None for one that chooses among the modules of the model itself."""
-    try:
-        make, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
-    except ValueError as error:
-        if "need to pass a" in str(error):
-            return None
-        raise
-    optimizer: torch.optim.Optimizer = make(torch.nn.Linear(2, 2).parameters(), **options)
-    return optimizer
-
-
-def with_device(fields: Fields) -> dict[str, Any]:
-    """The fields, and where they do not say so, that a machine without another device trains on its CPU; without that
-    the library refuses bf16 there."""
-    return {"use_cpu": not torch.accelerator.is_available(), **fields}
-
-
-def _tried(where: str, make: Callable[[], Any]) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they come again when the stage begins
-            return make()
-    except Exception as error:  # whatever the library or an integration raises is its reason
-        raise UserError(f"{where}: {reason_of(error)}") from error
+            if not any(need.met(fields.all) for fields in asked if fields.where(name) == where):
+                raise UserError(f"{where} does nothing without {need.said}; add that or remove it")

@@ -1,10 +1,8 @@
 """A recipe: one YAML file that says what is trained, on what, how, and where the results go."""
 
 import copy
-import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +11,19 @@ from transformers import TrainingArguments
 from dynackd.data.origins import PACKAGE_PREFIX, is_place, located, portable
 from dynackd.data.words import AugmentationSettings
 from dynackd.distill.terms import SIGNALS, TERMS, DistillationSettings
-from dynackd.errors import UserError, one_of, reason_of, refuse_unknown_keys, shown
+from dynackd.errors import UserError, one_of, reason_of
 from dynackd.subnet import Grid
-from dynackd.supernet.importance import IMPORTANCE
 from dynackd.system.places import at_home
+from dynackd.system.settings import checked
 from dynackd.system.yamltext import MAX_CHARACTERS, read_yaml, write_yaml
-from dynackd.tasks.sources import DataSource, resolve_source
-from dynackd.tasks.task import Task, resolve_task
-from dynackd.training.arguments import FINETUNE, TrainingFields, check_machine, resolve_training, with_device
+from dynackd.tasks.sources import DataSource
+from dynackd.tasks.task import Task
+from dynackd.training.arguments import FINETUNE, TrainingFields, resolve_training
+from dynackd.training.machine import check_machine, with_device
+from dynackd.training.schema import DROPOUT, RECIPE_FILE, SIGNAL, WORKING_DIRECTORY, RecipeFile
 from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, SubnetSampler, metric_names
 
 STAGES = (FINETUNE, "width", "depth")
-IMPORTANCE_ROWS = 512
-
-# What a recipe gets where it is silent, beside a learning rate that depends on the encoder (`rates.py`). A checkpoint
-# at every tenth of the way, so that a killed run loses little.
-TRAINING_DEFAULTS: dict[str, Any] = {
-    "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 64,
-    "lr_scheduler_type": "linear",
-    "warmup_steps": 0.1,
-    "weight_decay": 0.01,
-    "num_train_epochs": 3,
-    "train_sampling_strategy": "group_by_length",
-    "length_column_name": "length",
-    "save_steps": 0.1,
-    "save_total_limit": 2,
-    "logging_steps": 0.02,
-    "report_to": "none",
-    "ddp_find_unused_parameters": False,
-    "dataloader_pin_memory": False,
-}
-# A supernet has its teacher's hidden size, so the hidden states themselves can be compared beside CKD's relations.
-SIGNAL = "ckd+mse"
 
 
 @dataclass(frozen=True)
@@ -99,28 +77,9 @@ class Recipe:
             check_machine(TrainingFields(settings.training, settings.places))
 
 
-RECIPE_KEYS = (
-    *("model", "teacher", "task", "data", "grid"),
-    *("augmentation", "importance", "distillation", "training", "stages", "output_dir"),
-)
 DATA_FILES = ("train", "validation", "validation_mm")
 # Keys whose values are paths or names, so that --set takes them as they stand.
 TEXT_KEYS = ("model", "teacher", "output_dir", "augmentation.masked_lm", "data.hub", *(f"data.{k}" for k in DATA_FILES))
-# What relative paths in a recipe file are relative to, under the key `paths`; recipes beside results say `recipe`.
-WORKING_DIRECTORY, RECIPE_FILE = "working directory", "recipe"
-STAGE_KEYS = ("training", "distillation", "dropout")
-DISTILLATION_KEYS = ("signal", *(setting.name for setting in dataclasses.fields(DistillationSettings)))
-# Sections that are mappings -> their keys.
-SECTIONS: dict[str, Sequence[str]] = {
-    "grid": ("widths", "depths", "kept_layers", "sampler"),
-    "importance": ("score", "rows"),
-    "distillation": DISTILLATION_KEYS,
-    "augmentation": [setting.name for setting in dataclasses.fields(AugmentationSettings)],
-    "stages": STAGES,
-}
-# None: the model's own. Without dropout a step takes about a tenth less time on a CPU (benchmarks/training.py, its
-# variant `dropout`), sub-networks share their first layers exactly, and no noise stands between student and teacher.
-DROPOUT: dict[str, float | None] = {"finetune": None, "width": 0.0, "depth": 0.0}
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -128,49 +87,40 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     text = _read(Path(path))
     try:
         content = apply_overrides(_from_working_directory(_parse(text), Path(path)), overrides)
-        if "paths" in content:
-            raise UserError("paths belongs in the file; a path after --set is relative to the working directory")
-        return dataclasses.replace(make_recipe(content), file=Path(path))
+        return replace(make_recipe(content), file=Path(path))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
 def make_recipe(content: Mapping[str, Any]) -> Recipe:
     """Check a recipe's mapping. Raises `UserError` that names the key."""
-    refuse_unknown_keys("", content, RECIPE_KEYS)
-    for key in ("model", "task", "output_dir"):
-        if key not in content:
-            raise UserError(f"{key!r} is missing; a recipe names at least model, task, data and output_dir")
-    for key in ("model", "output_dir", "teacher"):
-        value = content.get(key, "unsaid")
-        if not (isinstance(value, str) and value.strip()) and not (key == "teacher" and value is None):
-            raise UserError(f"{key} must be a text, not {shown(value)}; a number that is a name stands in quotes")
-    sections = {key: _section(key, content.get(key), known) for key, known in SECTIONS.items()}
-    stages = {name: _section(f"stages.{name}", sections["stages"].get(name), STAGE_KEYS) for name in STAGES}
-    grid, importance = sections["grid"], sections["importance"]
-    task = resolve_task(content["task"])
-    trained = Grid(**{key: value for key, value in grid.items() if key != "sampler"})
-    training = _training(content, stages, task, trained)
+    if "paths" in content:
+        raise UserError("paths belongs in the file; a path after --set is relative to the working directory")
+    written = checked(RecipeFile, content)
+    grid, augmentation = written.grid, written.augmentation
+    trained = Grid(grid.widths, grid.depths, grid.kept_layers)
+    own = {name: (content.get("stages") or {}).get(name) or {} for name in STAGES}
+    training = _training(content.get("training") or {}, own, written.task, trained)
     return Recipe(
-        model=at_home(content["model"]),
-        teacher=at_home(content["teacher"]) if content.get("teacher") else None,
-        task=task,
-        data=resolve_source(content.get("data"), task),
+        model=at_home(written.model),
+        teacher=written.teacher and at_home(written.teacher),
+        task=written.task,
+        data=written.data,
         grid=trained,
-        sampler=SubnetSampler.parse(grid.get("sampler", "all")),
-        importance=one_of("importance.score", importance.get("score", "gradient"), IMPORTANCE),
-        importance_rows=_whole("importance.rows", importance.get("rows", IMPORTANCE_ROWS)),
+        sampler=grid.sampler,
+        importance=written.importance.score,
+        importance_rows=written.importance.rows,
         stages={
             name: StageSettings(
                 training[name].values,
-                _distillation(name, sections["distillation"], own),
-                _dropout(name, own),
+                _distillation(name, content.get("distillation") or {}, own[name].get("distillation") or {}),
+                own[name].get("dropout", DROPOUT[name]),
                 training[name].places,
             )
-            for name, own in stages.items()
+            for name in STAGES
         },
-        augmentation=_augmentation(sections["augmentation"]),
-        output_dir=Path(at_home(content["output_dir"])),
+        augmentation=replace(augmentation, masked_lm=augmentation.masked_lm and at_home(augmentation.masked_lm)),
+        output_dir=Path(at_home(written.output_dir)),
         content=content,
     )
 
@@ -204,9 +154,9 @@ def _override_value(name: str, value: str) -> Any:
     """A value as YAML reads it; a path or name as it stands, also where YAML would see a comment or a mapping in it."""
     text = value.strip()
     if name not in TEXT_KEYS or text[:1] in ("'", '"'):
-        return _load_yaml(value)
+        return read_yaml(value)
     try:
-        read = _load_yaml(value)
+        read = read_yaml(value)
     except UserError:
         return text
     return read if not isinstance(read, str | dict) and "#" not in text else text
@@ -262,57 +212,25 @@ def _read(path: Path) -> str:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    content = _load_yaml(text)
+    content = read_yaml(text)
     if not isinstance(content, dict):
-        raise UserError("a recipe is a YAML mapping with the keys " + ", ".join(RECIPE_KEYS))
+        raise UserError("a recipe is a YAML mapping with the keys " + ", ".join(RecipeFile.model_fields))
     return content
-
-
-def _load_yaml(text: str) -> Any:
-    return read_yaml(text)
-
-
-def _section(where: str, content: Any, known: Sequence[str]) -> dict[str, Any]:
-    content = _mapping(where, content)
-    refuse_unknown_keys(where, content, known)
-    return content
-
-
-def _mapping(where: str, content: Any) -> dict[str, Any]:
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise UserError(f"{where} must be a mapping, such as {{key: value}}, not {shown(content)}")
-    return content
-
-
-def _augmentation(section: Mapping[str, Any]) -> AugmentationSettings:
-    settings = AugmentationSettings(**section)
-    if settings.masked_lm is None:
-        return settings
-    return dataclasses.replace(settings, masked_lm=at_home(settings.masked_lm))
-
-
-def _whole(where: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{where} must be a whole number of 1 or more, not {shown(value)}")
-    return value
 
 
 def _training(
-    content: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]], task: Task, grid: Grid
+    shared: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]], task: Task, grid: Grid
 ) -> dict[str, TrainingFields]:
     """Each stage's fields: the defaults, then the recipe's, then the recipe's for this stage."""
-    shared = _mapping("training", content.get("training"))
-    sections = {}
-    for name, own in stages.items():
-        where = f"stages.{name}.training"
-        sections[name] = [("training", shared), (where, _mapping(where, own.get("training")))]
+    sections = {
+        name: {"training": shared, f"stages.{name}.training": own.get("training") or {}} for name, own in stages.items()
+    }
     names = [metric + suffix for suffix in task.validation_splits for metric in task.metrics]
     measured = {
         FINETUNE: ["loss", *task.metrics],
         **{stage.name: metric_names(stage.grid_of(grid).specs(), names) for stage in (WIDTH_STAGE, DEPTH_STAGE)},
     }
-    training = resolve_training(TRAINING_DEFAULTS, sections, measured)
+    training = resolve_training(sections, measured)
     for fields in training.values():
         if task.kind == "regression" and fields.values.get("label_smoothing_factor"):
             where = fields.where("label_smoothing_factor")
@@ -320,36 +238,17 @@ def _training(
     return training
 
 
-def _dropout(stage: str, own: Mapping[str, Any]) -> float | None:
-    rate = own.get("dropout", DROPOUT[stage])
-    if rate is not None and (not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1):
-        raise UserError(f"stages.{stage}.dropout must be a number from 0 to below 1, or null, not {shown(rate)}")
-    return rate
-
-
 def _distillation(stage: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> DistillationSettings:
-    """`signal` names what the stage begins with, `weights` changes single weights, the rest are other fields of the
-    settings; what stands under the stage overrides what all stages share, weights key by key."""
-    where = f"stages.{stage}.distillation"
-    mine = _section(where, own.get("distillation"), DISTILLATION_KEYS)
-    if stage == FINETUNE and mine:
-        raise UserError(f"{where} does nothing: the teacher learns from the labels; remove it")
-    signal = one_of(f"{where if 'signal' in mine else 'distillation'}.signal",
-                    mine.get("signal", shared.get("signal", SIGNAL)), SIGNALS)  # fmt: skip
-    shared_weights, own_weights = (
-        _section(f"{place}.weights", section.get("weights"), list(TERMS))
-        for place, section in (("distillation", shared), (where, mine))
-    )
-    preset = {"weights": {}, **SIGNALS[signal].get(stage, {})}  # finetune has no distillation
+    """`signal` names what the stage begins with; what the recipe says overrides that, and what it says for the stage
+    overrides both, weights key by key."""
+    preset = SIGNALS[own.get("signal", shared.get("signal", SIGNAL))].get(stage, {})  # finetune has no distillation
     # A stage that names another signal starts from that signal's weights, not from the recipe's.
-    weights = {**preset["weights"], **({} if "signal" in mine else shared_weights), **own_weights}
-    fields = {key: value for key, value in {**preset, **shared, **mine}.items() if key != "signal"}
-    try:
-        settings = DistillationSettings(**{**fields, "weights": weights})
-    except UserError as error:
-        own_paths = {f"distillation.{key}" for key in mine} | {f"distillation.weights.{name}" for name in own_weights}
-        path = re.split(r":| must", str(error))[0]
-        raise UserError(f"stages.{stage}.{error}" if path in own_paths else str(error)) from error
+    layers = [preset, {**shared, "weights": {}} if "signal" in own else shared, own]
+    fields = {key: value for layer in layers for key, value in layer.items() if key != "signal"}
+    weights = {name: weight for layer in layers for name, weight in (layer.get("weights") or {}).items()}
+    settings = DistillationSettings(**{**fields, "weights": weights})
     if stage != FINETUNE and not settings.active(TERMS):
-        raise UserError(f"{where}: no term has a weight above 0, so nothing would be learned; give one a weight")
+        raise UserError(
+            f"stages.{stage}.distillation: no term has a weight above 0, so nothing would be learned; give one a weight"
+        )
     return settings

@@ -147,10 +147,10 @@ def test_hub_names() -> None:
 
 @pytest.mark.parametrize(("value", "message"), [
     ({"train": "a.csv", "validaton": "b.csv"}, "unknown key 'data.validaton', did you mean 'validation'"),
-    ({"train": "a.csv", "train_rows": 0}, "data.train_rows: expected a whole number of 1 or more, got 0"),
-    ({"train": "a.csv", "validation_share": 1}, "between 0 and 1"),
+    ({"train": "a.csv", "train_rows": 0}, "data.train_rows must be a whole number of 1 or more, or null, not 0"),
+    ({"train": "a.csv", "validation_share": 1}, "validation_share must be a number above 0 to below 1, or null, not 1"),
     ({"train": "a.csv", "validation": "b.csv", "validation_share": 0.1}, "not both"),
-    ({"train": 3}, "data.train: expected the path"),
+    ({"train": 3}, "data.train must be a text, or null, not 3"),
     ("glue/sst3", "did you mean 'sst2'"),
     ("a/b/c/d", "no hub name"),
     ("rows.csv", "is a file"),
