@@ -34,6 +34,10 @@ def path(text: str) -> Path:
     return Path(at_home(text))
 
 
+def add_nothing(parser: argparse.ArgumentParser) -> None:
+    """For a command that needs no more than its name."""
+
+
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=path, metavar="RECIPE", help="a YAML recipe")
     add_set(parser)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dynackd.cli import export, measure, train
-from dynackd.cli.arguments import add_recipe
+from dynackd.cli.arguments import add_nothing, add_recipe
 
 
 @dataclass(frozen=True)
@@ -76,5 +76,11 @@ COMMANDS = {
         "dynackd benchmark runs/sst2/teacher student --length 32 128 --json benchmark.json",
         measure.add_benchmark,
         measure.benchmark,
+    ),
+    "schema": Command(
+        "print the JSON Schema of a recipe, by which an editor completes and checks one",
+        "dynackd schema > recipe.schema.json",
+        add_nothing,
+        train.schema,
     ),
 }

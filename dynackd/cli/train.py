@@ -1,6 +1,7 @@
-"""The commands that train."""
+"""The commands that read a recipe."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,9 @@ def augment(options: argparse.Namespace) -> None:
     say(f"results: {directory}")
     following = [*options.set, *overrides(recipe)]  # the later one counts
     say_next(["dynackd", "train-width", str(options.recipe), *set_options(following)])
+
+
+def schema(options: argparse.Namespace) -> None:
+    from dynackd.training.schema import recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=1, ensure_ascii=False))

@@ -42,10 +42,10 @@ class AugmentationSettings:
         default=None,
         description="Path or hub name of a masked language model; null takes neighbours in the teacher's embeddings",
     )
-    copies: Whole = Field(default=10, ge=1, description="New rows for each row")
-    probability: Number = Field(default=0.4, gt=0, le=1, description="With which a word is replaced")
-    candidates: Whole = Field(default=15, ge=1, description="Words of which one takes its place")
-    seed: Whole = Field(default=42, ge=0, description="Of the draws")
+    copies: Whole = Field(default=10, ge=1, description="How many new rows are made of each row")
+    probability: Number = Field(default=0.4, gt=0, le=1, description="Chance that a word is replaced")
+    candidates: Whole = Field(default=15, ge=1, description="How many words there are to take its place")
+    seed: Whole = Field(default=42, ge=0, description="Seed of the draws")
 
 
 class Slot(NamedTuple):

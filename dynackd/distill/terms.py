@@ -72,19 +72,19 @@ class DistillationSettings:
         default_factory=lambda: _CKD,
         description="The weight of each term of the loss; terms that are not named keep the signal's",
     )
-    temperature: Number = Field(default=1.0, gt=0, description="Of the logits term, which is multiplied by its square")
+    temperature: Number = Field(default=1.0, gt=0, description="Temperature of the logits term")
     window: Annotated[Whole, Field(ge=3), AfterValidator(_odd)] | None = Field(
         default=21,
         description="Odd number of words centred on j in which the i and k of wr_triple lie; null for all words",
     )
     distance: Annotated[str, Among(lambda: PAIR_RELATIONS)] = Field(
-        default="cos", description="What the relation of a pair of words is"
+        default="cos", description="The relation of a pair: its cosine, or its distance"
     )
     average: Annotated[str, Among(lambda: AVERAGES)] = Field(
-        default="pairs", description="What the sum over pairs is divided by"
+        default="pairs", description="What the sum over pairs is divided by: the pairs, or the words"
     )
     divergence: Annotated[str, Among(lambda: DIVERGENCES)] = Field(
-        default="mse", description="Between the angles of student and teacher"
+        default="mse", description="How the angles of student and teacher are compared"
     )
     schedule: Annotated[str, Among(lambda: SCHEDULES)] = Field(
         default="constant",

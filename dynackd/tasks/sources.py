@@ -47,16 +47,16 @@ class DataSource:
     """
 
     hub: Hub | None = Field(default=None, description="A data set on the hub, such as glue/sst2 or owner/name/config")
-    train: Name | None = Field(default=None, description="File of the training rows; with hub the name of a split")
-    validation: Name | None = Field(default=None, description="As train, of the validation rows")
-    validation_mm: Name | None = Field(default=None, description="A second one, for MNLI")
+    train: Name | None = Field(default=None, description="File of the training rows; beside hub, name of a split")
+    validation: Name | None = Field(default=None, description="File of the validation rows; beside hub, a split")
+    validation_mm: Name | None = Field(default=None, description="A second one, such as MNLI's mismatched rows")
     validation_share: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
         default=None, description="Share of the training rows that is cut off to validate on, where there are no others"
     )
     max_length: Rows = Field(default=128, description="Tokens after which a text is cut off")
     train_rows: Rows | None = Field(default=None, description="At most so many training rows, a random subset")
     validation_rows: Rows | None = Field(default=None, description="At most so many validation rows, a random subset")
-    seed: Whole = Field(default=42, ge=0, description="Of the random subsets, which depend on nothing else")
+    seed: Whole = Field(default=42, ge=0, description="Seed of the random subsets, which depend on nothing else")
 
 
 def resolve_source(value: str | Mapping[str, Any] | None, task: Task | None = None) -> DataSource:

@@ -268,10 +268,14 @@ def _described(name: str) -> str:
     return str(OWN_WORDS.get(name) or FIELDS[name].metadata["help"]).replace("%%", "%")
 
 
-OWN_WORDS = {"learning_rate": "The highest learning rate; where no recipe says it, it depends on the encoder's size"}
+def _silent(name: str) -> Any:
+    """What a stage is trained with where the recipe does not say."""
+    return None if name in OWN_WORDS else TRAINING_DEFAULTS.get(name, _default(name))
+
+
+OWN_WORDS = {"learning_rate": "The highest learning rate; where no recipe says it, it depends on the encoder's size."}
 _KEYS: dict[str, Any] = {
-    name: (_type(name), Field(default=TRAINING_DEFAULTS.get(name, _default(name)), description=_described(name)))
-    for name in FIELDS
+    name: (_type(name), Field(default=_silent(name), description=_described(name))) for name in FIELDS
 } | {
     name: (refused(f"is unknown; write {instead}"), Field(default=None, description=f"Write {instead}"))
     for name, instead in RENAMED.items()

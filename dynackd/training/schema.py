@@ -28,6 +28,7 @@ DROPOUT: dict[str, float | None] = {"finetune": None, "width": 0.0, "depth": 0.0
 
 Name = Annotated[str, Field(pattern=r"\S")]
 Dropout = Annotated[Number, Field(ge=0, lt=1)] | None
+NO_DISTILLATION = "does nothing: the teacher learns from the labels; remove it"
 STAGE_TRAINING = Field(default_factory=Training, description="As the recipe's, for this stage")
 DROPOUT_WORDS = "Rate of every dropout; null for the model's own"
 
@@ -93,7 +94,7 @@ class FinetuneStage(Settings):
 
     training: Section[Training] = STAGE_TRAINING  # type: ignore[valid-type]
     dropout: Dropout = Field(default=DROPOUT["finetune"], description=DROPOUT_WORDS)
-    distillation: refused("does nothing: the teacher learns from the labels; remove it", None) = None  # type: ignore[valid-type]
+    distillation: refused(NO_DISTILLATION, None) = Field(default=None, description=NO_DISTILLATION)  # type: ignore[valid-type]
 
 
 class SupernetStage(Settings):
@@ -135,7 +136,7 @@ class RecipeFile(Settings):
     augmentation: Section[AugmentationSettings] = Field(
         default_factory=AugmentationSettings, description="What dynackd augment makes of the training rows"
     )
-    importance: Section[Importance] = Field(default_factory=Importance, description="What is kept first")
+    importance: Section[Importance] = Field(default_factory=Importance, description="Which heads and neurons stay")
     distillation: Section[DistillationSection] = Field(
         default_factory=DistillationSection, description="What the sub-networks learn from"
     )
