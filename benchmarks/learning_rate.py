@@ -72,8 +72,9 @@ def finetuned(model, task, rate, options):
     recipe = recipe_of(model, task, options, place, {"finetune": rate})
     finetune(recipe, RunMode(overwrite=True))
     about = json.loads((place / "teacher" / "metrics.json").read_text())
+    log = [json.loads(line) for line in (place / "teacher" / "log.jsonl").read_text().splitlines()]
     shutil.rmtree(place)
-    losses = [row["loss"] for row in about["log"] if "loss" in row]
+    losses = [row["loss"] for row in log if "loss" in row]
     return {"metric": about["metrics"][main_metric(recipe.task)], "losses": losses, "seconds": about["train_seconds"]}
 
 

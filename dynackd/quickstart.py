@@ -106,6 +106,8 @@ def _run(output: Path, recipe: Recipe, mode: RunMode) -> dict[str, Any]:
         if mode.resume and (recipe.output_dir / name).is_dir():
             refuse_other_result(recipe, name)
             console.print(f"{recipe.output_dir / name} is finished; passed over")
+            if name == "depth":
+                show(grid_table(read_json(recipe.output_dir / name / "metrics.json")))
         else:
             stage(recipe, mode)
     places = _student_places(output, recipe)
@@ -174,7 +176,6 @@ def _measure(output: Path, students: dict[str, Path], metric: str, length: int) 
 
 
 def _tell(output: Path, recipe: Recipe, result: dict[str, Any]) -> None:
-    show(grid_table(result["evaluation"]))
     show(benchmark_table(result["latency"]))
     say(f"plot of the metric against latency: {output / PLOT}")
     say(f"results: {output} ({result['seconds']} s in all), and then perhaps a recipe of your own")

@@ -44,7 +44,7 @@ def texts(directory, *_counts):
     ("widths", "depths", "students"),
     [("[0.5, 1.0]", "[0.5, 0.75, 1.0]", ["w0.5-d1", "w0.5-d0.5"]), ("[1.0]", "[1.0]", ["w1-d1"])],
 )
-def test_a_quickstart_with_a_grid_of_ones_own_comes_to_its_end(tmp_path, monkeypatch, widths, depths, students):
+def test_a_quickstart_with_a_grid_of_ones_own_comes_to_its_end(tmp_path, monkeypatch, widths, depths, students, capsys):
     monkeypatch.setattr(module, "benchmark", fake_benchmark)
     monkeypatch.setattr(module, "write_docstring_dataset", texts)
     model = tiny_recipe(tmp_path)["model"]
@@ -52,6 +52,7 @@ def test_a_quickstart_with_a_grid_of_ones_own_comes_to_its_end(tmp_path, monkeyp
                 "data.max_length=20", "task.metrics=[f1]"]  # fmt: skip
     output = tmp_path / "quick"
     result = quickstart(output, RunMode(), settings)
+    assert capsys.readouterr().out.count("MFLOPs") == 2, "one table of the width stage, one of the depth stage"
     assert sorted(path.name for path in (output / "students").iterdir()) == sorted(students)
     assert [point["label"] for point in result["points"]] == ["teacher", *students]
     assert result["latency"]["rows"][0]["length"] == 20

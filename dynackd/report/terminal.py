@@ -9,7 +9,15 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 LEAST_TEXT = 8  # characters of a column that may take several lines
@@ -35,15 +43,17 @@ def show(table: Table) -> None:
     console.print(table, crop=False)
 
 
-def progress_bar() -> Progress:
-    """A progress bar with the time gone and the time to go."""
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """A progress bar with the time gone and the time to go, and `columns` before these."""
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=None),  # what the others leave
         MofNCompleteColumn(),
+        *columns,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        expand=True,
     )
 
 

@@ -22,6 +22,7 @@ from dynackd.system.interruption import Interruption
 from dynackd.system.places import at_home, holds, manifest_of, mark, occupied_run, read_json, refuse_existing, remove
 from dynackd.training.arguments import FINETUNE
 from dynackd.training.lineage import refuse_changed_content, refuse_changed_recipe, write_record
+from dynackd.training.progress import LOG_FILE
 from dynackd.training.recipe import Recipe, StageSettings
 from dynackd.training.trainer import one_device
 
@@ -37,7 +38,7 @@ CHECKPOINTS = "the checkpoints of a run"
 LEFT_OVER = "what is left of a finished run's checkpoints"
 # What `begin`, the Trainer (in checkpoint-N) and `augment` write there; all else is somebody else's.
 CHECKPOINT_FILES = [
-    *("recipe.yaml", ORIGIN_FILE),
+    *("recipe.yaml", ORIGIN_FILE, LOG_FILE),
     *("candidates-*.json", "labels-*.json", ".*.tmp", "README.md", "runs/*/*", "runs/*/*/*"),
     *(f"{PREFIX_CHECKPOINT_DIR}-*/{name}" for name in (
         *("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json"),

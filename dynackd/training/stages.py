@@ -1,9 +1,12 @@
 """The stages from a checkpoint to a trained supernet: finetune, train-width and train-depth."""
 
+import math
+import shutil
 import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from dynackd.tasks.loading import TaskData, load_task_data
 from dynackd.tasks.task import compute_metrics
 from dynackd.training.evaluating import evaluate_subnets
 from dynackd.training.lineage import INHERITED, record_of, refuse_other, write_record
+from dynackd.training.progress import LOG_FILE, TrainingProgress, predicting, write_log
 from dynackd.training.rates import default_learning_rate, still_falling
 from dynackd.training.recipe import Recipe
 from dynackd.training.rows import tokenized
@@ -91,7 +95,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
         compute_metrics=lambda p: compute_metrics(data.task, np.asarray(p.predictions), np.asarray(p.label_ids)),
     )
     set_dropout(model, run.settings.dropout)
-    seconds = _train(trainer, run, record)
+    seconds = _train(trainer, run, record, "fine-tuning")
     metrics = {
         name: value
         for suffix, rows in validation.items()
@@ -237,7 +241,7 @@ def _train_stage(
         stop=run.mode.interruption.asked,
     )
     set_dropout(supernet, run.settings.dropout)
-    seconds = _train(trainer, run, record)
+    seconds = _train(trainer, run, record, f"{stage.name} stage")
     length = run.recipe.data.max_length
     evaluation = evaluate_subnets(supernet, original.to(run.arguments.device), data, validation, tokenizer, length)
     about = {**evaluation, "stage": stage.name, "train_seconds": round(seconds, 1)}
@@ -274,15 +278,20 @@ def _say_if_too_short(trainer: Trainer) -> None:
         )
 
 
-def _train(trainer: ResumableTrainer, run: Run, record: Record) -> float:
+def _train(trainer: ResumableTrainer, run: Run, record: Record, title: str) -> float:
     """Train, or go on from the checkpoint; returns the seconds it took."""
     _warn_of_slow_bf16(run.arguments)
     if run.checkpoint is None and run.arguments.should_save:
         begin(run.recipe, record, run.checkpoints)
     run.mode.interruption.resumable = True
-    start = time.monotonic()
+    start, progress = time.monotonic(), TrainingProgress(title, run.checkpoints / LOG_FILE)
+    trainer.add_callback(progress)
     try:
-        with run.mode.interruption.held(), writing(run.checkpoints, "; put that right and go on with --resume"):
+        with (
+            run.mode.interruption.held(),
+            writing(run.checkpoints, "; put that right and go on with --resume"),
+            closing(progress),
+        ):
             trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     except (MemoryError, RuntimeError) as error:
         if out_of_memory(error):
@@ -316,12 +325,17 @@ def _finish(
         with new_directory(run.directory, RESULTS[run.directory.name], replace) as directory:
             save(directory)
             write_record(directory, run.recipe, record, run.directory)
-            write_json(directory / "metrics.json", {**about, "log": trainer.state.log_history})
+            write_json(directory / "metrics.json", about)
+            write_log(directory / LOG_FILE, trainer.state.log_history)
+            if (boards := run.checkpoints / "runs").is_dir():  # TensorBoard's
+                shutil.copytree(boards, directory / "runs")
         drop(run.checkpoints)
 
 
 def _predicted(trainer: Trainer, rows: Dataset) -> tuple[Any, Any]:
-    output = trainer.predict(rows)
+    batches = math.ceil(len(rows) / (trainer.args.eval_batch_size * trainer.args.world_size))
+    with predicting(trainer, f"evaluating on {len(rows):,} rows", batches):
+        output = trainer.predict(rows)
     return output.predictions, output.label_ids
 
 

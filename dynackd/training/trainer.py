@@ -18,13 +18,14 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import (
     PreTrainedTokenizerBase,
-    ProgressCallback,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -146,6 +147,8 @@ class ResumableTrainer(Trainer):
         _check_spread(self.args)
         self._stop = _StopCallback(lambda: self._in_any_process(stop()))
         self.add_callback(self._stop)
+        for printing in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):  # see `progress.py`
+            self.remove_callback(printing)
 
     @property
     def stopped(self) -> bool:
@@ -172,12 +175,7 @@ class ResumableTrainer(Trainer):
     def train(self, *args: Any, **options: Any) -> Any:
         """As the stock Trainer's; `UserError` where no step would be made."""
         check_steps(len(cast(Dataset, self.train_dataset)), self.args)
-        try:
-            return super().train(*args, **options)
-        finally:
-            for callback in self.callback_handler.callbacks:
-                if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
-                    callback.training_bar.close()  # what is said next begins a line
+        return super().train(*args, **options)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """As the stock Trainer's; a warm-up that never ends is told."""

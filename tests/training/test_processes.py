@@ -126,6 +126,7 @@ def test_two_processes_and_accumulated_steps_train_as_one(tmp_path):
         )
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("results: ") == 1, "only the first process tells"
+        assert done.stdout.count(" of 7 steps, ") == 7
         together = load_file(tmp_path / "run" / name / "model.safetensors")
         assert unlike(alone[name], together) < 1e-5
     accumulated = ["--overwrite", "--set", "training.gradient_accumulation_steps=2"]

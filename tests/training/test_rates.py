@@ -59,7 +59,7 @@ def test_a_recipe_without_a_rate_trains_at_the_default_and_says_so(tmp_path, cap
     printed = " ".join(capsys.readouterr().out.split())
     for stage, directory in zip(RATE_AT_768, directories, strict=True):
         rate = default_learning_rate(stage, 32)
-        log = json.loads((directory / "metrics.json").read_text())["log"]
+        log = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
         assert {row["learning_rate"] for row in log if "learning_rate" in row} == {rate}
     assert "learning rate 0.0003, the default of this stage for hidden size 32" in printed
 
