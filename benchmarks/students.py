@@ -33,7 +33,7 @@ from dynackd.measure.latency import benchmark
 from dynackd.onnx.graphs import GRAPHS, ONNX_FILE, OnnxModel, parity
 from dynackd.onnx.quantize import VARIANTS
 from dynackd.report.terminal import machine_name
-from dynackd.students.student import load_student
+from dynackd.students.loading import load_student
 from dynackd.subnet import SubnetSpec
 from dynackd.supernet.checkpoints import load_classifier
 from dynackd.supernet.network import Supernet, load_supernet

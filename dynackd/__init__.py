@@ -14,19 +14,21 @@ from dynackd.students.registration import register
 from dynackd.version import __version__
 
 if TYPE_CHECKING:
-    from dynackd.students.student import load_student
-    from dynackd.subnet import FULL, Grid, SubnetSpec
+    from dynackd.students.loading import load_student
+    from dynackd.subnet import FULL, Grid, Layer, Subnet, SubnetSpec
     from dynackd.supernet.network import Supernet, load_supernet
 
-__all__ = ["FULL", "Grid", "SubnetSpec", "Supernet", "__version__", "load_student", "load_supernet"]
+__all__ = ["FULL", "Grid", "Layer", "Subnet", "SubnetSpec", "Supernet", "__version__", "load_student", "load_supernet"]
 
 # The module of every name that is imported when it is asked for.
 _HOMES = {
     "FULL": "dynackd.subnet",
     "Grid": "dynackd.subnet",
+    "Layer": "dynackd.subnet",
+    "Subnet": "dynackd.subnet",
     "SubnetSpec": "dynackd.subnet",
     "Supernet": "dynackd.supernet.network",
-    "load_student": "dynackd.students.student",
+    "load_student": "dynackd.students.loading",
     "load_supernet": "dynackd.supernet.network",
 }
 

@@ -1,13 +1,16 @@
-"""The one dial: `SubnetSpec(width, depth)`, what it resolves to, and the grid of those that are trained."""
+"""The one dial: what a person types (`SubnetSpec`, or a file), the `Subnet` that it resolves to, which is all that is
+passed down, and the grid of those that are trained."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from dynackd.errors import UserError, shown
+from dynackd.errors import UserError, refuse_unknown_keys, shown
+from dynackd.system.places import read_json
 from dynackd.system.settings import Among, section
 
 
@@ -60,27 +63,89 @@ def multiplier(where: str, value: Any) -> float:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of an encoder that a `SubnetSpec` is applied to."""
+    """The sizes of a full encoder: what every layer has, and the hidden size."""
 
     layers: int
     heads: int
     head_size: int
     neurons: int
+    hidden: int
 
 
-@dataclass(frozen=True)
-class ResolvedSubnet:
-    """What a `SubnetSpec` means for one geometry, in whole heads, neurons and layers (0-based kept indices)."""
+@dataclass(frozen=True, order=True)
+class Layer:
+    """A kept layer: its 0-based place in the full network, and how many of its first heads and neurons are kept."""
 
-    spec: SubnetSpec
+    index: int
     heads: int
     neurons: int
-    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, order=True)
+class Subnet:
+    """A sub-network in whole layers, heads and neurons: the only thing that is passed down."""
+
+    layers: tuple[Layer, ...]
+    hidden: int
 
     @property
-    def network(self) -> tuple[int, int, tuple[int, ...]]:
-        """The network itself: two specs with the same value here are the same sub-network."""
-        return self.heads, self.neurons, self.layers
+    def indices(self) -> tuple[int, ...]:
+        """The places of its layers in the full network."""
+        return tuple(layer.index for layer in self.layers)
+
+    def __str__(self) -> str:
+        return "layers " + ", ".join(f"{own.index} ({own.heads} heads, {own.neurons} neurons)" for own in self.layers)
+
+    @property
+    def sizes(self) -> tuple[int | list[int], int | list[int]]:
+        """(heads, neurons) of each layer: one number where all layers have as many, else a list."""
+        columns = ([layer.heads for layer in self.layers], [layer.neurons for layer in self.layers])
+        heads, neurons = (column[0] if len(set(column)) == 1 else column for column in columns)
+        return heads, neurons
+
+    def width(self, geometry: Geometry) -> float:
+        """The share of heads that its layers keep, in the mean."""
+        return sum(layer.heads for layer in self.layers) / (len(self.layers) * geometry.heads)
+
+    def at_full_depth(self, geometry: Geometry) -> "Subnet":
+        """With all layers; those that it lacks are as wide as the next one that it has, else as its last."""
+        kept = list(self.layers)
+        wide = [next((own for own in kept if own.index >= index), kept[-1]) for index in range(geometry.layers)]
+        return Subnet(tuple(Layer(i, own.heads, own.neurons) for i, own in enumerate(wide)), self.hidden)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a file that is read by `read_subnet` holds."""
+        return {"layers": [asdict(layer) for layer in self.layers], "hidden": self.hidden}
+
+
+def full(geometry: Geometry) -> Subnet:
+    """The full network."""
+    return Subnet(tuple(Layer(i, geometry.heads, geometry.neurons) for i in range(geometry.layers)), geometry.hidden)
+
+
+def read_subnet(file: Path, geometry: Geometry) -> Subnet:
+    """The sub-network of a JSON file, `{"layers": [{"index": 0, "heads": 6, "neurons": 768}, ...]}`, each layer with
+    sizes of its own. Raises `UserError` for what this network does not hold."""
+    content = read_json(file)
+    if not isinstance(content, dict) or not isinstance(content.get("layers"), list) or not content["layers"]:
+        raise UserError(f'{file} must hold {{"layers": [{{"index": 0, "heads": 6, "neurons": 768}}, ...]}}')
+    refuse_unknown_keys(str(file), content, ("layers", "hidden"))
+    if content.get("hidden", geometry.hidden) != geometry.hidden:
+        raise UserError(f"{file}: hidden is {shown(content['hidden'])}, but only the full {geometry.hidden} can be cut")
+    most = {"index": geometry.layers - 1, "heads": geometry.heads, "neurons": geometry.neurons}
+    layers = []
+    for place, entry in enumerate(content["layers"]):
+        where = f"{file}: layers[{place}]"
+        if not isinstance(entry, dict) or set(entry) != set(most):
+            raise UserError(f"{where} must have the keys {', '.join(most)} and no others, not {shown(entry)}")
+        for key, largest in most.items():
+            least = 0 if key == "index" else 1
+            if type(entry[key]) is not int or not least <= entry[key] <= largest:
+                raise UserError(f"{where}.{key} is {shown(entry[key])}; it must be a number from {least} to {largest}")
+        layers.append(Layer(**entry))
+        if place and layers[-1].index <= layers[-2].index:
+            raise UserError(f"{where}.index is {layers[-1].index}; layers keep their order, each index above the last")
+    return Subnet(tuple(layers), geometry.hidden)
 
 
 def round_half_up(multiplier: float, total: int) -> int:
@@ -106,13 +171,13 @@ KEPT_LAYER_RULES: dict[str, Callable[[int, int], tuple[int, ...]]] = {
 }
 
 
-def resolve(spec: SubnetSpec, geometry: Geometry, kept_layers: str = "last") -> ResolvedSubnet:
+def resolve(spec: SubnetSpec, geometry: Geometry, kept_layers: str = "last") -> Subnet:
     """What `spec` keeps of an encoder of this `geometry`, the layers chosen by the rule named `kept_layers`."""
     heads = round_half_up(spec.width, geometry.heads)
     # Neurons follow the heads, so that the FFN of a width that was rounded is rounded by the same share.
     neurons = max(1, int(Fraction(geometry.neurons * heads, geometry.heads) + Fraction(1, 2)))
-    kept = round_half_up(spec.depth, geometry.layers)
-    return ResolvedSubnet(spec, heads, neurons, KEPT_LAYER_RULES[kept_layers](kept, geometry.layers))
+    kept = KEPT_LAYER_RULES[kept_layers](round_half_up(spec.depth, geometry.layers), geometry.layers)
+    return Subnet(tuple(Layer(index, heads, neurons) for index in kept), geometry.hidden)
 
 
 def _from_the_full(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -149,26 +214,25 @@ class Grid:
         """All sub-networks, the largest first."""
         return [SubnetSpec(width, depth) for depth in self.depths for width in self.widths]
 
-    def resolve(self, spec: SubnetSpec, geometry: Geometry) -> ResolvedSubnet:
+    def resolve(self, spec: SubnetSpec, geometry: Geometry) -> Subnet:
         """What `spec` keeps under this grid's rule for layers."""
         return resolve(spec, geometry, self.kept_layers)
 
-    def check(self, geometry: Geometry) -> None:
-        """Refuse (`UserError`) two entries that resolve to the same network of this geometry."""
-        seen: dict[tuple[int, int, tuple[int, ...]], SubnetSpec] = {}
+    def subnets(self, geometry: Geometry) -> dict[SubnetSpec, Subnet]:
+        """All sub-networks by their names, the largest first. Raises `UserError` where two are the same network."""
+        found: dict[Subnet, SubnetSpec] = {}
         for spec in self.specs():
-            resolved = self.resolve(spec, geometry)
-            if (other := seen.setdefault(resolved.network, spec)) != spec:
+            subnet = self.resolve(spec, geometry)
+            if (other := found.setdefault(subnet, spec)) != spec:
                 raise UserError(
-                    f"the grid's ({other}) and ({spec}) are the same network here, {resolved.heads} of "
-                    f"{geometry.heads} heads and {len(resolved.layers)} of {geometry.layers} layers; drop one of them"
+                    f"the grid's ({other}) and ({spec}) are the same network here, {subnet.layers[0].heads} of "
+                    f"{geometry.heads} heads and {len(subnet.layers)} of {geometry.layers} layers; drop one of them"
                 )
+        return {spec: subnet for subnet, spec in found.items()}
 
-    def trained(self, spec: SubnetSpec, geometry: Geometry) -> SubnetSpec | None:
-        """The grid's name for the network that `spec` is of this geometry (width .49 of 12 heads is width .5), or None
-        where it is none of the grid's."""
-        network = self.resolve(spec, geometry).network
-        return next((own for own in self.specs() if self.resolve(own, geometry).network == network), None)
+    def trained(self, subnet: Subnet, geometry: Geometry) -> SubnetSpec | None:
+        """The grid's name for a sub-network (width .49 of 12 heads is width .5), or None where it is none of them."""
+        return next((spec for spec, own in self.subnets(geometry).items() if own == subnet), None)
 
     def nearest(self, spec: SubnetSpec) -> SubnetSpec:
         """The trained sub-network closest to `spec`."""
@@ -178,11 +242,20 @@ class Grid:
         return {"widths": list(self.widths), "depths": list(self.depths), "kept_layers": self.kept_layers}
 
 
-def describe(resolved: ResolvedSubnet, geometry: Geometry) -> str:
+def describe(spec: SubnetSpec, subnet: Subnet, geometry: Geometry) -> str:
     """`"width 0.3 -> 4 of 12 heads, 512 of 1536 neurons; depth 0.5 -> 3 of 6 layers (1, 3, 5)"`, layers 0-based."""
-    layers = ", ".join(map(str, resolved.layers))
+    layers = ", ".join(map(str, subnet.indices))
     return (
-        f"width {resolved.spec.width:g} -> {resolved.heads} of {geometry.heads} heads, "
-        f"{resolved.neurons} of {geometry.neurons} neurons; depth {resolved.spec.depth:g} -> "
-        f"{len(resolved.layers)} of {geometry.layers} layers ({layers})"
+        f"width {spec.width:g} -> {subnet.layers[0].heads} of {geometry.heads} heads, "
+        f"{subnet.layers[0].neurons} of {geometry.neurons} neurons; depth {spec.depth:g} -> "
+        f"{len(subnet.layers)} of {geometry.layers} layers ({layers})"
+    )
+
+
+def describe_layers(subnet: Subnet, geometry: Geometry) -> str:
+    """`"3 of 6 layers, heads of 12 and neurons of 1536 in each: 1 (4, 512), 3 (12, 768), 5 (1, 64)"`."""
+    layers = ", ".join(f"{own.index} ({own.heads}, {own.neurons})" for own in subnet.layers)
+    return (
+        f"{len(subnet.layers)} of {geometry.layers} layers, heads of {geometry.heads} and neurons of "
+        f"{geometry.neurons} in each: {layers}"
     )

@@ -19,9 +19,10 @@ from transformers import (
     RobertaConfig,
 )
 
-from dynackd.families.family import FAMILIES
-from dynackd.students.student import STUDENT_CLASSES
-from dynackd.subnet import Grid
+from dynackd.families.table import FAMILIES
+from dynackd.students.cutting import cut
+from dynackd.subnet import Grid, Layer, Subnet
+from dynackd.supernet.network import Supernet
 
 SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 40, "hidden_size": 32}
 GOOD = ["fine", "great", "lovely", "superb", "warm"]
@@ -36,6 +37,13 @@ CONFIGS = {
     "electra": lambda **k: ElectraConfig(**SIZES, embedding_size=16, **k),
     "distilbert": lambda **k: DistilBertConfig(n_layers=4, n_heads=4, hidden_dim=40, dim=32, **k),
 }
+
+
+# (query, attention output, first and second layer of the FFN) of a Transformer layer, by hand.
+PATHS = dict.fromkeys(
+    ("bert", "roberta", "electra"),
+    ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense"),
+) | {"distilbert": ("attention.q_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2")}
 
 
 def tiny_config(family, num_labels=2, **changes):
@@ -65,19 +73,9 @@ def tiny_model(family="bert", num_labels=2, seed=0, **changes):
 
 
 def uneven_student(family, heads=(1, 3, 2, 4), neurons=(10, 20, 30, 40)):
-    """A student whose layers differ, with random weights."""
-    values = tiny_model(family).config.to_dict()
-    config_class, model_class = STUDENT_CLASSES[family]
-    values = {key: v for key, v in values.items() if key not in {"model_type", "architectures", "transformers_version"}}
-    config = config_class(
-        **values, head_size=8, layer_heads=list(heads), layer_neurons=list(neurons), kept_layers=[0, 1, 2, 3]
-    )
-    generator = torch.Generator().manual_seed(1)
-    model = model_class(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model
+    """A student whose layers differ."""
+    layers = [Layer(index, *sizes) for index, sizes in enumerate(zip(heads, neurons, strict=True))]
+    return cut(Supernet(tiny_model(family, seed=1)), Subnet(tuple(layers), 32))
 
 
 def tiny_batch(batch_size=4, length=9, seed=0):
@@ -153,7 +151,7 @@ def threads_stay():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=list(FAMILIES))
+@pytest.fixture(params=list(CONFIGS))
 def family(request):
     return request.param
 

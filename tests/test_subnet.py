@@ -1,5 +1,7 @@
 """Which heads, neurons and layers a multiplier keeps, and which grids are refused."""
 
+import json
+
 import pytest
 
 from dynackd.errors import UserError
@@ -7,15 +9,18 @@ from dynackd.subnet import (
     FULL,
     Geometry,
     Grid,
+    Layer,
+    Subnet,
     SubnetSpec,
     describe,
     keep_dynabert_code,
     keep_last,
     multiplier,
+    read_subnet,
     resolve,
 )
 
-BERT_BASE = Geometry(layers=12, heads=12, head_size=64, neurons=3072)
+BERT_BASE = Geometry(layers=12, heads=12, head_size=64, neurons=3072, hidden=768)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +37,7 @@ BERT_BASE = Geometry(layers=12, heads=12, head_size=64, neurons=3072)
 def test_the_default_rule_keeps_the_papers_layers_and_always_the_last(total, depth, kept):
     # 12 layers at 0.75, 1-based: 1 2 4 5 6 8 9 10 12, as the issue's design states it.
     assert keep_last(len(kept), total) == kept
-    assert resolve(SubnetSpec(1.0, depth), Geometry(total, 12, 64, 3072)).layers == kept
+    assert resolve(SubnetSpec(1.0, depth), Geometry(total, 12, 64, 3072, 768)).indices == kept
 
 
 @pytest.mark.parametrize(
@@ -63,9 +68,8 @@ def test_a_rule_keeps_as_many_different_layers_in_order_as_asked(rule, total):
 )
 def test_heads_round_half_up_and_are_never_none(width, heads):
     # Python's round(0.375 * 12) is banker's and gives 4; 0.04 gave DynaBERT's code 0 heads.
-    resolved = resolve(SubnetSpec(width), BERT_BASE)
-    assert resolved.heads == heads
-    assert resolved.neurons == 3072 * heads // 12
+    subnet = resolve(SubnetSpec(width), BERT_BASE)
+    assert subnet.sizes == (heads, 3072 * heads // 12)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +79,8 @@ def test_heads_round_half_up_and_are_never_none(width, heads):
 def test_a_fraction_is_the_share_that_it_says(text, heads, layers):
     # 11/24 of 12 heads are 5.5, which round up; the float 0.4583333333333333 is a little less than 11/24.
     share = multiplier("width", text)
-    resolved = resolve(SubnetSpec(share, share), Geometry(6, 12, 64, 3072))
-    assert (resolved.heads, len(resolved.layers)) == (heads, layers)
+    subnet = resolve(SubnetSpec(share, share), Geometry(6, 12, 64, 3072, 768))
+    assert (subnet.sizes[0], len(subnet.layers)) == (heads, layers)
     assert Grid([text, 1.0] if share < 1 else [text]).widths[-1] == share
 
 
@@ -93,17 +97,20 @@ def test_a_share_outside_0_1_is_refused(value):
 
 
 def test_a_spec_is_trained_when_its_network_is_whatever_its_numbers():
+    def trained(grid, *spec):
+        return grid.trained(resolve(SubnetSpec(*spec), BERT_BASE), BERT_BASE)
+
     grid = Grid((1.0, 0.5), (1.0, 0.5))
-    for width, depth in ((0.49, 0.5), (0.5000001, 0.49), (0.5, 0.54)):
-        assert grid.trained(SubnetSpec(width, depth), BERT_BASE) == SubnetSpec(0.5, 0.5)
-    assert grid.trained(SubnetSpec(0.99, 0.97), BERT_BASE) == FULL
-    assert grid.trained(SubnetSpec(0.45, 0.5), BERT_BASE) is None
-    assert Grid((1.0, 2 / 3)).trained(SubnetSpec(0.666667), BERT_BASE) == SubnetSpec(2 / 3)
+    for spec in ((0.49, 0.5), (0.5000001, 0.49), (0.5, 0.54)):
+        assert trained(grid, *spec) == SubnetSpec(0.5, 0.5)
+    assert trained(grid, 0.99, 0.97) == FULL
+    assert trained(grid, 0.45, 0.5) is None
+    assert trained(Grid((1.0, 2 / 3)), 0.666667) == SubnetSpec(2 / 3)
 
 
 def test_rounding_is_exact_in_decimals():
     # 0.29 * 50 is 14.499999999999998 in floats; 14.5 rounds up.
-    assert resolve(SubnetSpec(0.29), Geometry(6, 50, 1, 100)).heads == 15
+    assert resolve(SubnetSpec(0.29), Geometry(6, 50, 1, 100, 50)).sizes[0] == 15
 
 
 @pytest.mark.parametrize("value", [0, -0.5, 1.5, float("nan"), True, "0.5", None])
@@ -131,8 +138,8 @@ def test_a_bad_grid_is_refused_in_one_sentence(arguments, message):
 
 def test_two_entries_that_are_the_same_network_are_refused():
     with pytest.raises(UserError, match="same network here, 6 of 12 heads"):
-        Grid((1.0, 0.5, 0.51), (1.0,)).check(BERT_BASE)
-    Grid((1.0, 0.5, 0.25), (1.0, 0.75)).check(BERT_BASE)
+        Grid((1.0, 0.5, 0.51), (1.0,)).subnets(BERT_BASE)
+    assert len(Grid((1.0, 0.5, 0.25), (1.0, 0.75)).subnets(BERT_BASE)) == 6
 
 
 def test_the_grid_lists_the_full_network_first_and_finds_the_nearest():
@@ -143,6 +150,53 @@ def test_the_grid_lists_the_full_network_first_and_finds_the_nearest():
 
 
 def test_what_a_multiplier_resolved_to_is_told():
-    text = describe(resolve(SubnetSpec(0.3, 0.5), BERT_BASE), BERT_BASE)
+    spec = SubnetSpec(0.3, 0.5)
+    text = describe(spec, resolve(spec, BERT_BASE), BERT_BASE)
     assert "width 0.3 -> 4 of 12 heads, 1024 of 3072 neurons" in text
     assert "depth 0.5 -> 6 of 12 layers (1, 3, 5, 7, 9, 11)" in text
+
+
+def test_full_depth_gives_the_layers_that_are_missing_the_width_of_the_next_one_that_is_not():
+    assert resolve(SubnetSpec(0.5, 0.5), BERT_BASE).at_full_depth(BERT_BASE) == resolve(SubnetSpec(0.5), BERT_BASE)
+    geometry = Geometry(5, 4, 8, 40, 32)
+    uneven = Subnet((Layer(1, 1, 10), Layer(3, 3, 30)), 32).at_full_depth(geometry)
+    assert [(own.index, own.heads, own.neurons) for own in uneven.layers] == [
+        (0, 1, 10), (1, 1, 10), (2, 3, 30), (3, 3, 30), (4, 3, 30)
+    ]  # fmt: skip
+
+
+GEOMETRY = Geometry(layers=6, heads=12, head_size=32, neurons=1536, hidden=384)
+ENTRY = {"index": 1, "heads": 4, "neurons": 100}
+
+
+def read(tmp_path, content):
+    (tmp_path / "spec.json").write_text(json.dumps(content))
+    return read_subnet(tmp_path / "spec.json", GEOMETRY)
+
+
+def test_a_file_gives_each_layer_sizes_of_its_own_and_what_is_written_reads_the_same(tmp_path):
+    subnet = read(tmp_path, {"layers": [ENTRY, {"index": 4, "heads": 12, "neurons": 1536}]})
+    assert subnet == Subnet((Layer(1, 4, 100), Layer(4, 12, 1536)), 384)
+    assert read(tmp_path, subnet.to_dict()) == subnet
+    assert (subnet.indices, subnet.sizes, subnet.width(GEOMETRY)) == ((1, 4), ([4, 12], [100, 1536]), 16 / 24)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], r'must hold \{"layers"'),
+        ({"layers": []}, r'must hold \{"layers"'),
+        ({"layers": [ENTRY], "width": 1}, "unknown key '.*spec.json.width'"),
+        ({"layers": [ENTRY], "hidden": 192}, "hidden is 192, but only the full 384 can be cut"),
+        ({"layers": [{"index": 1, "heads": 4}]}, r"layers\[0\] must have the keys index, heads, neurons"),
+        ({"layers": [ENTRY | {"heads": 13}]}, r"layers\[0\].heads is 13; it must be a number from 1 to 12"),
+        ({"layers": [ENTRY | {"heads": 0}]}, r"layers\[0\].heads is 0; it must be a number from 1 to 12"),
+        ({"layers": [ENTRY | {"neurons": 1.5}]}, r"layers\[0\].neurons is 1.5; it must be a number from 1 to 1536"),
+        ({"layers": [ENTRY | {"index": 6}]}, r"layers\[0\].index is 6; it must be a number from 0 to 5"),
+        ({"layers": [ENTRY, ENTRY]}, r"layers\[1\].index is 1; layers keep their order"),
+    ],
+)
+def test_a_file_that_this_network_does_not_hold_is_refused_in_one_sentence(tmp_path, content, message):
+    with pytest.raises(UserError, match=message) as error:
+        read(tmp_path, content)
+    assert "\n" not in str(error.value)

@@ -17,10 +17,16 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add_supernet(parser)
     for name, what in (("width", "heads and neurons"), ("depth", "layers")):
         text = f"share of {what} to keep, such as 0.5 or 2/3 (default: 1.0)"
-        parser.add_argument(f"--{name}", type=partial(multiplier, name), default=1.0, metavar="X", help=text)
+        parser.add_argument(f"--{name}", type=partial(multiplier, name), metavar="X", help=text)
     parser.add_argument(
-        "--output", type=path, metavar="DIR", help="the student directory (default: students/wW-dD beside SUPERNET)"
+        "--spec",
+        type=path,
+        metavar="FILE",
+        help='a JSON file with the heads and neurons of each kept layer, in the place of width and depth: '
+        '{"layers": [{"index": 0, "heads": 6, "neurons": 768}, ...]}',
     )
+    output = "the student directory (default: students/wW-dD, or the name of FILE, beside SUPERNET)"
+    parser.add_argument("--output", type=path, metavar="DIR", help=output)
     add_overwrite(parser)
     _add_targets(parser)
     add_set(parser)
@@ -49,38 +55,35 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
 
 def export(options: argparse.Namespace) -> None:
     from dynackd.deploy.export import STUDENT
-    from dynackd.subnet import SubnetSpec
+    from dynackd.families.table import geometry_of
+    from dynackd.subnet import SubnetSpec, read_subnet
     from dynackd.supernet.network import check_supernet
 
     at_least_one(options, "max_length")
-    spec, export_options = SubnetSpec(options.width, options.depth), _export_options(options)
-    check_supernet(options.supernet)
+    if options.spec and (options.width or options.depth):
+        raise UserError("--spec names every layer; give it alone, without --width and --depth")
+    spec, export_options = SubnetSpec(options.width or 1.0, options.depth or 1.0), _export_options(options)
+    config = check_supernet(options.supernet)
+    which = read_subnet(options.spec, geometry_of(config)) if options.spec else spec
     max_length = options.max_length or _trained_max_length(options)
     export_options = dataclasses.replace(export_options, max_length=max_length)
-    name = f"w{spec.width:g}-d{spec.depth:g}"
+    name = options.spec.stem if options.spec else f"w{spec.width:g}-d{spec.depth:g}"
     output = options.output or options.supernet.resolve().parent / "students" / name
     with occupied_output(output):
-        refuse_existing(output, STUDENT, options.overwrite, {"supernet": options.supernet})
-        _export(options, spec, export_options, output)
+        refuse_existing(output, STUDENT, options.overwrite, {"supernet": options.supernet, "spec": options.spec})
+        _export(options, which, export_options, output)
 
 
-def _export(options: argparse.Namespace, spec: Any, export_options: Any, output: Path) -> None:
+def _export(options: argparse.Namespace, which: Any, export_options: Any, output: Path) -> None:
     from dynackd.deploy.export import export_student
     from dynackd.report.terminal import console, say
-    from dynackd.subnet import describe
     from dynackd.supernet.network import load_supernet
 
     supernet, tokenizer = load_supernet(options.supernet)
-    console.print(describe(supernet.resolve(spec), supernet.geometry))
-    trained = supernet.grid.trained(spec, supernet.geometry)
-    if trained is not None and trained != spec:
-        console.print(f"the same network as ({trained}), which was trained")
-    if trained is None:
-        nearest_spec = supernet.grid.nearest(spec)
-        console.print(f"warning: ({spec}) was not trained; the nearest trained one is ({nearest_spec})")
+    _say_size(supernet, which)
     validation = _export_validation(options, supernet, tokenizer)
-    facts = _export_facts(options, supernet.resolve(spec))
-    about = export_student(supernet, tokenizer, spec, output, options.overwrite, facts, export_options, validation)
+    facts = _export_facts(options, supernet.resolve(which))
+    about = export_student(supernet, tokenizer, which, output, options.overwrite, facts, export_options, validation)
     console.print(f"{about['parameters']:,} parameters")
     if compat := about.get("compat"):
         cost = compat["flops"] / about["flops"]["student"]
@@ -94,6 +97,23 @@ def _export(options: argparse.Namespace, spec: Any, export_options: Any, output:
     for file, own in about.get("refused", {}).items():
         raise UserError(f"{file} was left out of {output}: {own['reason']}; the other files are there")
     say_next(["dynackd", "benchmark", str(output)])
+
+
+def _say_size(supernet: Any, which: Any) -> None:
+    """What will be cut, and whether it was trained."""
+    from dynackd.report.terminal import console
+    from dynackd.subnet import SubnetSpec, describe, describe_layers
+
+    subnet, geometry = supernet.resolve(which), supernet.geometry
+    named = isinstance(which, SubnetSpec)
+    console.print(describe(which, subnet, geometry) if named else describe_layers(subnet, geometry))
+    trained = supernet.grid.trained(subnet, geometry)
+    if trained is None:
+        share = which if named else SubnetSpec(subnet.width(geometry), len(subnet.layers) / geometry.layers)
+        told = f"({which})" if named else "this network"
+        console.print(f"warning: {told} was not trained; the nearest trained one is ({supernet.grid.nearest(share)})")
+    elif trained != which:
+        console.print(f"the same network as ({trained}), which was trained")
 
 
 def _export_options(options: argparse.Namespace) -> Any:

@@ -61,7 +61,9 @@ def _what(about: About, geometry: Geometry, full_parameters: int) -> str:
     data = f", trained on {about['data']}" if about.get("data") else ""
     task = f" for the task {about['task']}" if about.get("task") else ""
     teacher = about["teacher"] or "an unnamed teacher"
-    return f"""# Student at width {about["width"]:g}, depth {about["depth"]:g}
+    named = "width" in about  # else each layer has a size of its own
+    size = f"at width {about['width']:g}, depth {about['depth']:g}" if named else "with a size for each layer"
+    return f"""# Student {size}
 
 A smaller classifier{task}, cut by dynackd out of a supernet that was distilled from `{teacher}`{data}.
 

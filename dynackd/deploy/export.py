@@ -15,7 +15,7 @@ from dynackd.deploy.card import licence_of, model_card
 from dynackd.deploy.tokenizer_files import check_max_length, check_saved_tokenizer, save_tokenizer
 from dynackd.deploy.validation import Logits, Validation, agreement, torch_predictor
 from dynackd.errors import UserError, one_of
-from dynackd.families.family import geometry_of, max_positions
+from dynackd.families.table import geometry_of, max_positions
 from dynackd.measure.latency import benchmark
 from dynackd.onnx.choices import FASTEST, MAX_DROP
 from dynackd.onnx.graphs import (
@@ -34,10 +34,10 @@ from dynackd.onnx.graphs import (
     parity_shapes,
 )
 from dynackd.onnx.quantize import VARIANTS
+from dynackd.students.cutting import cut
 from dynackd.students.stock import stock_model
-from dynackd.students.student import cut
 from dynackd.students.travel import CODE_FILE, add_code
-from dynackd.subnet import FULL, Grid, ResolvedSubnet, SubnetSpec
+from dynackd.subnet import Grid, Subnet, SubnetSpec
 from dynackd.supernet.checkpoints import load_classifier
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet
@@ -81,23 +81,25 @@ class ExportOptions:
 def export_student(
     supernet: Supernet,
     tokenizer: PreTrainedTokenizerBase,
-    spec: SubnetSpec,
+    which: SubnetSpec | Subnet,
     directory: Path,
     overwrite: bool = False,
     facts: Mapping[str, Any] | None = None,
     options: ExportOptions | None = None,
     validation: Validation | None = None,
 ) -> dict[str, Any]:
-    """Slice `spec` out, write the student directory and return the content of its `export.json`.
+    """Slice a sub-network out, write the student directory and return the content of its `export.json`.
 
     Raises `UserError`, and leaves no file behind, where the ONNX outputs differ from torch's by more than 1e-4. A
     variant that loses more than `options.max_drop` of the metric on the validation data is left out, and why stands
     under "refused". `facts` are added to export.json; the card tells "task", "data", "licence" and "metrics" of them.
     """
     options = options or ExportOptions()
-    resolved = supernet.resolve(spec)
+    subnet = supernet.resolve(which)
+    heads, neurons = subnet.sizes
+    share = {"width": which.width, "depth": which.depth} if isinstance(which, SubnetSpec) else {}
     with new_directory(Path(directory), STUDENT, overwrite) as temporary:
-        student = cut(supernet, resolved)
+        student = cut(supernet, subnet)
         names, longest = input_names(student, tokenizer), max_positions(student.config)
         limit = options.max_length or max_length(student, tokenizer)
         check_fixed(options.fixed, longest)
@@ -109,7 +111,7 @@ def export_student(
         difference = parity(student, names, longest, temporary / ONNX_FILE)
         if not difference <= MAX_ABS_DIFF:
             raise UserError(
-                f"the ONNX graph of ({spec}) differs from the torch student by {difference:.1e}, more than "
+                f"the ONNX graph of ({which}) differs from the torch student by {difference:.1e}, more than "
                 f"{MAX_ABS_DIFF:.0e}; {directory} was not written"
             )
         flops = FlopCounter(supernet)
@@ -117,14 +119,18 @@ def export_student(
         about = {
             "name": Path(directory).name,
             "family": supernet.model.config.model_type,
-            "width": spec.width,
-            "depth": spec.depth,
-            "heads": resolved.heads,
-            "neurons": resolved.neurons,
-            "layers": list(resolved.layers),
+            **share,
+            "heads": heads,
+            "neurons": neurons,
+            "layers": list(subnet.indices),
+            "subnet": subnet.to_dict(),
             "labels": student.config.num_labels,
-            "parameters": count_parameters(supernet, spec),
-            "flops": {"length": length, "student": flops.count(spec, length), "full": flops.count(FULL, length)},
+            "parameters": count_parameters(supernet, subnet),
+            "flops": {
+                "length": length,
+                "student": flops.count(subnet, length),
+                "full": flops.count(supernet.whole, length),
+            },
             "parity_max_abs_diff": difference,
             "opset": OPSET,
             "inputs": names,
@@ -153,7 +159,7 @@ def export_student(
     return about
 
 
-def known_metrics(supernet_directory: Path, resolved: ResolvedSubnet) -> dict[str, Any]:
+def known_metrics(supernet_directory: Path, subnet: Subnet) -> dict[str, Any]:
     """The facts for `export_student` that the supernet's metrics.json holds of a trained sub-network, whatever the
     multipliers that name it, or none."""
     if not (supernet_directory / "metrics.json").is_file():
@@ -161,7 +167,7 @@ def known_metrics(supernet_directory: Path, resolved: ResolvedSubnet) -> dict[st
     known = read_json(supernet_directory / "metrics.json")
     rows = "On the validation data, when the supernet was trained"
     for row in known.get("subnetworks", []):
-        if (row["heads"], row["neurons"], tuple(row["layers"])) == resolved.network:
+        if (row["heads"], row["neurons"], tuple(row["layers"])) == (*subnet.sizes, subnet.indices):
             metrics = {"rows": rows, "student": row["metrics"], "teacher": known["teacher"]["metrics"]}
             return {"metrics": metrics}
     return {}
@@ -199,7 +205,7 @@ def _write_stock(student: PreTrainedModel, longest: int, directory: Path) -> dic
         "head_size": net.geometry.head_size,
         "head_size_from": geometry_of(student.config).head_size,
         "parameters": sum(parameter.numel() for parameter in stock.parameters()),
-        "flops": FlopCounter(net).count(FULL, min(FLOPS_LENGTH, longest)),
+        "flops": FlopCounter(net).count(net.whole, min(FLOPS_LENGTH, longest)),
     }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynackd.data.labels import labels_of
-from dynackd.families.family import max_positions
+from dynackd.families.table import max_positions
 from dynackd.measure.evaluation import batches_of
 from dynackd.onnx.graphs import Feed
 from dynackd.report.terminal import console

@@ -1,30 +1,28 @@
-"""The one rule of slicing: which rows and columns of which weights belong to a sub-network, per model family.
+"""The one rule of slicing: which rows and columns of which weights belong to a sub-network.
 
-Training, importance, rewiring, physical slicing, counting, saving and export all read this page and nothing else, so
-they cannot disagree. To add a family, add one entry to `FAMILIES`.
+Training, importance, rewiring, physical slicing, counting, export and stock checkpoints all go through `slices` and
+nothing else, so they cannot disagree. A family is one `Family` in a file of its own here, and a line in `table.py`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
-from dynackd.errors import UserError
-from dynackd.subnet import Geometry, ResolvedSubnet
+from dynackd.subnet import Geometry, Layer
 
-HEAD = "head"
-NEURON = "neuron"
+HEAD, NEURON = "head", "neuron"
 
 
 @dataclass(frozen=True)
 class SlicedLinear:
-    """One linear layer inside a Transformer layer, one of whose dimensions counts heads or neurons.
+    """A linear layer inside a Transformer layer, at `path`, and what a dimension of its weight counts.
 
-    `dim` 0: the unit indexes rows (output features, the bias too); 1: columns (input features). `parts` is how many
-    equal blocks are stacked along that dimension (3 for a fused query-key-value, 2 for the two halves of a GLU); each
-    block is sliced alike.
+    unit: heads or neurons. dim 0: they index rows (output features, the bias too); 1: columns (input features). parts:
+    how many equal blocks stand one behind the other along it (3 for a fused query-key-value, 2 for the two halves of a
+    GLU); each is sliced alike.
     """
 
     path: str
@@ -32,171 +30,94 @@ class SlicedLinear:
     dim: int
     parts: int = 1
 
-    def positions(self, units: Sequence[int], geometry: Geometry) -> list[int]:
-        """The indices along `dim` that belong to these heads or neurons, in their order."""
-        size, total = _unit_size(self.unit, geometry), unit_totals(geometry)[self.unit]
-        return [
-            part * total * size + unit * size + offset
-            for part in range(self.parts)
-            for unit in units
-            for offset in range(size)
-        ]
-
-    def prefix(self, tensor: Tensor, units: int, geometry: Geometry, dim: int) -> Tensor:
-        """The first `units` heads or neurons of a weight or bias along `dim`: a view when `parts` is 1."""
-        length = units * _unit_size(self.unit, geometry)
-        if self.parts == 1:
-            return tensor.narrow(dim, 0, length)
-        return tensor.unflatten(dim, (self.parts, -1)).narrow(dim + 1, 0, length).flatten(dim, dim + 1)
-
 
 @dataclass(frozen=True)
 class Family:
-    """Where one architecture keeps its layers and its sliced linear layers.
+    """Where one architecture keeps its layers and its sliced linear layers, and how its config calls its sizes.
 
-    `layers` is the path of the layer list from the base model; `head_count` the paths, from a layer, of attributes
-    that hold the number of heads (some models reshape by them, so they must follow the width); the `*_key`s are the
-    names in the model's config; `positions_follow_padding` that positions start behind the number of the padding token,
-    so that no token can use the position embeddings up to there.
+    layers: the path of the layer list from the base model. query: the path of the linear layer whose outputs are
+    divided by √head size; attention_output: of the one that reads the heads. head_count: paths, from a layer, of
+    attributes that hold the number of heads (some models reshape by them, so they must follow the width). embeddings:
+    what makes the first hidden state, one after the other, as far as a model has it. head_size_key: where a config says
+    the head size, else it is hidden size / heads. positions_follow_padding: positions
+    start behind the number of the padding token, so that no token can use the position embeddings up to there.
     """
 
     layers: str
-    query: SlicedLinear
-    attention_output: SlicedLinear
-    ffn_in: SlicedLinear
-    ffn_out: SlicedLinear
-    more: tuple[SlicedLinear, ...] = ()
-    head_count: tuple[str, ...] = ()
-    neurons_key: str = "intermediate_size"
-    heads_key: str = "num_attention_heads"
+    linears: tuple[SlicedLinear, ...]
+    query: str
+    attention_output: str
+    head_count: tuple[str, ...]
+    embeddings: tuple[str, ...] = ("embeddings",)
     layers_key: str = "num_hidden_layers"
+    heads_key: str = "num_attention_heads"
+    neurons_key: str = "intermediate_size"
     hidden_key: str = "hidden_size"
+    head_size_key: str | None = None
     positions_follow_padding: bool = False
 
-    @property
-    def linears(self) -> tuple[SlicedLinear, ...]:
-        """All sliced linear layers of one Transformer layer."""
-        return (self.query, *self.more, self.attention_output, self.ffn_in, self.ffn_out)
+    def geometry(self, config: PreTrainedConfig) -> Geometry:
+        """The sizes that a config names."""
+        keys = (self.layers_key, self.heads_key, self.neurons_key, self.hidden_key)
+        layers, heads, neurons, hidden = (getattr(config, key) for key in keys)
+        head_size = getattr(config, self.head_size_key) if self.head_size_key else hidden // heads
+        return Geometry(layers, heads, head_size, neurons, hidden)
 
 
-_BERT = Family(
-    layers="encoder.layer",
-    query=SlicedLinear("attention.self.query", HEAD, 0),
-    more=(SlicedLinear("attention.self.key", HEAD, 0), SlicedLinear("attention.self.value", HEAD, 0)),
-    attention_output=SlicedLinear("attention.output.dense", HEAD, 1),
-    ffn_in=SlicedLinear("intermediate.dense", NEURON, 0),
-    ffn_out=SlicedLinear("output.dense", NEURON, 1),
-    head_count=("attention.self.num_attention_heads",),
-)
+class Part(NamedTuple):
+    """What of one dimension of a tensor belongs to a sub-network: of each of `parts` equal blocks, each of `total`
+    units of `size` numbers, the first `kept` units."""
 
-_DISTILBERT = Family(
-    layers="transformer.layer",
-    query=SlicedLinear("attention.q_lin", HEAD, 0),
-    more=(SlicedLinear("attention.k_lin", HEAD, 0), SlicedLinear("attention.v_lin", HEAD, 0)),
-    attention_output=SlicedLinear("attention.out_lin", HEAD, 1),
-    ffn_in=SlicedLinear("ffn.lin1", NEURON, 0),
-    ffn_out=SlicedLinear("ffn.lin2", NEURON, 1),
-    head_count=("attention.n_heads",),
-    neurons_key="hidden_dim",
-    heads_key="n_heads",
-    layers_key="n_layers",
-    hidden_key="dim",
-)
+    dim: int
+    unit: str
+    parts: int
+    total: int
+    size: int
+    kept: int
 
-FAMILIES: dict[str, Family] = {
-    "bert": _BERT,
-    "roberta": replace(_BERT, positions_follow_padding=True),
-    "electra": _BERT,
-    "distilbert": _DISTILBERT,
-}
+    def positions(self, units: Sequence[int]) -> list[int]:
+        """The indices along the dimension of these units, in their order."""
+        starts = [part * self.total + unit for part in range(self.parts) for unit in units]
+        return [start * self.size + offset for start in starts for offset in range(self.size)]
+
+    def blocks(self, tensor: Tensor) -> Tensor:
+        """A view of the tensor with the dimension as three: [..., parts, total, size, ...]."""
+        return tensor.unflatten(self.dim, (self.parts, self.total, self.size))
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The kept part of the tensor: a view where there is one block."""
+        if self.parts == 1:
+            return tensor.narrow(self.dim, 0, self.kept * self.size)
+        return self.blocks(tensor).narrow(self.dim + 1, 0, self.kept).flatten(self.dim, self.dim + 2)
 
 
-# A sliced student's config carries the name of its family under this key, since its own model_type is another.
-FAMILY_KEY = "dynackd_family"
+class Slice(NamedTuple):
+    """A weight or bias of one Transformer layer, and the part of it that belongs to a sub-network."""
+
+    path: str
+    name: str
+    tensor: Tensor
+    part: Part
+
+    def view(self) -> Tensor:
+        """The sub-network's tensor; gradients land in the full one."""
+        return self.part.of(self.tensor)
 
 
-def family_of(config: PreTrainedConfig) -> Family:
-    """The family of a model's or a sliced student's config; `UserError` that lists the supported ones otherwise."""
-    name = getattr(config, FAMILY_KEY, config.model_type)
-    if name not in FAMILIES:
-        raise UserError(f"the architecture {name!r} is not supported; dynackd knows {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[name]
+def slices(module: nn.Module, layer: Layer, family: Family, geometry: Geometry) -> Iterator[Slice]:
+    """Every sliced tensor of a Transformer layer `module` of this `geometry`, with what `layer` keeps of it."""
+    units = {HEAD: (geometry.heads, geometry.head_size, layer.heads), NEURON: (geometry.neurons, 1, layer.neurons)}
+    for linear in family.linears:
+        weights = module.get_submodule(linear.path)
+        assert isinstance(weights, nn.Linear)
+        part = Part(linear.dim, linear.unit, linear.parts, *units[linear.unit])
+        yield Slice(linear.path, "weight", weights.weight, part)
+        if linear.dim == 0 and weights.bias is not None:
+            yield Slice(linear.path, "bias", weights.bias, part)
 
 
-def max_positions(config: PreTrainedConfig) -> int:
-    """The longest sequence that the model has position embeddings for, in tokens."""
-    reserved = config.pad_token_id + 1 if family_of(config).positions_follow_padding else 0
-    return config.max_position_embeddings - reserved
-
-
-def geometry_of(config: PreTrainedConfig) -> Geometry:
-    """Layers, heads, head size and neurons of an unsliced model."""
-    family = family_of(config)
-    heads = getattr(config, family.heads_key)
-    return Geometry(
-        layers=getattr(config, family.layers_key),
-        heads=heads,
-        head_size=getattr(config, family.hidden_key) // heads,
-        neurons=getattr(config, family.neurons_key),
-    )
-
-
-def layer_list(model: PreTrainedModel) -> nn.ModuleList:
-    """The model's list of Transformer layers."""
-    layers = model.base_model.get_submodule(family_of(model.config).layers)
-    assert isinstance(layers, nn.ModuleList)
-    return layers
-
-
-def layer_list_name(model: PreTrainedModel) -> str:
-    """The dotted name of the layer list from `model`, which may be the base model or carry a task head."""
-    path = family_of(model.config).layers
-    return path if model.base_model is model else f"{model.base_model_prefix}.{path}"
-
-
-def unit_counts(resolved: ResolvedSubnet) -> dict[str, int]:
-    """How many heads and neurons every layer of a sub-network has."""
-    return {HEAD: resolved.heads, NEURON: resolved.neurons}
-
-
-def unit_totals(geometry: Geometry) -> dict[str, int]:
-    """How many heads and neurons every layer of the full network has."""
-    return {HEAD: geometry.heads, NEURON: geometry.neurons}
-
-
-def subnet_parameters(model: PreTrainedModel, resolved: ResolvedSubnet) -> dict[str, Tensor]:
-    """The sub-network's share of the sliced weights and biases, as views (gradients land in the full weights).
-
-    The names are those of the model *after* the layers that are not kept were taken out of its layer list. Weights
-    that are not sliced are not in the result.
-    """
-    family, geometry, counts = family_of(model.config), geometry_of(model.config), unit_counts(resolved)
-    prefix, layers = layer_list_name(model), layer_list(model)
-    return {
-        f"{prefix}.{position}.{linear.path}.{name}": linear.prefix(tensor, counts[linear.unit], geometry, dim)
-        for position, index in enumerate(resolved.layers)
-        for linear in family.linears
-        for name, tensor, dim in sliced_tensors(layers[index], linear)
-    }
-
-
-def sliced_tensors(layer: nn.Module, linear: SlicedLinear) -> Iterator[tuple[str, Tensor, int]]:
-    """(name, tensor, dim) of the weight, and of the bias where the rows are sliced, of one linear layer."""
-    module = layer.get_submodule(linear.path)
-    assert isinstance(module, nn.Linear)
-    yield "weight", module.weight, linear.dim
-    if linear.dim == 0 and module.bias is not None:
-        yield "bias", module.bias, 0
-
-
-@torch.no_grad()
-def permute_units(layer: nn.Module, unit: str, order: Sequence[int], family: Family, geometry: Geometry) -> None:
-    """Reorder the heads or neurons of one layer in place; the layer computes the same function as before."""
-    for linear in (linear for linear in family.linears if linear.unit == unit):
-        index = torch.tensor(linear.positions(order, geometry))
-        for _, tensor, dim in sliced_tensors(layer, linear):
-            tensor.copy_(tensor.index_select(dim, index.to(tensor.device)))
-
-
-def _unit_size(unit: str, geometry: Geometry) -> int:
-    return {HEAD: geometry.head_size, NEURON: 1}[unit]
+def set_heads(module: nn.Module, heads: int, family: Family) -> None:
+    """Tell a Transformer layer that it has this many heads."""
+    for path in family.head_count:
+        holder, _, attribute = path.rpartition(".")
+        setattr(module.get_submodule(holder), attribute, heads)

@@ -70,7 +70,8 @@ def _torch_runner(case: Case) -> Runner:
 
 def _load(path: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """A student or a fine-tuned model, in evaluation mode, and its tokenizer."""
-    from dynackd.students.student import MODEL_TYPE_PREFIX, load_student
+    from dynackd.students.loading import load_student
+    from dynackd.students.registration import MODEL_TYPE_PREFIX
 
     config = load_config(path)
     if config.model_type.startswith(MODEL_TYPE_PREFIX):

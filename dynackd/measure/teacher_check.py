@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 
 from dynackd.data.labels import LabelMap, flow
 from dynackd.measure.evaluation import batches_of, predict
-from dynackd.subnet import FULL
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.loading import TaskData
 
@@ -38,7 +37,7 @@ def doubt(teacher: Supernet, data: TaskData, rows: Dataset, tokenizer: PreTraine
           ) -> Doubt | None:
     """What a sample of at most 512 of the tokenised `rows` says against the teacher, or None."""
     sample = rows.shuffle(seed=seed).select(range(min(SAMPLE_ROWS, len(rows))))
-    (outputs,), labels = predict(teacher, [FULL], batches_of(sample, tokenizer, 64))
+    (outputs,), labels = predict(teacher, [teacher.whole], batches_of(sample, tokenizer, 64))
     if not np.isfinite(outputs).all():
         return Doubt("the teacher's outputs are not finite numbers", True)
     if data.labels is None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynackd.errors import UserError
-from dynackd.families.family import geometry_of, max_positions
+from dynackd.families.table import geometry_of, max_positions
 
 OPSET = 17
 INPUT_ORDER = ("input_ids", "attention_mask", "token_type_ids")

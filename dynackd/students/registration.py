@@ -1,7 +1,7 @@
 """Students that transformers' Auto classes know, without an import of torch or transformers.
 
 transformers asks its `CONFIG_MAPPING` for a student's config class before all else. Until then a stand-in is there,
-which imports `students.student`, where the classes themselves are registered, when it is asked for something.
+which makes and registers the classes (`students.classes`) when it is asked for something.
 To register them as soon as transformers is imported would not do: its modules import one another half-made (in the
 middle of `modeling_utils`, `quantizers` imports the mapping), and a student's module would need them whole.
 """
@@ -28,7 +28,7 @@ class _StandIn:
         self.model_type = model_type
 
     def _class(self) -> Any:
-        importlib.import_module("dynackd.students.student")
+        importlib.import_module("dynackd.students.classes").register(self.model_type.removeprefix(MODEL_TYPE_PREFIX))
         found = sys.modules[MAPPING].CONFIG_MAPPING[self.model_type]
         if found is self:
             raise ImportError(f"no student of the model type {self.model_type!r} is registered")

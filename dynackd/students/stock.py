@@ -6,15 +6,17 @@ exactly the same function. Query, key, value and output are then as large as the
 that were cut away stay away.
 """
 
+from dataclasses import replace
 from math import sqrt
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from dynackd.errors import UserError
-from dynackd.families.family import FAMILY_KEY, HEAD, SlicedLinear, family_of, geometry_of, layer_list, sliced_tensors
+from dynackd.families.family import slices
+from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name
+from dynackd.subnet import Layer
 
 STUDENT_KEYS = ("layer_heads", "layer_neurons", "kept_layers", "head_size", FAMILY_KEY)
 
@@ -37,36 +39,22 @@ def stock_heads(hidden: int, head_size: int, heads: int) -> int:
 @torch.no_grad()
 def stock_model(student: PreTrainedModel) -> PreTrainedModel:
     """The stock model, in evaluation mode, that computes what the student does. Raises `UserError`."""
-    config, family = student.config, family_of(student.config)
-    geometry = geometry_of(config)
-    hidden, size = getattr(config, family.hidden_key), geometry.head_size
-    heads = stock_heads(hidden, size, max(config.layer_heads))
+    config, family, geometry = student.config, family_of(student.config), geometry_of(student.config)
+    heads = stock_heads(geometry.hidden, geometry.head_size, max(config.layer_heads))
     stock = AutoModelForSequenceClassification.from_config(_stock_config(student, heads))
-    state = dict(student.state_dict())
-    padded_size = hidden // heads
-    names = {id(module): name for name, module in student.named_modules()}
-    for index, layer in enumerate(layer_list(student)):
-        for linear in family.linears:
-            prefix = names[id(layer.get_submodule(linear.path))]
-            units = config.layer_heads[index] if linear.unit == HEAD else config.layer_neurons[index]
-            target = layer_list(stock)[index].get_submodule(linear.path)
-            assert isinstance(target, nn.Linear)
-            for name, tensor, dim in sliced_tensors(layer, linear):
-                length = (target.out_features, target.in_features)[dim]
-                new_size = padded_size if linear.unit == HEAD else 1
-                scale = sqrt(padded_size / size) if linear is family.query else 1.0
-                state[f"{prefix}.{name}"] = _padded(tensor, dim, linear, units, new_size, length) * scale
+    stock_geometry, state = geometry_of(stock.config), dict(student.state_dict())
+    scale = sqrt(stock_geometry.head_size / geometry.head_size)  # scores are divided by the root of the larger size
+    for index, (module, padded) in enumerate(zip(layer_list(student), layer_list(stock), strict=True)):
+        layer = Layer(index, config.layer_heads[index], config.layer_neurons[index])
+        own = replace(geometry, heads=layer.heads, neurons=layer.neurons)
+        pairs = zip(slices(module, layer, family, own), slices(padded, layer, family, stock_geometry), strict=True)
+        for (path, name, tensor, part), (_, _, larger, room) in pairs:
+            filled = torch.zeros_like(larger)
+            place = room.blocks(filled).narrow(part.dim + 1, 0, part.kept).narrow(part.dim + 2, 0, part.size)
+            place.copy_(part.blocks(tensor) * (scale if path == family.query else 1.0))
+            state[f"{layer_list_name(stock)}.{index}.{path}.{name}"] = filled
     stock.load_state_dict(state, strict=True)
     return stock.eval()
-
-
-def _padded(tensor: Tensor, dim: int, linear: SlicedLinear, units: int, size: int, length: int) -> Tensor:
-    """`units` heads or neurons along `dim`, each filled up with zeros to `size`, all of a part to its share of
-    `length`."""
-    parts = tensor.unflatten(dim, (linear.parts, units, -1)).movedim((dim, dim + 1, dim + 2), (0, 1, 2))
-    result = parts.new_zeros(linear.parts, length // linear.parts // size, size, *parts.shape[3:])
-    result[:, :units, : parts.shape[2]] = parts
-    return result.movedim((0, 1, 2), (dim, dim + 1, dim + 2)).flatten(dim, dim + 2).contiguous()
 
 
 def _stock_config(student: PreTrainedModel, heads: int) -> Any:

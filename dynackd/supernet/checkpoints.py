@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from dynackd.data.labels import labels_of, model_labels
 from dynackd.errors import UserError, listed
-from dynackd.families.family import FAMILIES, family_of
+from dynackd.families.table import FAMILIES, family_of
 
 OUTPUT_LAYER = "classifier"  # or its last layer, in every family
 

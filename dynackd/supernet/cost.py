@@ -8,23 +8,24 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from dynackd.families.family import layer_list, layer_list_name, subnet_parameters
-from dynackd.subnet import SubnetSpec
+from dynackd.families.family import slices
+from dynackd.families.table import family_of, layer_list
+from dynackd.subnet import Subnet
 from dynackd.supernet.network import Supernet
 
 
-def count_parameters(supernet: Supernet, spec: SubnetSpec) -> int:
+def count_parameters(supernet: Supernet, subnet: Subnet) -> int:
     """All parameters of the sub-network, embeddings and task head included."""
-    model, resolved = supernet.model, supernet.resolve(spec)
-    prefix = layer_list_name(model) + "."
-    outside = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(prefix))
-    sliced = subnet_parameters(model, resolved)
-    inside = sum(
-        sliced.get(f"{prefix}{position}.{name}", parameter).numel()
-        for position, index in enumerate(resolved.layers)
-        for name, parameter in layer_list(model)[index].named_parameters()
-    )
-    return outside + inside
+    layers, geometry, family = layer_list(supernet.model), supernet.geometry, family_of(supernet.model.config)
+    count = _count(supernet.model) - _count(layers)
+    for own in subnet.layers:
+        parts = slices(layers[own.index], own, family, geometry)
+        count += _count(layers[own.index]) - sum(part.tensor.numel() - part.view().numel() for part in parts)
+    return count
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 class FlopCounter:
@@ -36,9 +37,9 @@ class FlopCounter:
         model.set_attn_implementation("eager")
         self._supernet = Supernet(model, supernet.grid)
 
-    def count(self, spec: SubnetSpec, length: int) -> int:
+    def count(self, subnet: Subnet, length: int) -> int:
         """Floating-point operations of the matrix products (a multiply and an add are two) at this length in tokens."""
         ids = torch.zeros(1, length, dtype=torch.long, device="meta")
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            self._supernet(spec, input_ids=ids)
+            self._supernet(subnet, input_ids=ids)
         return counter.get_total_flops()

@@ -9,16 +9,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from dynackd.families.family import (
-    HEAD,
-    NEURON,
-    family_of,
-    geometry_of,
-    layer_list,
-    permute_units,
-    sliced_tensors,
-    unit_totals,
-)
+from dynackd.families.family import HEAD, NEURON, Slice, slices
+from dynackd.families.table import family_of, geometry_of, layer_list
+from dynackd.subnet import full
 
 
 @dataclass(frozen=True)
@@ -51,10 +44,10 @@ def gradient_importance(model: PreTrainedModel, batches: Batches) -> Importance:
             for layer, mask in zip(layers, masks, strict=True):
                 stack.callback(_gate_heads(model, layer, mask).remove)
             model(**batch).loss.backward()
-        for index, (layer, mask) in enumerate(zip(layers, masks, strict=True)):
+        for index, (own, mask) in enumerate(zip(_whole_layers(model), masks, strict=True)):
             assert mask.grad is not None
             heads[index] += mask.grad.abs().cpu()
-            neurons[index] += _neuron_taylor(model, layer).abs().cpu()
+            neurons[index] += _unit_sums(own, NEURON, _taylor).abs().cpu()
     model.zero_grad(set_to_none=True)
     model.train(was_training)
     return Importance(heads, neurons)
@@ -64,7 +57,7 @@ def magnitude_importance(model: PreTrainedModel, batches: Batches) -> Importance
     """The squared size of a unit's weights, a baseline that needs no data (`batches` is not read)."""
     del batches
     heads, neurons = (
-        torch.stack([_unit_sums(model, layer, unit, torch.square) for layer in layer_list(model)]).cpu()
+        torch.stack([_unit_sums(layer, unit, torch.square) for layer in _whole_layers(model)]).cpu()
         for unit in (HEAD, NEURON)
     )
     return Importance(heads, neurons)
@@ -76,19 +69,32 @@ IMPORTANCE: dict[str, Callable[[PreTrainedModel, Batches], Importance]] = {
 }
 
 
+@torch.no_grad()
 def rewire(model: PreTrainedModel, importance: Importance) -> None:
     """Permute the heads and neurons of every layer in place, most important first. The output does not change."""
+    orders = {
+        # Stable, so that equal scores keep their order and a second rewiring changes nothing.
+        unit: torch.argsort(scores, dim=1, descending=True, stable=True).tolist()
+        for unit, scores in ((HEAD, importance.heads), (NEURON, importance.neurons))
+    }
+    for index, own in enumerate(_whole_layers(model)):
+        for _, _, tensor, part in own:
+            order = torch.tensor(part.positions(orders[part.unit][index]), device=tensor.device)
+            tensor.copy_(tensor.index_select(part.dim, order))
+
+
+def _whole_layers(model: PreTrainedModel) -> list[list[Slice]]:
+    """The sliced tensors of every layer, each as a whole."""
     family, geometry = family_of(model.config), geometry_of(model.config)
-    for index, layer in enumerate(layer_list(model)):
-        for unit, scores in ((HEAD, importance.heads), (NEURON, importance.neurons)):
-            # Stable, so that equal scores keep their order and a second rewiring changes nothing.
-            order = torch.argsort(scores[index], descending=True, stable=True).tolist()
-            permute_units(layer, unit, order, family, geometry)
+    layers = full(geometry).layers
+    return [
+        list(slices(module, own, family, geometry)) for module, own in zip(layer_list(model), layers, strict=True)
+    ]
 
 
 def _gate_heads(model: PreTrainedModel, layer: nn.Module, mask: Tensor) -> RemovableHandle:
     """Multiply each head's output by its mask. `head_mask=` is silently ignored by transformers 5."""
-    output = layer.get_submodule(family_of(model.config).attention_output.path)
+    output = layer.get_submodule(family_of(model.config).attention_output)
 
     def gate(_: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         (context,) = inputs  # [batch, length, heads * head_size]
@@ -97,26 +103,17 @@ def _gate_heads(model: PreTrainedModel, layer: nn.Module, mask: Tensor) -> Remov
     return output.register_forward_pre_hook(gate)
 
 
-def _neuron_taylor(model: PreTrainedModel, layer: nn.Module) -> Tensor:
-    """Σ w·dL/dw per neuron [neurons]."""
-
-    def taylor(weight: Tensor) -> Tensor:
-        assert weight.grad is not None
-        return weight * weight.grad
-
-    return _unit_sums(model, layer, NEURON, taylor)
+def _taylor(weight: Tensor) -> Tensor:
+    assert weight.grad is not None
+    return weight * weight.grad
 
 
 @torch.no_grad()
-def _unit_sums(
-    model: PreTrainedModel, layer: nn.Module, unit: str, function: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _unit_sums(layer: list[Slice], unit: str, function: Callable[[Tensor], Tensor]) -> Tensor:
     """Σ function(w) over all weights and biases that belong to each head or neuron of one layer [units]."""
-    geometry = geometry_of(model.config)
-    total = unit_totals(geometry)[unit]
-    sums = torch.zeros(total, device=model.device)
-    for linear in (linear for linear in family_of(model.config).linears if linear.unit == unit):
-        for _, tensor, dim in sliced_tensors(layer, linear):
-            values = function(tensor).unflatten(dim, (linear.parts, total, -1)).movedim(dim + 1, 0)
-            sums += values.flatten(1).sum(1)
-    return sums
+    sums = [
+        part.blocks(function(tensor)).movedim(part.dim + 1, 0).flatten(1).sum(1)
+        for _, _, tensor, part in layer
+        if part.unit == unit
+    ]
+    return sum(sums[1:], torch.zeros_like(sums[0]) + sums[0])

@@ -14,30 +14,20 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from dynackd.data.origins import is_place, local_model, located, portable, public_name, weights_sha256
 from dynackd.errors import UserError
-from dynackd.families.family import (
-    FAMILY_KEY,
-    Family,
-    family_of,
-    geometry_of,
-    layer_list,
-    layer_list_name,
-    sliced_tensors,
-    unit_counts,
-)
-from dynackd.subnet import FULL, Geometry, Grid, ResolvedSubnet, SubnetSpec
+from dynackd.families.family import Family, set_heads, slices
+from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name
+from dynackd.subnet import FULL, Geometry, Grid, Layer, Subnet, SubnetSpec, full
 from dynackd.supernet.checkpoints import load_classifier, load_config, load_tokenizer
 
 CONFIG_KEY = "dynackd"
-# From the base model, in every family; ELECTRA may project the embeddings to the hidden size.
-EMBEDDINGS = ("embeddings", "embeddings_project")
 
 
 @dataclass(frozen=True)
 class SubnetOutput:
-    """What a sub-network returns: `logits` [batch, labels] and one `hidden_states` [batch, length, hidden] per kept
-    layer, after the embedding output at index 0."""
+    """What a sub-network returns: its `outputs` by name, such as `logits` [batch, labels], and one of `hidden_states`
+    [batch, length, hidden] per kept layer, after the embedding output at index 0."""
 
-    logits: Tensor
+    outputs: dict[str, Tensor]
     hidden_states: tuple[Tensor, ...]
 
 
@@ -81,7 +71,7 @@ class Origin:
 
 
 class Supernet(nn.Module):
-    """A Hugging Face encoder whose heads and neurons are ordered by importance, run at any `SubnetSpec`.
+    """A Hugging Face encoder whose heads and neurons are ordered by importance, run as any `Subnet`.
 
     The weights are the model's own. Which sub-network runs is an argument of `forward`: its weights are views of the
     first heads and neurons, in modules that are made for one call. The model itself is never changed, so that any
@@ -90,11 +80,10 @@ class Supernet(nn.Module):
 
     def __init__(self, model: PreTrainedModel, grid: Grid | None = None, origin: Origin | None = None) -> None:
         super().__init__()
-        family_of(model.config)
         self.model = model
         self.grid = grid or Grid()
         self.origin = origin or Origin()
-        self.grid.check(self.geometry)
+        self.subnets = self.grid.subnets(self.geometry)
         # transformers hooks the layers on first use, and only those in the list then: a first call at half depth
         # would lose the hidden states of the other layers for good.
         maybe_install_capturing_hooks(cast(PreTrainedModel, model.base_model))
@@ -104,9 +93,14 @@ class Supernet(nn.Module):
         """Sizes of the full network."""
         return geometry_of(self.model.config)
 
-    def resolve(self, spec: SubnetSpec) -> ResolvedSubnet:
-        """What `spec` keeps of this supernet."""
-        return self.grid.resolve(spec, self.geometry)
+    @property
+    def whole(self) -> Subnet:
+        """The full network."""
+        return full(self.geometry)
+
+    def resolve(self, which: SubnetSpec | Subnet) -> Subnet:
+        """What a spec keeps of this supernet; a sub-network comes back as it is."""
+        return which if isinstance(which, Subnet) else self.grid.resolve(which, self.geometry)
 
     def embed(self, **batch: Tensor) -> Tensor:
         """The embedding output, [batch, length, hidden], which is the first hidden state of every sub-network."""
@@ -117,19 +111,22 @@ class Supernet(nn.Module):
             output = projection(output)
         return cast(Tensor, output)
 
-    def forward(self, spec: SubnetSpec = FULL, below: Sequence[Tensor] = (), **batch: Tensor) -> SubnetOutput:
-        """Run the sub-network `spec` on a tokenised batch (`input_ids` [batch, length], `attention_mask`, ...).
+    def forward(
+        self, which: SubnetSpec | Subnet = FULL, below: Sequence[Tensor] = (), **batch: Tensor
+    ) -> SubnetOutput:
+        """Run a sub-network on a tokenised batch (`input_ids` [batch, length], `attention_mask`, ...).
 
         below: its first hidden states where they are known: the embedding output (`embed`), and those of its first
-        layers, which another sub-network of the same width may have too. Only what comes after them is run.
+        layers, which another sub-network may have too. Only what comes after them is run.
         """
-        resolved = self.resolve(spec)
-        above = replace(resolved, layers=resolved.layers[max(0, len(below) - 1) :])
+        subnet = self.resolve(which)
+        above = replace(subnet, layers=subnet.layers[max(0, len(below) - 1) :])
         output = _subnet(self.model, above, below)(**batch, output_hidden_states=True, return_dict=True)
         hidden_states = (*below[:-1], *output.hidden_states)
-        if len(hidden_states) != len(resolved.layers) + 1:
-            raise RuntimeError(f"{len(hidden_states)} hidden states for {len(resolved.layers)} layers")
-        return SubnetOutput(output.logits, hidden_states)
+        if len(hidden_states) != len(subnet.layers) + 1:
+            raise RuntimeError(f"{len(hidden_states)} hidden states for {len(subnet.layers)} layers")
+        outputs = {name: value for name, value in output.items() if isinstance(value, Tensor) and name != "loss"}
+        return SubnetOutput(outputs, hidden_states)
 
     def frozen_copy(self) -> "Supernet":
         """A copy in evaluation mode that takes no gradients, to be a teacher."""
@@ -170,17 +167,14 @@ def _shallow(module: nn.Module, paths: Iterable[str]) -> nn.Module:
     return twin
 
 
-def _narrow(layer: nn.Module, resolved: ResolvedSubnet, family: Family, geometry: Geometry) -> nn.Module:
+def _narrow(module: nn.Module, layer: Layer, family: Family, geometry: Geometry) -> nn.Module:
     """The layer with the first heads and neurons of its weights (views: gradients land in the full ones)."""
-    counts = unit_counts(resolved)
-    holders = [path.rpartition(".") for path in family.head_count]
-    twin = _shallow(layer, [*(linear.path for linear in family.linears), *(holder for holder, _, _ in holders)])
-    for linear in family.linears:
-        weights: dict[str, Any] = twin.get_submodule(linear.path)._parameters
-        for name, tensor, dim in sliced_tensors(layer, linear):
-            weights[name] = linear.prefix(tensor, counts[linear.unit], geometry, dim)
-    for holder, _, attribute in holders:
-        setattr(twin.get_submodule(holder), attribute, resolved.heads)
+    holders = [path.rpartition(".")[0] for path in family.head_count]
+    twin = _shallow(module, [*(linear.path for linear in family.linears), *holders])
+    for part in slices(module, layer, family, geometry):
+        weights: dict[str, Any] = twin.get_submodule(part.path)._parameters
+        weights[part.name] = part.view()
+    set_heads(twin, layer.heads, family)
     return twin
 
 
@@ -196,10 +190,11 @@ class _Given(nn.Module):
 
 
 def _embedding_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    return {name: getattr(model.base_model, name) for name in EMBEDDINGS if hasattr(model.base_model, name)}
+    names = family_of(model.config).embeddings
+    return {name: getattr(model.base_model, name) for name in names if hasattr(model.base_model, name)}
 
 
-def _subnet(model: PreTrainedModel, resolved: ResolvedSubnet, below: Sequence[Tensor]) -> nn.Module:
+def _subnet(model: PreTrainedModel, subnet: Subnet, below: Sequence[Tensor]) -> nn.Module:
     """The model with these layers, heads and neurons alone, fed with the last of `below` where there is any.
 
     Made anew for every call, of modules of its own wherever it differs, so that nothing is changed that another
@@ -207,10 +202,11 @@ def _subnet(model: PreTrainedModel, resolved: ResolvedSubnet, below: Sequence[Te
     weights by `torch.func.functional_call` does.
     """
     family, geometry, path = family_of(model.config), geometry_of(model.config), layer_list_name(model)
-    layers = layer_list(model)
-    kept = [layers[index] for index in resolved.layers]
-    if (resolved.heads, resolved.neurons) != (geometry.heads, geometry.neurons):
-        kept = [_narrow(layer, resolved, family, geometry) for layer in kept]
+    layers, whole = layer_list(model), (geometry.heads, geometry.neurons)
+    kept = [
+        layers[own.index] if (own.heads, own.neurons) == whole else _narrow(layers[own.index], own, family, geometry)
+        for own in subnet.layers
+    ]
     twin = cast(PreTrainedModel, _shallow(model, [path]))
     twin.get_submodule(path)._modules = {str(position): layer for position, layer in enumerate(kept)}
     for name in _embedding_layers(model) if below else ():

@@ -22,11 +22,10 @@ from dynackd.data.labels import ModelLabels, labels_of
 from dynackd.data.origins import Record, model_record, public_name, resolve_model, rows_record
 from dynackd.data.words import Row, Slot, Slots, masked_slots, neighbour_slots, new_rows
 from dynackd.errors import UserError, listed
-from dynackd.families.family import max_positions
+from dynackd.families.table import max_positions
 from dynackd.measure.evaluation import batches_of, predict
 from dynackd.measure.teacher_check import SAMPLE_ROWS
 from dynackd.report.terminal import console, progress_bar
-from dynackd.subnet import FULL
 from dynackd.supernet.checkpoints import load_masked_lm, load_tokenizer
 from dynackd.supernet.network import Supernet
 from dynackd.system.places import new_directory, read_json, write_json
@@ -195,7 +194,8 @@ def _teacher_labels(
             if not labels:  # told once
                 warn_of_unknown(tokens, tokenizer, "new")
             batches = batches_of(tokens, tokenizer, BATCH_SIZE)
-            (outputs,), order = predict(teacher, [FULL], batches, on_batch=lambda: progress.advance(bar, BATCH_SIZE))
+            whole = [teacher.whole]
+            (outputs,), order = predict(teacher, whole, batches, on_batch=lambda: progress.advance(bar, BATCH_SIZE))
             if not np.isfinite(outputs).all():
                 raise UserError("the teacher's outputs are not finite numbers, so it cannot label anything")
             logits = outputs[np.argsort(order)]

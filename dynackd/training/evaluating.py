@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from dynackd.data.labels import labels_of
 from dynackd.data.origins import differences, read_origin
 from dynackd.errors import UserError
-from dynackd.families.family import max_positions
+from dynackd.families.table import max_positions
 from dynackd.measure.evaluation import batches_of, evaluate_grid
 from dynackd.measure.teacher_check import doubt
 from dynackd.report.terminal import console, progress_bar

@@ -18,7 +18,7 @@ from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTo
 from dynackd.data.labels import PROBLEM_TYPES, WRITTEN_KEY, head_fits, labels_of
 from dynackd.data.origins import Record, model_record, resolve_model
 from dynackd.errors import UserError, out_of_memory
-from dynackd.families.family import family_of, max_positions
+from dynackd.families.table import family_of, max_positions
 from dynackd.measure.evaluation import batches_of
 from dynackd.report.terminal import console, grid_table, progress_bar, show
 from dynackd.subnet import describe
@@ -194,8 +194,8 @@ def _has_foreign_head(source: str, config: PreTrainedConfig, data: TaskData) -> 
 
 
 def _describe_grid(supernet: Supernet) -> None:
-    for spec in supernet.grid.specs():
-        console.print(describe(supernet.resolve(spec), supernet.geometry))
+    for spec, subnet in supernet.subnets.items():
+        console.print(describe(spec, subnet, supernet.geometry))
 
 
 def _rewire(supernet: Supernet, recipe: Recipe, train: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from dynackd.data.labels import labels_of
 from dynackd.data.origins import Record, is_place, local_model, model_record, read_origin, resolve_model, weights_sha256
 from dynackd.errors import UserError
-from dynackd.families.family import FAMILIES, FAMILY_KEY
+from dynackd.families.table import FAMILIES, FAMILY_KEY
 from dynackd.measure.teacher_check import doubt
 from dynackd.report.terminal import console
 from dynackd.subnet import Grid

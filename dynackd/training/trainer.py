@@ -32,7 +32,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from dynackd.distill.terms import DistillationSettings, Student, TeacherSignal, distillation_loss, term_counts
 from dynackd.errors import UserError, shown
 from dynackd.measure.evaluation import subnet_metrics
-from dynackd.subnet import FULL, Grid, SubnetSpec
+from dynackd.subnet import Geometry, Grid, Subnet, SubnetSpec, full
 from dynackd.supernet.network import Supernet
 from dynackd.system.places import disk_trouble
 from dynackd.tasks.task import Task
@@ -44,29 +44,29 @@ class Stage:
 
     name: str
     grid_of: Callable[[Grid], Grid]
-    teacher_spec: Callable[[SubnetSpec], SubnetSpec]
+    teacher_of: Callable[[Subnet, Geometry], Subnet]
 
 
 # DynaBERT §2.1.2 and §2.2: all widths learn from the fine-tuned model; then all widths x depths, each from the width
 # stage's network of the same width at full depth.
-WIDTH_STAGE = Stage("width", lambda grid: replace(grid, depths=(1.0,)), lambda spec: FULL)
-DEPTH_STAGE = Stage("depth", lambda grid: grid, lambda spec: SubnetSpec(spec.width, 1.0))
+WIDTH_STAGE = Stage("width", lambda grid: replace(grid, depths=(1.0,)), lambda _, geometry: full(geometry))
+DEPTH_STAGE = Stage("depth", lambda grid: grid, Subnet.at_full_depth)
 
 
-def sample_all(specs: list[SubnetSpec], _count: int, _rng: random.Random) -> list[SubnetSpec]:
+def sample_all(subnets: list[Subnet], _count: int, _rng: random.Random) -> list[Subnet]:
     """Every sub-network at every step, as both papers do."""
-    return specs
+    return subnets
 
 
-def sample_sandwich(specs: list[SubnetSpec], count: int, rng: random.Random) -> list[SubnetSpec]:
+def sample_sandwich(subnets: list[Subnet], count: int, rng: random.Random) -> list[Subnet]:
     """The largest, the smallest and `count` random ones between (Yu and Huang 2019, "sandwich rule")."""
-    if len(specs) <= 2:
-        return specs
-    largest, *between, smallest = specs
+    if len(subnets) <= 2:
+        return subnets
+    largest, *between, smallest = subnets
     return [largest, *rng.sample(between, min(count, len(between))), smallest]
 
 
-SAMPLERS: dict[str, Callable[[list[SubnetSpec], int, random.Random], list[SubnetSpec]]] = {
+SAMPLERS: dict[str, Callable[[list[Subnet], int, random.Random], list[Subnet]]] = {
     "all": sample_all,
     "sandwich": sample_sandwich,
 }
@@ -87,9 +87,9 @@ class SubnetSampler:
             raise UserError(f"grid.sampler {shown(text)} is unknown; it is all, or sandwich(2)")
         return cls(str(found[1] or found[2]), int(found[3] or 0))
 
-    def sample(self, specs: list[SubnetSpec], seed: int, step: int) -> list[SubnetSpec]:
-        """The sub-networks of this step, the same on every process and after every resume; `specs` largest first."""
-        return SAMPLERS[self.name](specs, self.count, random.Random(f"{seed}/{step}"))
+    def sample(self, subnets: list[Subnet], seed: int, step: int) -> list[Subnet]:
+        """The sub-networks of this step, the same on every process and after every resume; `subnets` largest first."""
+        return SAMPLERS[self.name](subnets, self.count, random.Random(f"{seed}/{step}"))
 
 
 class _EpochLengthSampler(LengthGroupedSampler):
@@ -394,9 +394,9 @@ def set_dropout(model: nn.Module, rate: float | None) -> None:
             module.p = rate
 
 
-def _common(layers: tuple[int, ...], others: tuple[int, ...]) -> int:
-    """How many first layers two sub-networks of one width share; at least one is left to run."""
-    same = (mine == theirs for mine, theirs in zip(layers[:-1], others, strict=False))
+def _common(subnet: Subnet, other: Subnet) -> int:
+    """How many first layers two sub-networks share; at least one is left to run."""
+    same = (mine == theirs for mine, theirs in zip(subnet.layers[:-1], other.layers, strict=False))
     return sum(takewhile(bool, same))
 
 
@@ -427,7 +427,7 @@ class SupernetTrainer(ResumableTrainer):
         super().__init__(supernet, args, **options)
         self.stage, self.task, self.settings = stage, task, settings
         self.sampler = sampler or SubnetSampler()
-        self.specs = supernet.grid.specs()
+        self.names = {subnet: spec for spec, subnet in supernet.subnets.items()}
         self.teacher = teacher.frozen_copy().to(args.device)
         # The supernet's forward takes **batch, from which the Trainer cannot tell which columns are inputs.
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
@@ -460,8 +460,8 @@ class SupernetTrainer(ResumableTrainer):
         scales = self._scales(batch, num_items_in_batch)
         inputs = self._prepare_inputs({name: value for name, value in batch.items() if name != REAL_ROWS})
         labels = inputs.pop("labels")
-        specs = self.sampler.sample(self.specs, self.args.seed, self.state.global_step)
-        scale = 1 / (len(specs) * self.current_gradient_accumulation_steps)
+        subnets = self.sampler.sample(list(self.names), self.args.seed, self.state.global_step)
+        scale = 1 / (len(subnets) * self.current_gradient_accumulation_steps)
         # The embedding layer is not sliced: it runs once, and once backward, with the gradient of all sub-networks.
         supernet = self.accelerator.unwrap_model(model)
         with self.compute_loss_context_manager():
@@ -470,9 +470,9 @@ class SupernetTrainer(ResumableTrainer):
         embedded.register_hook(lambda grad: grad if leaf.grad is None else grad + leaf.grad)
         total = torch.zeros((), device=self.args.device)
         settings = self.settings.at(self.state.global_step / max(1, self.state.max_steps))
-        bunches, terms = self._bunches(supernet, specs), list[tuple[str, str, Tensor]]()
-        for teacher_spec, group in groupby(bunches, key=lambda bunch: self.stage.teacher_spec(bunch[0])):
-            signal = self._teacher_signal(teacher_spec, inputs, settings)
+        bunches, terms = self._bunches(subnets), list[tuple[str, str, Tensor]]()
+        for imitated, group in groupby(bunches, key=lambda bunch: self._imitated(bunch[0])):
+            signal = self._teacher_signal(imitated, inputs, settings)
             for bunch in group:
                 last = bunch is bunches[-1]
                 with nullcontext() if last else self.accelerator.no_sync(model):
@@ -482,48 +482,54 @@ class SupernetTrainer(ResumableTrainer):
                     loss = loss * scale
                     self.accelerator.backward(loss)
                 total += loss.detach()
-                terms += [(f"({s})", *term) for s, own in zip(bunch, of_each, strict=True) for term in own.items()]
+                names = [f"({self.names[subnet]})" for subnet in bunch]
+                terms += [(name, *term) for name, own in zip(names, of_each, strict=True) for term in own.items()]
         self._check_loss(total, batch, terms)
         for _, name, value in terms:
             value = value if scales is None else value * scales[name]
             self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value
-        self._terms_count += len(specs)
+        self._terms_count += len(subnets)
         return total
 
-    def _bunches(self, supernet: Supernet, specs: list[SubnetSpec]) -> list[list[SubnetSpec]]:
-        """The sub-networks of a step, those with the same width and first layer together, the deepest first; the bunch
-        of the full network comes last, since it alone touches every weight and so synchronises processes."""
+    def _imitated(self, subnet: Subnet) -> Subnet:
+        """The sub-network of the teacher that this one learns from."""
+        return self.stage.teacher_of(subnet, self.teacher.geometry)
 
-        def bunch_of(spec: SubnetSpec) -> tuple[float, int, float]:
-            return self.stage.teacher_spec(spec).width, -supernet.resolve(spec).layers[0], spec.width
+    def _bunches(self, subnets: list[Subnet]) -> list[list[Subnet]]:
+        """The sub-networks of a step, those with the same teacher and first layer together, the deepest first; the
+        bunch of the full network comes last, since it alone touches every weight and so synchronises processes."""
 
-        ordered = sorted(specs, key=lambda spec: (bunch_of(spec), -spec.depth))
+        def bunch_of(subnet: Subnet) -> Any:
+            return self._imitated(subnet), -subnet.layers[0].index, subnet.layers[0]
+
+        ordered = sorted(subnets, key=lambda subnet: (bunch_of(subnet), -len(subnet.layers)))
         return [list(bunch) for _, bunch in groupby(ordered, key=bunch_of)]
 
     def _run(
-        self, model: nn.Module, bunch: list[SubnetSpec], embedded: Tensor, inputs: dict[str, Tensor]
+        self, model: nn.Module, bunch: list[Subnet], embedded: Tensor, inputs: dict[str, Tensor]
     ) -> list[Student]:
         """The sub-networks of a bunch, which share the first layers that they have in common."""
         done: list[Student] = []
-        for spec in bunch:
-            layers = self.teacher.resolve(spec).layers
+        for subnet in bunch:
             shared, states = max(
-                ((_common(layers, other.layers), other.hidden_states) for other in done),
+                ((_common(subnet, other), own.hidden_states) for other, own in zip(bunch, done, strict=False)),
                 default=(0, (embedded,)),
                 key=lambda item: item[0],
             )
             with self.compute_loss_context_manager():
-                output = model(spec, below=states[: shared + 1], **inputs)
-            done.append(Student(output.logits, output.hidden_states, layers, spec.width))
+                output = model(subnet, below=states[: shared + 1], **inputs)
+            width = subnet.width(self.teacher.geometry)
+            done.append(Student(output.outputs["logits"], output.hidden_states, subnet.indices, width))
         return done
 
     def _teacher_signal(
-        self, teacher_spec: SubnetSpec, inputs: dict[str, Tensor], settings: DistillationSettings
+        self, imitated: Subnet, inputs: dict[str, Tensor], settings: DistillationSettings
     ) -> TeacherSignal:
         with torch.no_grad(), self.compute_loss_context_manager():
-            output = self.teacher(teacher_spec, **inputs)
+            output = self.teacher(imitated, **inputs)
         regression = self.task.kind == "regression"
-        return TeacherSignal(settings, output.logits, output.hidden_states, inputs["attention_mask"], regression)
+        logits, mask = output.outputs["logits"], inputs["attention_mask"]
+        return TeacherSignal(settings, logits, output.hidden_states, mask, regression)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The mean of each unweighted term since the last log goes beside the loss."""
@@ -543,14 +549,14 @@ class SupernetTrainer(ResumableTrainer):
         batches = {suffix: self.get_eval_dataloader(dataset) for suffix, dataset in datasets.items()}
         rows = subnet_metrics(
             self.accelerator.unwrap_model(self.model),
-            self.specs,
+            list(self.names),
             self.task,
             dict(batches),
             gather=self.accelerator.gather_for_metrics,
         )
         metrics = {
             f"{metric_key_prefix}_{metric_names([spec], [name])[0]}": value
-            for spec, row in zip(self.specs, rows, strict=True)
+            for spec, row in zip(self.names.values(), rows, strict=True)
             for name, value in row.items()
         }
         self.log(metrics)

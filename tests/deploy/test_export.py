@@ -16,11 +16,11 @@ from dynackd.deploy.card import licence_of
 from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.validation import Validation, load_validation, torch_predictor
 from dynackd.errors import UserError
-from dynackd.families.family import max_positions
+from dynackd.families.table import max_positions
 from dynackd.onnx.graphs import GRAPHS, Fixed, Shape, example_batch, export_onnx, parity, parity_shapes
 from dynackd.onnx.quantize import VARIANTS, Variant
-from dynackd.students.student import cut
-from dynackd.subnet import FULL, Grid, SubnetSpec
+from dynackd.students.cutting import cut
+from dynackd.subnet import FULL, Grid, Layer, Subnet, SubnetSpec
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Origin, Supernet
 from dynackd.system.places import write_json
@@ -39,7 +39,7 @@ def test_a_student_directory_loads_bit_for_bit_and_holds_what_it_promises(supern
     about = export_student(supernet, tokenizer, SPEC, tmp_path / "student")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     with torch.no_grad():
-        expected = supernet(SPEC, **tiny_batch()).logits
+        expected = supernet(SPEC, **tiny_batch()).outputs["logits"]
         assert torch.equal(loaded(**tiny_batch()).logits, cut(supernet, supernet.resolve(SPEC))(**tiny_batch()).logits)
         torch.testing.assert_close(loaded(**tiny_batch()).logits, expected, atol=1e-6, rtol=0)
     assert AutoTokenizer.from_pretrained(tmp_path / "student")("a film")["input_ids"][0] == 2
@@ -63,13 +63,14 @@ def test_parameters_and_flops_are_those_of_the_sliced_student(supernet):
     from torch.utils.flop_counter import FlopCounterMode
 
     flops = FlopCounter(supernet)
-    for spec in (FULL, SPEC, SubnetSpec(0.25, 0.75)):
-        student = cut(supernet, supernet.resolve(spec))
-        assert count_parameters(supernet, spec) == sum(p.numel() for p in student.parameters())
+    uneven = Subnet((Layer(0, 1, 40), Layer(2, 4, 7)), 32)
+    for subnet in (*map(supernet.resolve, (FULL, SPEC, SubnetSpec(0.25, 0.75))), uneven):
+        student = cut(supernet, subnet)
+        assert count_parameters(supernet, subnet) == sum(p.numel() for p in student.parameters())
         student.set_attn_implementation("eager")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             student(input_ids=torch.ones(1, 11, dtype=torch.long))
-        assert flops.count(spec, 11) == counter.get_total_flops()
+        assert flops.count(subnet, 11) == counter.get_total_flops()
 
 
 def test_the_graph_has_a_dynamic_batch_and_length(supernet, tokenizer, tmp_path):
@@ -345,8 +346,8 @@ def road(tmp_path_factory):
     write_recipe(directory / "depth", {**content, "output_dir": str(directory)})
     rows = []
     for spec in net.grid.specs():
-        own = net.resolve(spec)
-        sizes = {"heads": own.heads, "neurons": own.neurons, "layers": list(own.layers)}
+        heads, neurons = net.resolve(spec).sizes
+        sizes = {"heads": heads, "neurons": neurons, "layers": list(net.resolve(spec).indices)}
         metrics = {"accuracy": spec.width * spec.depth}
         rows.append({"width": spec.width, "depth": spec.depth, **sizes, "metrics": metrics})
     write_json(directory / "depth" / "metrics.json", {"teacher": {"metrics": {"accuracy": 0.9}}, "subnetworks": rows})

@@ -19,7 +19,7 @@ from transformers import (
 
 from dynackd.cli.command_line import main
 from dynackd.errors import UserError
-from dynackd.families.family import max_positions
+from dynackd.families.table import max_positions
 from dynackd.measure.latency import RUNNERS, Case
 from dynackd.onnx.graphs import Shape, example_batch
 from dynackd.subnet import FULL
@@ -341,7 +341,9 @@ def test_a_supernet_is_loaded_from_a_text_or_a_path(kind, tmp_path):
     supernet = Supernet(tiny_model()).eval()
     supernet.save(tmp_path / "net", tiny_tokenizer())
     loaded, _ = load_supernet(kind(tmp_path / "net"))
-    assert torch.equal(loaded.eval()(FULL, **tiny_batch()).logits, supernet(FULL, **tiny_batch()).logits)
+    assert torch.equal(
+        loaded.eval()(FULL, **tiny_batch()).outputs["logits"], supernet(FULL, **tiny_batch()).outputs["logits"]
+    )
     with pytest.raises(UserError, match=r"is no supernet directory: it holds no config\.json"):
         load_supernet(kind(tmp_path / "nothing"))
 

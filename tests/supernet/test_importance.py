@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny_batch, tiny_model
+from conftest import PATHS, tiny_batch, tiny_model
 
-from dynackd.families.family import family_of, layer_list
+from dynackd.families.table import layer_list
 from dynackd.subnet import Grid, SubnetSpec
 from dynackd.supernet.importance import IMPORTANCE, gradient_importance, rewire
 from dynackd.supernet.network import Supernet
@@ -22,25 +22,25 @@ def test_rewiring_leaves_the_output_as_it_was_and_changes_the_narrow_networks(fa
     model = tiny_model(family)
     supernet = Supernet(model)
     before = supernet(**tiny_batch())
-    narrow = supernet(SubnetSpec(0.5), **tiny_batch()).logits
+    narrow = supernet(SubnetSpec(0.5), **tiny_batch()).outputs["logits"]
     with torch.enable_grad():
         importance = IMPORTANCE[score](model, batches())
     rewire(model, importance)
     after = supernet(**tiny_batch())
-    torch.testing.assert_close(after.logits, before.logits, atol=1e-6, rtol=0)
+    torch.testing.assert_close(after.outputs["logits"], before.outputs["logits"], atol=1e-6, rtol=0)
     for mine, theirs in zip(after.hidden_states, before.hidden_states, strict=True):
         torch.testing.assert_close(mine, theirs, atol=3e-6, rtol=0)
-    assert (supernet(SubnetSpec(0.5), **tiny_batch()).logits - narrow).abs().max() > 1e-3
+    assert (supernet(SubnetSpec(0.5), **tiny_batch()).outputs["logits"] - narrow).abs().max() > 1e-3
 
 
 def test_head_importance_is_the_derivative_of_the_loss_by_a_factor_on_the_head(family):
     model = tiny_model(family).double()
     importance = gradient_importance(model, batches(1))
-    output = family_of(model.config).attention_output
+    output = PATHS[family][1]
 
     def loss(layer, head, factor):
         changed = copy.deepcopy(model)
-        weight = layer_list(changed)[layer].get_submodule(output.path).weight
+        weight = layer_list(changed)[layer].get_submodule(output).weight
         with torch.no_grad():
             weight[:, head * 8 : (head + 1) * 8] *= factor
             return changed(**batches(1)[0]).loss
@@ -55,8 +55,7 @@ def test_neuron_importance_is_the_sum_over_its_row_bias_and_column(family):
     importance = gradient_importance(model, batches(1))
     model.zero_grad()
     model(**batches(1)[0]).loss.backward()
-    rule, layer = family_of(model.config), layer_list(model)[1]
-    wide, narrow = layer.get_submodule(rule.ffn_in.path), layer.get_submodule(rule.ffn_out.path)
+    wide, narrow = (layer_list(model)[1].get_submodule(path) for path in PATHS[family][2:])
     for neuron in (0, 17):
         expected = float((
             (wide.weight[neuron] * wide.weight.grad[neuron]).sum()
@@ -78,13 +77,13 @@ def test_scores_add_up_over_batches_with_the_gradients_cleared_between():
 def test_the_units_with_no_effect_are_cut_first():
     # A network of which half the heads and neurons do nothing is the same at width 0.5.
     model = tiny_model()
-    rule = family_of(model.config)
+    _, output, _, ffn_out = PATHS["bert"]
     for layer in layer_list(model):
-        layer.get_submodule(rule.attention_output.path).weight[:, 0:8] = 0
-        layer.get_submodule(rule.attention_output.path).weight[:, 16:24] = 0
-        layer.get_submodule(rule.ffn_out.path).weight[:, ::2] = 0
+        layer.get_submodule(output).weight[:, 0:8] = 0
+        layer.get_submodule(output).weight[:, 16:24] = 0
+        layer.get_submodule(ffn_out).weight[:, ::2] = 0
     supernet = Supernet(model, Grid((1.0, 0.5), (1.0,)))
-    full = supernet(**tiny_batch()).logits
+    full = supernet(**tiny_batch()).outputs["logits"]
     with torch.enable_grad():
         rewire(model, gradient_importance(model, batches()))
-    torch.testing.assert_close(supernet(SubnetSpec(0.5), **tiny_batch()).logits, full, atol=1e-5, rtol=0)
+    torch.testing.assert_close(supernet(SubnetSpec(0.5), **tiny_batch()).outputs["logits"], full, atol=1e-5, rtol=0)

@@ -6,13 +6,13 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import tiny_batch, tiny_model
+from conftest import PATHS, tiny_batch, tiny_model
 from transformers import AutoModelForSequenceClassification
 
 from dynackd.deploy.export import export_onnx
 from dynackd.errors import UserError
-from dynackd.families.family import family_of, layer_list
-from dynackd.students.student import cut
+from dynackd.families.table import family_of, layer_list
+from dynackd.students.cutting import cut
 from dynackd.subnet import FULL, Grid, SubnetSpec
 from dynackd.supernet.network import Supernet, load_supernet
 
@@ -26,14 +26,14 @@ def test_every_subnetwork_equals_its_sliced_student_and_its_onnx_graph(family, g
         expected = supernet(spec, **batch)
         student = cut(supernet, supernet.resolve(spec))
         own = student(**batch, output_hidden_states=True)
-        torch.testing.assert_close(own.logits, expected.logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(own.logits, expected.outputs["logits"], atol=1e-5, rtol=0)
         for mine, theirs in zip(own.hidden_states, expected.hidden_states, strict=True):
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
         export_onnx(student, list(batch), tmp_path / "model.onnx")
         session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
         (logits,) = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
-        np.testing.assert_allclose(logits, expected.logits.numpy(), atol=1e-5, rtol=0)
-        outputs.append(expected.logits)
+        np.testing.assert_allclose(logits, expected.outputs["logits"].numpy(), atol=1e-5, rtol=0)
+        outputs.append(expected.outputs["logits"])
     # Not vacuous: the sub-networks are different functions.
     for i, logits in enumerate(outputs):
         assert all((logits - other).abs().max() > 1e-3 for other in outputs[:i])
@@ -45,7 +45,7 @@ def test_the_full_subnetwork_is_the_hugging_face_model_exactly(family):
     batch = tiny_batch()
     expected = copy.deepcopy(model)(**batch, output_hidden_states=True)
     output = Supernet(model)(FULL, **batch)
-    assert torch.equal(output.logits, expected.logits)
+    assert torch.equal(output.outputs["logits"], expected.logits)
     for mine, theirs in zip(output.hidden_states, expected.hidden_states, strict=True):
         assert torch.equal(mine, theirs)
 
@@ -58,9 +58,9 @@ def test_a_subnetwork_goes_on_from_hidden_states_that_are_known_with_the_same_gr
     for below in ((), full[:known] if known > 1 else (supernet.embed(**batch),)):
         supernet.zero_grad()
         output = supernet(spec, below=below, **batch)
-        (output.logits.sum() + sum(h.square().sum() for h in output.hidden_states)).backward()
+        (output.outputs["logits"].sum() + sum(h.square().sum() for h in output.hidden_states)).backward()
         grads = [p.grad.clone() for p in supernet.parameters() if p.grad is not None]
-        results.append([output.logits.detach(), *output.hidden_states, *grads])
+        results.append([output.outputs["logits"].detach(), *output.hidden_states, *grads])
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs)
     assert torch.equal(results[1][known], full[known - 1])
@@ -90,13 +90,13 @@ def test_gradients_land_in_the_kept_part_of_the_full_weights_only(family):
     model = tiny_model(family)
     supernet = Supernet(model)
     spec = SubnetSpec(0.5, 0.5)
-    supernet(spec, **tiny_batch()).logits.square().sum().backward()
-    resolved = supernet.resolve(spec)
-    rule = family_of(model.config)
+    supernet(spec, **tiny_batch()).outputs["logits"].square().sum().backward()
+    subnet, (query, _, ffn_in, _) = supernet.resolve(spec), PATHS[family]
+    heads, neurons = subnet.sizes
     for index, layer in enumerate(layer_list(model)):
-        for linear, kept in ((rule.ffn_in, resolved.neurons), (rule.query, resolved.heads * 8)):
-            weight = layer.get_submodule(linear.path).weight
-            if index not in resolved.layers:
+        for path, kept in ((ffn_in, neurons), (query, heads * 8)):
+            weight = layer.get_submodule(path).weight
+            if index not in subnet.indices:
                 assert weight.grad is None
                 continue
             assert weight.grad.shape == weight.shape
@@ -109,11 +109,11 @@ def test_a_saved_supernet_is_a_stock_checkpoint_and_comes_back_with_its_grid(fam
     supernet.save(tmp_path / "net", tokenizer)
     batch = tiny_batch()
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "net")
-    assert torch.equal(stock(**batch).logits, supernet(FULL, **batch).logits)
+    assert torch.equal(stock(**batch).logits, supernet(FULL, **batch).outputs["logits"])
     loaded, _ = load_supernet(tmp_path / "net")
     assert loaded.grid == grid
     spec = SubnetSpec(0.25, 0.5)
-    assert torch.equal(loaded.eval()(spec, **batch).logits, supernet(spec, **batch).logits)
+    assert torch.equal(loaded.eval()(spec, **batch).outputs["logits"], supernet(spec, **batch).outputs["logits"])
 
 
 def test_a_supernet_refuses_a_grid_whose_entries_are_the_same_network():
@@ -121,10 +121,14 @@ def test_a_supernet_refuses_a_grid_whose_entries_are_the_same_network():
         Supernet(tiny_model(), Grid((1.0, 0.5, 0.4), (1.0,)))
 
 
-def test_an_unsupported_architecture_is_refused_with_the_supported_ones():
+def test_an_unsupported_architecture_is_refused_with_the_reason_or_the_supported_ones():
     from transformers import AlbertConfig
 
     config = AlbertConfig(vocab_size=20, embedding_size=8, hidden_size=8, num_attention_heads=2, intermediate_size=8)
     model = AutoModelForSequenceClassification.from_config(config)
-    with pytest.raises(UserError, match="'albert' is not supported; dynackd knows bert, distilbert, electra, roberta"):
+    with pytest.raises(UserError, match="'albert' is not supported: all of its layers are one"):
+        Supernet(model)
+    config.model_type = "funnel"
+    known = "bert, camembert, distilbert, electra, roberta, xlm-roberta"
+    with pytest.raises(UserError, match=f"'funnel' is not supported; dynackd knows {known}$"):
         Supernet(model)

@@ -10,7 +10,7 @@ import torch
 from conftest import tiny_batch, tiny_model
 from torch import nn
 
-from dynackd.families.family import family_of, layer_list
+from dynackd.families.table import family_of, layer_list
 from dynackd.subnet import FULL, SubnetSpec
 from dynackd.supernet.network import Supernet
 
@@ -58,7 +58,8 @@ def test_every_thread_gets_its_own_right_answer_and_the_weights_stay(family, gri
         for call in range(CALLS):
             spec, i = specs[(thread + call) % len(specs)], call % len(batches)
             output, right = supernet(spec, **batches[i]), expected[spec, i]
-            pairs = [(output.logits, right.logits), *zip(output.hidden_states, right.hidden_states, strict=True)]
+            logits = (output.outputs["logits"], right.outputs["logits"])
+            pairs = [logits, *zip(output.hidden_states, right.hidden_states, strict=True)]
             wrong += not all(torch.equal(mine, theirs) for mine, theirs in pairs)
         return wrong
 
@@ -73,7 +74,7 @@ def test_gradients_of_several_threads_add_up_to_those_of_one(eager_switching):
 
     def work(spec):
         weights = list(supernet.parameters())
-        return torch.autograd.grad(supernet(spec, **batch).logits.square().sum(), weights, allow_unused=True)
+        return torch.autograd.grad(supernet(spec, **batch).outputs["logits"].square().sum(), weights, allow_unused=True)
 
     def numbers(gradients):
         return [[None if g is None else g.clone() for g in own] for own in gradients]
@@ -98,7 +99,8 @@ def test_a_call_that_fails_midway_leaves_the_supernet_whole(family):
         supernet(SubnetSpec(0.5, 0.5), **batch)
     handle.remove()
     assert_unchanged(supernet.model, before)
-    assert torch.equal(supernet(FULL, **batch).logits, Supernet(tiny_model(family)).eval()(FULL, **batch).logits)
+    fresh = Supernet(tiny_model(family)).eval()
+    assert torch.equal(supernet(FULL, **batch).outputs["logits"], fresh(FULL, **batch).outputs["logits"])
 
 
 @torch.no_grad()
@@ -111,13 +113,13 @@ def test_a_call_inside_a_forward_hook_disturbs_neither(family):
     def call(*_):
         if not found:
             found.append(None)
-            found[0] = supernet(inner, **batch).logits
+            found[0] = supernet(inner, **batch).outputs["logits"]
 
     handle = layer_list(supernet.model)[1].register_forward_hook(call)
     output = supernet(outer, **batch)
     handle.remove()
-    assert torch.equal(found[0], expected[inner].logits)
-    assert torch.equal(output.logits, expected[outer].logits)
+    assert torch.equal(found[0], expected[inner].outputs["logits"])
+    assert torch.equal(output.outputs["logits"], expected[outer].outputs["logits"])
     assert len(output.hidden_states) == 5
 
 
@@ -127,23 +129,23 @@ def test_weights_that_are_replaced_moved_or_cast_are_seen_by_the_next_call(famil
     supernet(spec, **batch)
     other = Supernet(tiny_model(family, seed=5)).eval()
     supernet.load_state_dict(copy.deepcopy(other.state_dict()))
-    assert torch.equal(supernet(spec, **batch).logits, other(spec, **batch).logits)
+    assert torch.equal(supernet(spec, **batch).outputs["logits"], other(spec, **batch).outputs["logits"])
     supernet.load_state_dict(other.state_dict(), assign=True)
-    assert torch.equal(supernet(spec, **batch).logits, other(spec, **batch).logits)
-    assert supernet.to(torch.float64)(spec, **batch).logits.dtype == torch.float64
+    assert torch.equal(supernet(spec, **batch).outputs["logits"], other(spec, **batch).outputs["logits"])
+    assert supernet.to(torch.float64)(spec, **batch).outputs["logits"].dtype == torch.float64
     dropout = next(module for module in supernet.modules() if isinstance(module, nn.Dropout))
     dropout.p = 0.5
-    assert not torch.equal(supernet.train()(spec, **batch).logits, supernet(spec, **batch).logits)
+    assert not torch.equal(supernet.train()(spec, **batch).outputs["logits"], supernet(spec, **batch).outputs["logits"])
 
 
 @torch.no_grad()
 def test_a_wrapped_forward_runs_the_subnetwork_and_one_bound_to_something_else_is_refused():
     supernet, batch, spec = Supernet(tiny_model()).eval(), tiny_batch(), SubnetSpec(0.5, 1.0)
-    expected = supernet(spec, **batch).logits
+    expected = supernet(spec, **batch).outputs["logits"]
     model = supernet.model
     stock = type(model).forward
     model.forward = MethodType(lambda self, **inputs: stock(self, **inputs), model)  # as accelerate wraps it
-    assert torch.equal(supernet(spec, **batch).logits, expected)
+    assert torch.equal(supernet(spec, **batch).outputs["logits"], expected)
     model.forward = lambda **inputs: stock(model, **inputs)
     with pytest.raises(RuntimeError, match="forward of a BertForSequenceClassification was replaced"):
         supernet(spec, **batch)

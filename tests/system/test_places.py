@@ -25,7 +25,7 @@ from dynackd.deploy.export import export_student
 from dynackd.errors import UserError
 from dynackd.report import terminal as report
 from dynackd.report.terminal import benchmark_table, grid_table
-from dynackd.students.student import load_student
+from dynackd.students.loading import load_student
 from dynackd.subnet import FULL
 from dynackd.supernet.network import load_supernet
 from dynackd.system import places

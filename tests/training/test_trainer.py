@@ -11,8 +11,8 @@ from transformers import DataCollatorWithPadding, TrainingArguments
 
 from dynackd.distill.terms import DistillationSettings, Student, TeacherSignal, distillation_loss
 from dynackd.errors import UserError
-from dynackd.families.family import layer_list
-from dynackd.subnet import FULL, Grid, SubnetSpec
+from dynackd.families.table import layer_list
+from dynackd.subnet import FULL, Grid, Layer, Subnet, SubnetSpec
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.task import resolve_task
 from dynackd.training.trainer import (
@@ -89,11 +89,11 @@ def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_p
     for spec in stage.grid_of(DEEP).specs():
         with torch.no_grad():
             output = trainer.teacher({"width": FULL, "depth": SubnetSpec(spec.width, 1.0)}[stage.name], **inputs)
-        signal = TeacherSignal(settings, output.logits, output.hidden_states, inputs["attention_mask"])
+        signal = TeacherSignal(settings, output.outputs["logits"], output.hidden_states, inputs["attention_mask"])
         own = trainer.model(spec, **inputs)
         layers = {1.0: (0, 1, 2, 3), 0.75: (0, 1, 3), 0.5: (1, 3)}[spec.depth]
         loss_of_one, of_one = distillation_loss(
-            settings, [Student(own.logits, own.hidden_states, layers, spec.width)], signal, labels
+            settings, [Student(own.outputs["logits"], own.hidden_states, layers, spec.width)], signal, labels
         )
         total, terms = total + loss_of_one, terms + of_one
     expected = total / len(stage.grid_of(DEEP).specs())
@@ -131,10 +131,15 @@ def test_layers_and_embeddings_that_subnetworks_have_in_common_run_once(tmp_path
 
 
 def test_only_first_layers_are_common_and_one_is_left_to_run():
-    assert _common((0, 1, 3), (0, 1, 2, 3)) == 2
-    assert _common((0, 1, 3, 4, 5), (0, 2, 3, 4, 5)) == 1, "alike again after a difference is another function"
-    assert _common((0, 1), (0, 1, 2, 3)) == 1
-    assert _common((1, 3), (0, 1, 2, 3)) == 0
+    def subnet(*layers):
+        return Subnet(tuple(Layer(index, heads, 10) for index, heads in layers), 32)
+
+    assert _common(subnet((0, 1), (1, 1), (3, 1)), subnet((0, 1), (1, 1), (2, 1), (3, 1))) == 2
+    again = _common(subnet((0, 1), (1, 1), (3, 1), (4, 1)), subnet((0, 1), (2, 1), (3, 1), (4, 1)))
+    assert again == 1, "alike again after a difference is another function"
+    assert _common(subnet((0, 2), (1, 2), (2, 2)), subnet((0, 2), (1, 1), (2, 2))) == 1, "the same layer, another width"
+    assert _common(subnet((0, 1), (1, 1)), subnet((0, 1), (1, 1), (2, 1))) == 1
+    assert _common(subnet((1, 1), (3, 1)), subnet((0, 1), (1, 1), (3, 1))) == 0
 
 
 def test_the_teacher_never_changes_and_takes_no_gradient(tmp_path):
@@ -159,8 +164,8 @@ def test_the_full_network_runs_last_so_that_it_synchronises(tmp_path, stage, mon
 
     monkeypatch.setattr(Supernet, "forward", watched)
     gradients(trainer)
-    assert seen[-1] == FULL
-    assert sorted(seen) == sorted(stage.grid_of(GRID).specs())
+    assert seen[-1] == trainer.model.whole
+    assert sorted(seen) == sorted(stage.grid_of(GRID).subnets(trainer.model.geometry).values())
 
 
 def test_padding_never_matters_to_the_loss_or_a_gradient(tmp_path, monkeypatch):

@@ -1,0 +1,62 @@
+"""Which family an architecture belongs to, and what of a model is asked through it."""
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from dynackd.errors import UserError
+from dynackd.families.bert import BERT
+from dynackd.families.distilbert import DISTILBERT
+from dynackd.families.electra import ELECTRA
+from dynackd.families.family import Family
+from dynackd.families.roberta import ROBERTA
+from dynackd.subnet import Geometry
+
+# The model_type of a config -> its family.
+FAMILIES: dict[str, Family] = {
+    "bert": BERT,
+    "camembert": ROBERTA,
+    "distilbert": DISTILBERT,
+    "electra": ELECTRA,
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+}
+
+# Architectures that cannot be sliced -> why.
+REFUSED = {"albert": "all of its layers are one, so that none has a width of its own"}
+
+# A sliced student's config carries the name of its architecture under this key, since its own model_type is another.
+FAMILY_KEY = "dynackd_family"
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """The family of a model's or a sliced student's config; `UserError` that lists the supported ones otherwise."""
+    name = getattr(config, FAMILY_KEY, config.model_type)
+    if name in REFUSED:
+        raise UserError(f"the architecture {name!r} is not supported: {REFUSED[name]}")
+    if name not in FAMILIES:
+        raise UserError(f"the architecture {name!r} is not supported; dynackd knows {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[name]
+
+
+def geometry_of(config: PreTrainedConfig) -> Geometry:
+    """Layers, heads, head size, neurons and hidden size that a config names."""
+    return family_of(config).geometry(config)
+
+
+def max_positions(config: PreTrainedConfig) -> int:
+    """The longest sequence that the model has position embeddings for, in tokens."""
+    reserved = config.pad_token_id + 1 if family_of(config).positions_follow_padding else 0
+    return config.max_position_embeddings - reserved
+
+
+def layer_list(model: PreTrainedModel) -> nn.ModuleList:
+    """The model's list of Transformer layers."""
+    layers = model.base_model.get_submodule(family_of(model.config).layers)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def layer_list_name(model: PreTrainedModel) -> str:
+    """The dotted name of the layer list from `model`, which may be the base model or carry a task head."""
+    path = family_of(model.config).layers
+    return path if model.base_model is model else f"{model.base_model_prefix}.{path}"

@@ -1,0 +1,90 @@
+"""The classes of students: for every family a config, and for each kind of head a model, made from the stock ones.
+
+The stock model is built at its full geometry, and its layers are then cut to the sizes that the config lists.
+"""
+
+import functools
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from dynackd.families.table import FAMILIES, FAMILY_KEY
+from dynackd.students.registration import MODEL_TYPE_PREFIX
+from dynackd.students.shrink import full_depth, shrink
+
+# transformers' Auto classes for which students are registered.
+AUTO_CLASSES = (
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoModelForQuestionAnswering",
+    "AutoModel",
+)
+
+
+def shrink_table(name: str) -> dict[str, Any]:
+    """What `shrink` needs to know of a family, in plain values."""
+    family = FAMILIES[name]
+    linears = tuple((linear.path, linear.unit, linear.dim) for linear in family.linears)
+    keys = {key: getattr(family, key) for key in ("layers", "layers_key", "heads_key", "neurons_key", "head_count")}
+    return {**keys, "linears": linears}
+
+
+@functools.cache
+def config_class(name: str) -> type[PreTrainedConfig]:
+    """The config class of the students of the architecture `name`, registered with AutoConfig."""
+    stock = CONFIG_MAPPING[name]
+
+    def forget_code(config: PreTrainedConfig, auto_map: Any = None, **values: Any) -> None:
+        """A student whose code travels with it (`auto_map`) is loaded by this class, which is not that code: saved
+        again it must not point at a file that is not there."""
+        stock.__post_init__(config, **values)
+
+    lists, numbers = ("layer_heads", "layer_neurons", "kept_layers"), ("head_size", "full_layers")
+    annotations: dict[str, Any] = dict.fromkeys(lists, list[int] | None) | dict.fromkeys(numbers, int | None)
+    fields = {
+        "model_type": MODEL_TYPE_PREFIX + name,
+        **dict.fromkeys(annotations),
+        FAMILY_KEY: name,
+        "__post_init__": forget_code,
+        "__module__": __name__,
+        "__annotations__": annotations | {FAMILY_KEY: str},
+    }
+    made: Any = type(f"Dynackd{stock.__name__}", (stock,), fields)
+    AutoConfig.register(made.model_type, made, exist_ok=True)
+    return made
+
+
+@functools.cache
+def model_class(name: str, auto: str) -> type[PreTrainedModel]:
+    """The students' class of an architecture for one of transformers' Auto classes, registered with that."""
+    config, table = config_class(name), shrink_table(name)
+    stock: Any = getattr(transformers, auto)._model_mapping[CONFIG_MAPPING[name]]
+
+    class Student(stock):  # type: ignore[misc]
+        def __init__(self, config: PreTrainedConfig, *args: Any, **options: Any) -> None:
+            with full_depth(config, table["layers_key"]):
+                super().__init__(config, *args, **options)
+            shrink(self, config, table)
+
+    Student.config_class = config
+    Student.config = config  # type: ignore[assignment]
+    Student.__name__ = Student.__qualname__ = f"Dynackd{stock.__name__}"
+    getattr(transformers, auto).register(config, Student, exist_ok=True)
+    return Student
+
+
+def auto_class_of(model_class_name: str, name: str) -> str:
+    """The Auto class that makes the stock class, or the student's, of this name."""
+    for auto in AUTO_CLASSES:
+        stock = getattr(transformers, auto)._model_mapping.get(CONFIG_MAPPING[name], None)
+        if stock is not None and model_class_name in (stock.__name__, f"Dynackd{stock.__name__}"):
+            return auto
+    raise ValueError(f"no Auto class makes a {model_class_name}")
+
+
+def register(name: str) -> None:
+    """Make the students of an architecture known to transformers' Auto classes."""
+    for auto in AUTO_CLASSES:
+        model_class(name, auto)
