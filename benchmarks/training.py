@@ -36,7 +36,6 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ from dynackd.data.origins import resolve_model
 from dynackd.distill import relations
 from dynackd.distill import terms as distill
 from dynackd.report.terminal import machine_name
-from dynackd.subnet import Geometry, ResolvedSubnet
+from dynackd.subnet import Geometry, Layer
 from dynackd.supernet.network import Origin, Supernet
 from dynackd.training import stages, trainer
 from dynackd.training.recipe import Recipe, apply_overrides, make_recipe
@@ -138,21 +137,20 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
     with suppress(_DoneError):
         STAGES[job["stage"]](recipe, RunMode())
     arguments, supernet = trained[0].args, trained[0].model
-    resolved = [supernet.resolve(spec) for spec in trained[0].specs]
+    subnets = list(trained[0].names)
     result = {
         "seconds": watch.intervals,
         "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps,
         "lengths": [length for _, length in batches],
-        "layers": sum(len(subnet.layers) for subnet in resolved),
+        "layers": sum(len(subnet.layers) for subnet in subnets),
     }
     if job["breakdown"]:
         dtype = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
-        hidden = supernet.model.config.hidden_size
         found = [
             p
-            for subnet in layers_run(trained[0])
+            for layer in layers_run(trained[0])
             for batch in batches
-            for p in products(supernet.geometry, hidden, subnet, *batch)
+            for p in products(supernet.geometry, layer, *batch)
         ]
         result |= {"sections": dict(watch.sections), **product_rates(found, dtype, watch.clock)}
     return result
@@ -264,31 +262,29 @@ def watch_methods(watch: Stopwatch) -> None:
     watch.wrap(Supernet, "zero_grad", "optimiser")
 
 
-def layers_run(own: SupernetTrainer) -> Iterator[ResolvedSubnet]:
-    """The sub-networks of a step without the first layers that another one ran for them."""
-    for bunch in own._bunches(own.model, own.specs):
-        done: list[tuple[int, ...]] = []
-        for subnet in map(own.model.resolve, bunch):
-            shared = max((trainer._common(subnet.layers, layers) for layers in done), default=0)
-            done.append(subnet.layers)
-            yield replace(subnet, layers=subnet.layers[shared:])
+def layers_run(own: SupernetTrainer) -> Iterator[Layer]:
+    """The layers of a step's sub-networks without those that another one ran for them."""
+    for bunch in own._bunches(list(own.names)):
+        for place, subnet in enumerate(bunch):
+            shared = max((trainer._common(subnet, other) for other in bunch[:place]), default=0)
+            yield from subnet.layers[shared:]
 
 
 Product = tuple[int, int, int, int]  # [batch, m, k] x [batch, k, n]; batch 0: [m, k] x [k, n]
 
 
-def products(geometry: Geometry, hidden: int, subnet: ResolvedSubnet, batch: int, length: int) -> list[Product]:
-    """The matrix products of one sub-network's layers, forward and backward; the head's are next to nothing."""
-    tokens, inner, neurons = batch * length, subnet.heads * geometry.head_size, subnet.neurons
+def products(geometry: Geometry, layer: Layer, batch: int, length: int) -> list[Product]:
+    """The matrix products of one layer, forward and backward; the model's head's are next to nothing."""
+    tokens, hidden, inner, neurons = batch * length, geometry.hidden, layer.heads * geometry.head_size, layer.neurons
     linears = [(hidden, inner)] * 3 + [(inner, hidden), (hidden, neurons), (neurons, hidden)]
     found: list[Product] = []
     for inputs, outputs in linears:
         # the output; its gradient back to the input; its gradient to the weight
         found += [(0, tokens, inputs, outputs), (0, tokens, outputs, inputs), (0, outputs, tokens, inputs)]
-    pairs, size = batch * subnet.heads, geometry.head_size
+    pairs, size = batch * layer.heads, geometry.head_size
     # scores and context have one product forward and two backward each: three give or take [length, length]
     found += [(pairs, length, size, length)] * 3 + [(pairs, length, length, size)] * 3
-    return found * len(subnet.layers)
+    return found
 
 
 def product_rates(found: list[Product], dtype: torch.dtype, clock: Callable[[], float]) -> dict[str, float]:

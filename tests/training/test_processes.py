@@ -71,11 +71,11 @@ def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(average, window
         batch = {"input_ids": ids[rows, :length], "attention_mask": mask[rows, :length]}
         with torch.no_grad():
             output = teacher(FULL, **batch)
-        signal = TeacherSignal(settings, output.logits, output.hidden_states, batch["attention_mask"])
+        signal = TeacherSignal(settings, output.outputs["logits"], output.hidden_states, batch["attention_mask"])
         students = []
         for spec, layers in ((FULL, (0, 1, 2, 3)), (SubnetSpec(0.5, 0.5), (1, 3))):
             own = net(spec, **batch)
-            students.append(Student(own.logits, own.hidden_states, layers, spec.width))
+            students.append(Student(own.outputs["logits"], own.hidden_states, layers, spec.width))
         return distillation_loss(settings, students, signal, torch.arange(8)[rows] % 2, scales)[0]
 
     whole = loss(slice(0, 8))

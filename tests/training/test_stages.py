@@ -266,7 +266,7 @@ def test_training_moves_the_small_networks_towards_the_teacher(road):
     ids = torch.randint(4, 20, (64, 8), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad():
-        expected = teacher(FULL, **batch).logits
+        expected = teacher(FULL, **batch).outputs["logits"]
         spec = SubnetSpec(0.5, 0.5)
-        before, after = (net.eval()(spec, **batch).logits - expected for net in (width, depth))
+        before, after = (net.eval()(spec, **batch).outputs["logits"] - expected for net in (width, depth))
     assert after.square().mean() < before.square().mean()
