@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from dynackd.distill.relations import (
@@ -41,7 +41,7 @@ from dynackd.distill.relations import (
     relation_losses,
 )
 from dynackd.errors import UserError
-from dynackd.system.settings import Among, Number, Section, Whole, section
+from dynackd.system.settings import Among, Number, Whole, section
 
 # ---------------------------------------------------------------------------------------------------- settings
 
@@ -50,6 +50,13 @@ GOALS = ("ce", "logits")
 
 # schedule -> factor of the means' weights, by the share of the stage's steps that is done
 SCHEDULES: dict[str, Callable[[float], float]] = {"constant": lambda done: 1.0, "linear": lambda done: 1.0 - done}
+
+
+Weights = Mapping[Annotated[str, Among(lambda: TERMS)], Annotated[Number, Field(ge=0)]]
+
+
+def _some(value: Any) -> Any:
+    return {} if value is None else value
 
 
 def _odd(value: int) -> int:
@@ -68,7 +75,7 @@ class DistillationSettings:
     quarter of it loses (benchmarks/quality.py --tune --ablation value).
     """
 
-    weights: Section[Mapping[Annotated[str, Among(lambda: TERMS)], Annotated[Number, Field(ge=0)]]] = Field(
+    weights: Annotated[Weights, BeforeValidator(_some, json_schema_input_type=Weights | None)] = Field(
         default_factory=lambda: _CKD,
         description="The weight of each term of the loss; terms that are not named keep the signal's",
     )

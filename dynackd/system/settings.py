@@ -68,21 +68,6 @@ class Among:
         return {**handler(schema), "enum": list(self.known())}
 
 
-class _OrNothing:
-    """A mapping of settings, or nothing, as a key is that has all lines under it commented out."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_before_validator_function(
-            lambda value: {} if value is None else value, handler(source)
-        )
-
-    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> Json:
-        return {"anyOf": [handler(schema), {"type": "null"}]}
-
-
-Section = Annotated[T, _OrNothing()]
-
-
 def refused(sentence: str, allowed: Any = ...) -> Any:
     """The type of a key that may not stand there, or only with the value that asks for nothing."""
 
@@ -128,21 +113,10 @@ def checked(kind: type[T], content: Any, where: str = "") -> T:
 # --- pydantic's error in our words -----------------------------------------------------------------------------------
 
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")
-TYPES = {
-    "boolean": "true or false",
-    "integer": "a whole number",
-    "number": "a number",
-    "string": "a text",
-    "array": "a list",
-    "object": "a mapping, such as {key: value}",
-    "null": "null",
-}
-BOUNDS = {
-    "minimum": " from {:,}",
-    "exclusiveMinimum": " above {:,}",
-    "maximum": " up to {:,}",
-    "exclusiveMaximum": " to below {:,}",
-}
+TYPES = {"boolean": "true or false", "integer": "a whole number", "number": "a number", "string": "a text",
+         "array": "a list", "object": "a mapping, such as {key: value}", "null": "null"}  # fmt: skip
+BOUNDS = {"minimum": " from {:,}", "exclusiveMinimum": " above {:,}", "maximum": " up to {:,}",
+          "exclusiveMaximum": " to below {:,}"}  # fmt: skip
 
 
 class _Untitled(GenerateJsonSchema):

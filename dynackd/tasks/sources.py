@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from dynackd.data.readers import READERS
 from dynackd.errors import UserError, nearest
-from dynackd.system.settings import Number, Section, Whole, checked, section
+from dynackd.system.settings import Number, Whole, checked, section
 from dynackd.tasks.task import GLUE, Task
 
 GLUE_CONFIGS = ("ax", "cola", "mnli", "mnli_matched", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb",
@@ -69,7 +69,7 @@ def resolve_source(value: str | Mapping[str, Any] | None, task: Task | None = No
         value = {"hub": value}
     if isinstance(value, Mapping):
         value = {key: own for key, own in value.items() if own is not None}
-    source: DataSource = checked(Section[DataSource], value, "data")
+    source = checked(DataSource, value or {}, "data")
     if source.validation and source.validation_share:
         raise UserError("data: give either validation or validation_share, not both")
     files = {key: getattr(source, key) for key in ("train", "validation", "validation_mm")}

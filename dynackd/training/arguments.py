@@ -11,7 +11,7 @@ one line in a table.
 import dataclasses
 import enum
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -49,119 +49,89 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "dataloader_pin_memory": False,
 }
 
+Fields = Mapping[str, Any]  # of one stage
+
+
+def _by_name(names: Mapping[str, Any]) -> dict[str, Any]:
+    """field -> its value, of a table whose keys are several fields each."""
+    return {name: value for several, value in names.items() for name in several.split()}
+
+
 # --- what each field must be, where the library's own type says too little -------------------------------------------
 
 Count = Annotated[Whole, Field(ge=1)]
 Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
 Above0 = Annotated[Number, Field(gt=0)]
-From0 = Annotated[Number, Field(ge=0)]
-Below1 = Annotated[Number, Field(ge=0, lt=1)]
 # As transformers reads them: below 1 a share of all steps, from 1 on a number of steps.
 Steps = Annotated[Number, Field(gt=0, lt=1)] | Count
 
 
-def _one_of(names: Sequence[str]) -> Any:
-    return Annotated[str, Among(lambda: names)]
+def _one_of(names: Iterable[str]) -> Any:
+    known = list(names)
+    return Annotated[str, Among(lambda: known)]
 
 
-LOGGERS = list(INTEGRATION_TO_CALLBACK)
-TYPES: dict[str, Any] = {
-    "per_device_train_batch_size": Count,
-    "per_device_eval_batch_size": Count,
-    "num_train_epochs": Annotated[Number, Field(gt=0, le=1_000_000)],
-    "max_steps": Count | Literal[-1],
-    "learning_rate": Above0,
-    "warmup_steps": Below1 | Count,
-    "weight_decay": From0,
-    "adam_beta1": Below1,
-    "adam_beta2": Below1,
-    "adam_epsilon": From0,
-    "gradient_accumulation_steps": Count,
-    "max_grad_norm": From0,
-    "label_smoothing_factor": Below1,
-    "neftune_noise_alpha": Above0 | None,
-    "torch_empty_cache_steps": Count | None,
-    "logging_steps": Steps,
-    "eval_steps": Steps | None,
-    "save_steps": Steps,
-    "eval_delay": From0,
-    "eval_accumulation_steps": Count | None,
-    "save_total_limit": Count | None,
+TYPES: dict[str, Any] = _by_name({
+    "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps ddp_timeout": Count,
+    "torch_empty_cache_steps eval_accumulation_steps save_total_limit": Count | None,
+    "dataloader_prefetch_factor ddp_bucket_cap_mb": Count | None,
+    "dataloader_num_workers": Annotated[Whole, Field(ge=0)],
     "seed": Seed,
     "data_seed": Seed | None,
-    "dataloader_num_workers": Annotated[Whole, Field(ge=0)],
-    "dataloader_prefetch_factor": Count | None,
-    "ddp_bucket_cap_mb": Count | None,
-    "ddp_timeout": Count,
+    "max_steps": Count | Literal[-1],
+    "num_train_epochs": Annotated[Number, Field(gt=0, le=1_000_000)],
+    "learning_rate": Above0,
+    "neftune_noise_alpha": Above0 | None,
+    "weight_decay adam_epsilon max_grad_norm eval_delay": Annotated[Number, Field(ge=0)],
+    "adam_beta1 adam_beta2 label_smoothing_factor": Annotated[Number, Field(ge=0, lt=1)],
+    "logging_steps save_steps": Steps,
+    "eval_steps": Steps | None,
+    "warmup_steps": Annotated[Number, Field(ge=0, lt=1)] | Count,
     "include_num_input_tokens_seen": bool | _one_of(["all", "non_padding", "no"]),
-    "report_to": _one_of(["none", "all", *LOGGERS]) | list[Annotated[str, Among(lambda: LOGGERS)]],
-    "torch_compile_backend": _one_of([b.value.lower() for b in DynamoBackend if b != DynamoBackend.NO]) | None,
+    "report_to": _one_of(["none", "all", *INTEGRATION_TO_CALLBACK]) | list[_one_of(INTEGRATION_TO_CALLBACK)],  # type: ignore[misc]
+    "torch_compile_backend": _one_of(b.value.lower() for b in DynamoBackend if b != DynamoBackend.NO) | None,
     "torch_compile_mode": _one_of(
-        ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
-    ) | None,
-}  # fmt: skip
+        ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]) | None,
+})  # fmt: skip
 
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 RESUME = "a run resumed from a checkpoint would not end at the same weights"
 NO_HUB = "dynackd uploads nothing; upload a finished directory with the command hf upload"
-FEEDS = "dynackd makes the batches and names their columns itself"
-MEASURES = "dynackd measures by the task's metrics, on every row"
-NO_SHARDS = "what is saved would be a part of the weights; several processes work with torchrun alone"
-SCRIPTS = "it is for transformers' example scripts; here the command says what is done"
 
 # Refused in every stage, with the reason, unless the value is the library's own default, which asks for nothing.
-REFUSED: dict[str, str] = {
+REFUSED: dict[str, str] = _by_name({
     "output_dir": "it is set by dynackd; use output_dir, at the top of the recipe, instead",
     "resume_from_checkpoint": "it is set by dynackd; use --resume instead",
     "local_rank": "it is set by torchrun",
-    "do_train": SCRIPTS,
-    "do_eval": SCRIPTS,
-    "do_predict": SCRIPTS,
+    "do_train do_eval do_predict": "it is for transformers' example scripts; here the command says what is done",
     "save_only_model": "checkpoints are for --resume, which needs the optimizer's state too; for none at all write "
     'save_strategy: "no"',
-    "ignore_data_skip": RESUME,
-    "dataloader_in_order": RESUME,
+    "ignore_data_skip dataloader_in_order": RESUME,
     "auto_find_batch_size": f"it begins again with smaller batches on weights that are partly trained, and {RESUME}; "
     "lower per_device_train_batch_size",
     "accelerator_config": f"it changes which process gets which rows, and {RESUME}",
     "enable_jit_checkpoint": "dynackd writes its checkpoints itself; save_steps says how often",
-    "push_to_hub": NO_HUB,
+    "push_to_hub hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision": NO_HUB,
     "hub_token": f"{NO_HUB}, and the token would stand in the recipe beside the results",
-    "hub_private_repo": NO_HUB,
-    "hub_model_id": NO_HUB,
-    "hub_strategy": NO_HUB,
-    "hub_always_push": NO_HUB,
-    "hub_revision": NO_HUB,
-    "deepspeed": NO_SHARDS,
-    "fsdp": NO_SHARDS,
-    "fsdp_config": NO_SHARDS,
-    "parallelism_config": NO_SHARDS,
-    "remove_unused_columns": FEEDS,
-    "label_names": FEEDS,
-    "length_column_name": FEEDS,
-    "prediction_loss_only": MEASURES,
-    "eval_do_concat_batches": MEASURES,
-    "eval_use_gather_object": MEASURES,
-    "batch_eval_metrics": MEASURES,
-    "include_for_metrics": MEASURES,
+    "deepspeed fsdp fsdp_config parallelism_config": "what is saved would be a part of the weights; several processes "
+    "work with torchrun alone",
+    "remove_unused_columns label_names length_column_name": "dynackd makes the batches and names their columns itself",
+    "prediction_loss_only eval_do_concat_batches eval_use_gather_object batch_eval_metrics include_for_metrics":
+    "dynackd measures by the task's metrics, on every row",
     "bf16_full_eval": "the weights that are saved would be rounded to 16 bits; bf16 works",
     "fp16_full_eval": "the weights that are saved would be rounded to 16 bits; fp16 works",
-    "use_liger_kernel": "Liger has kernels for decoders alone",
-    "liger_kernel_config": "Liger has kernels for decoders alone",
+    "use_liger_kernel liger_kernel_config": "Liger has kernels for decoders alone",
     "use_cache": "it is for decoders, which generate text",
     "average_tokens_across_devices": "it is for losses that are counted by tokens; here they are means over rows",
     "debug": "its hooks fail on encoders; dynackd stops at a loss that is no number",
-}
+})  # fmt: skip
 
-# Names from older transformers or other tools -> what is written instead.
+# Names from older transformers or other tools -> what is written instead, where no known name is near.
 RENAMED = {
-    "evaluation_strategy": "eval_strategy",
     "group_by_length": "train_sampling_strategy: group_by_length, which is the default",
     "warmup_ratio": "warmup_steps, where a number below 1 is a share of all steps",
     "no_cuda": "use_cpu: true",
-    "per_gpu_train_batch_size": "per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
     "batch_size": "per_device_train_batch_size",
     "epochs": "num_train_epochs",
     "lr": "learning_rate",
@@ -173,14 +143,6 @@ RENAMED = {
     "max_length": "data.max_length",
     "dropout": "stages.<stage>.dropout",
 }
-
-Fields = Mapping[str, Any]  # of one stage
-
-
-def names_in(value: Any) -> list[str]:
-    """The texts of a value that is a text or a list of texts."""
-    return [text for text in (value if isinstance(value, list | tuple) else [value]) if isinstance(text, str)]
-
 
 def _followers(fields: Fields) -> list[str]:
     """The fields that make a stage follow one of its metrics."""
@@ -201,92 +163,69 @@ class Need:
     met: Callable[[Fields], bool]
 
 
-WORKERS = Need("dataloader_num_workers of 1 or more", lambda f: f["dataloader_num_workers"] > 0)
 EVALUATES = Need("eval_strategy: steps or epoch", lambda f: f["eval_strategy"] != "no")
-FOLLOWER = Need(
-    "load_best_model_at_end, save_strategy: best or lr_scheduler_type: reduce_lr_on_plateau",
-    lambda f: bool(_followers(f)),
-)
-LAYERS = Need(
-    "activation_checkpointing: true", lambda f: f["activation_checkpointing"] or f["gradient_checkpointing"]
-)
-TRACKIO = Need("report_to: trackio", lambda f: "trackio" in names_in(f["report_to"]))
-NEEDS: dict[str, Need] = {
-    "dataloader_persistent_workers": WORKERS,
-    "dataloader_prefetch_factor": WORKERS,
-    "dataloader_multiprocessing_context": WORKERS,
+NEEDS: dict[str, Need] = _by_name({
+    "dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context": Need(
+        "dataloader_num_workers of 1 or more", lambda f: f["dataloader_num_workers"] > 0),
     "eval_steps": Need("eval_strategy: steps", lambda f: f["eval_strategy"] == "steps"),
     "eval_delay": EVALUATES,
-    "metric_for_best_model": FOLLOWER,
-    "greater_is_better": FOLLOWER,
+    "metric_for_best_model greater_is_better": Need(
+        "load_best_model_at_end, save_strategy: best or lr_scheduler_type: reduce_lr_on_plateau",
+        lambda f: bool(_followers(f))),
     "save_steps": Need("save_strategy: steps", lambda f: f["save_strategy"] == "steps"),
     "logging_steps": Need(
-        "logging_strategy: steps", lambda f: "steps" in (f["logging_strategy"], f["eval_strategy"])
-    ),
+        "logging_strategy: steps", lambda f: "steps" in (f["logging_strategy"], f["eval_strategy"])),
     # The usual optimisers take their own fields, such as adam_beta1.
     "optim_args": Need(
         "an optimizer as optim that reads it, such as sgd",
-        lambda f: f["optim"] not in ("adamw_torch", "adamw_torch_fused", "adafactor"),
-    ),
+        lambda f: f["optim"] not in ("adamw_torch", "adamw_torch_fused", "adafactor")),
     "optim_target_modules": Need(
-        "a galore or apollo optimizer as optim", lambda f: str(f["optim"]).startswith(("galore", "apollo"))
-    ),
-    "activation_checkpointing_kwargs": LAYERS,
-    "gradient_checkpointing_kwargs": LAYERS,
-    "trackio_space_id": TRACKIO,
-    "trackio_bucket_id": TRACKIO,
-    "trackio_static_space_id": TRACKIO,
-}
+        "a galore or apollo optimizer as optim", lambda f: f["optim"].startswith(("galore", "apollo"))),
+    "activation_checkpointing_kwargs gradient_checkpointing_kwargs": Need(
+        "activation_checkpointing: true", lambda f: f["activation_checkpointing"] or f["gradient_checkpointing"]),
+    "trackio_space_id trackio_bucket_id trackio_static_space_id": Need(
+        "report_to: trackio", lambda f: "trackio" in f["report_to"]),
+})  # fmt: skip
 
 # --- the section of a recipe -----------------------------------------------------------------------------------------
 
 
-def _default(name: str) -> Any:
-    known = FIELDS[name]
-    return known.default if known.default_factory is dataclasses.MISSING else known.default_factory()
+DEFAULTS = {name: known.default if known.default_factory is dataclasses.MISSING else known.default_factory()
+            for name, known in FIELDS.items()}  # the library's own  # fmt: skip
+OWN_WORDS = {"learning_rate": "The highest learning rate; where no recipe says it, it depends on the encoder's size."}
 
 
 def _type(name: str) -> Any:
-    """What may stand in a recipe for a field of TrainingArguments."""
-    if name in REFUSED:
-        return refused(f"is not possible: {REFUSED[name]}; remove it", _default(name))
-    if name in TYPES:
-        return TYPES[name]
-    members = typing.get_args(HINTS[name]) or (HINTS[name],)
+    """The library's type of a field, without the enumerations' classes."""
+    members: Any = typing.get_args(HINTS[name]) or (HINTS[name],)
     enums: list[Any] = [member for member in members if isinstance(member, enum.EnumMeta)]
-    choices = [str(option.value) for kind in enums for option in kind] or FIELDS[name].metadata.get("choices")
+    choices = [option.value for kind in enums for option in kind] or FIELDS[name].metadata.get("choices")
     if choices:
-        return _one_of(list(choices)) | None if type(None) in members else _one_of(list(choices))
+        return _one_of(choices) | None if type(None) in members else _one_of(choices)
     if any((typing.get_origin(member) or member) is dict for member in members):
         return dict[str, Any] | None  # the library takes the text of one too, or a file's name
     return reduce(or_, members)
 
 
-def _described(name: str) -> str:
+def _key(name: str) -> tuple[Any, Any]:
+    """What a recipe may say for a field: its type, and its default with the description."""
     if name in REFUSED:
-        return f"Not possible: {REFUSED[name]}"
-    return str(OWN_WORDS.get(name) or FIELDS[name].metadata["help"]).replace("%%", "%")
+        wanted = refused(f"is not possible: {REFUSED[name]}; remove it", DEFAULTS[name])
+        return wanted, Field(default=DEFAULTS[name], description=f"Not possible: {REFUSED[name]}")
+    default = None if name in OWN_WORDS else TRAINING_DEFAULTS.get(name, DEFAULTS[name])
+    words = OWN_WORDS.get(name) or FIELDS[name].metadata["help"].replace("%%", "%")
+    return TYPES.get(name) or _type(name), Field(default=default, description=words)
 
 
-def _silent(name: str) -> Any:
-    """What a stage is trained with where the recipe does not say."""
-    return None if name in OWN_WORDS else TRAINING_DEFAULTS.get(name, _default(name))
+def _renamed(instead: str) -> tuple[Any, Any]:
+    return refused(f"is unknown; write {instead}"), Field(default=None, description=f"Write {instead}")
 
 
-OWN_WORDS = {"learning_rate": "The highest learning rate; where no recipe says it, it depends on the encoder's size."}
-_KEYS: dict[str, Any] = {
-    name: (_type(name), Field(default=_silent(name), description=_described(name))) for name in FIELDS
-} | {
-    name: (refused(f"is unknown; write {instead}"), Field(default=None, description=f"Write {instead}"))
-    for name, instead in RENAMED.items()
-}
+_KEYS: dict[str, Any] = {name: _key(name) for name in FIELDS} | {old: _renamed(new) for old, new in RENAMED.items()}
 Training = create_model("Training", __base__=Settings, __doc__="Fields of transformers.TrainingArguments.", **_KEYS)
 
 
 # --- the fields of a stage -------------------------------------------------------------------------------------------
-
-DEFAULTS = {name: _default(name) for name in FIELDS}  # the library's own
-
 
 @dataclass(frozen=True)
 class TrainingFields:

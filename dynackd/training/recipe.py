@@ -20,7 +20,7 @@ from dynackd.tasks.sources import DataSource
 from dynackd.tasks.task import Task
 from dynackd.training.arguments import FINETUNE, TrainingFields, resolve_training
 from dynackd.training.machine import check_machine, with_device
-from dynackd.training.schema import DROPOUT, RECIPE_FILE, SIGNAL, WORKING_DIRECTORY, RecipeFile
+from dynackd.training.schema import DROPOUT, RECIPE_FILE, SIGNAL, WORKING_DIRECTORY, GridSection, Importance, RecipeFile
 from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, SubnetSampler, metric_names
 
 STAGES = (FINETUNE, "width", "depth")
@@ -97,7 +97,8 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
     if "paths" in content:
         raise UserError("paths belongs in the file; a path after --set is relative to the working directory")
     written = checked(RecipeFile, content)
-    grid, augmentation = written.grid, written.augmentation
+    grid, importance = written.grid or GridSection(), written.importance or Importance()
+    augmentation = written.augmentation or AugmentationSettings()
     trained = Grid(grid.widths, grid.depths, grid.kept_layers)
     own = {name: (content.get("stages") or {}).get(name) or {} for name in STAGES}
     training = _training(content.get("training") or {}, own, written.task, trained)
@@ -108,8 +109,8 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
         data=written.data,
         grid=trained,
         sampler=grid.sampler,
-        importance=written.importance.score,
-        importance_rows=written.importance.rows,
+        importance=importance.score,
+        importance_rows=importance.rows,
         stages={
             name: StageSettings(
                 training[name].values,

@@ -12,7 +12,7 @@ from dynackd.data.words import AugmentationSettings
 from dynackd.distill.terms import SIGNALS, DistillationSettings
 from dynackd.subnet import Grid
 from dynackd.supernet.importance import IMPORTANCE
-from dynackd.system.settings import Among, Json, Number, Section, Settings, Whole, refused, schema_of, section
+from dynackd.system.settings import Among, Json, Number, Settings, Whole, refused, schema_of, section
 from dynackd.tasks.sources import DataSource, resolve_source
 from dynackd.tasks.task import KIND_METRICS, METRICS, TASKS, Task, resolve_task
 from dynackd.training.arguments import Training
@@ -29,7 +29,7 @@ DROPOUT: dict[str, float | None] = {"finetune": None, "width": 0.0, "depth": 0.0
 Name = Annotated[str, Field(pattern=r"\S")]
 Dropout = Annotated[Number, Field(ge=0, lt=1)] | None
 NO_DISTILLATION = "does nothing: the teacher learns from the labels; remove it"
-STAGE_TRAINING = Field(default_factory=Training, description="As the recipe's, for this stage")
+STAGE_TRAINING = Field(default=None, description="As the recipe's, for this stage")
 DROPOUT_WORDS = "Rate of every dropout; null for the model's own"
 
 
@@ -92,7 +92,7 @@ class DistillationSection(DistillationSettings):
 class FinetuneStage(Settings):
     """The fine-tuning of the teacher."""
 
-    training: Section[Training] = STAGE_TRAINING  # type: ignore[valid-type]
+    training: Training | None = STAGE_TRAINING  # type: ignore[valid-type]
     dropout: Dropout = Field(default=DROPOUT["finetune"], description=DROPOUT_WORDS)
     distillation: refused(NO_DISTILLATION, None) = Field(default=None, description=NO_DISTILLATION)  # type: ignore[valid-type]
 
@@ -100,9 +100,9 @@ class FinetuneStage(Settings):
 class SupernetStage(Settings):
     """A stage of the supernet; what stands here overrides what all stages share."""
 
-    training: Section[Training] = STAGE_TRAINING  # type: ignore[valid-type]
-    distillation: Section[DistillationSection] = Field(
-        default_factory=DistillationSection, description="As the recipe's, for this stage; weights key by key"
+    training: Training | None = STAGE_TRAINING  # type: ignore[valid-type]
+    distillation: DistillationSection | None = Field(
+        default=None, description="As the recipe's, for this stage; weights key by key"
     )
     dropout: Dropout = Field(default=DROPOUT["width"], description=DROPOUT_WORDS)
 
@@ -110,9 +110,9 @@ class SupernetStage(Settings):
 class Stages(Settings):
     """What differs between the stages."""
 
-    finetune: Section[FinetuneStage] = Field(default_factory=FinetuneStage, description="The teacher, from an encoder")
-    width: Section[SupernetStage] = Field(default_factory=SupernetStage, description="All widths at full depth")
-    depth: Section[SupernetStage] = Field(default_factory=SupernetStage, description="All widths at all depths")
+    finetune: FinetuneStage | None = Field(default=None, description="The teacher, from an encoder")
+    width: SupernetStage | None = Field(default=None, description="All widths at full depth")
+    depth: SupernetStage | None = Field(default=None, description="All widths at all depths")
 
 
 def _source(value: Any, info: ValidationInfo) -> Any:
@@ -132,18 +132,14 @@ class RecipeFile(Settings):
     data: Annotated[DataSource, PlainValidator(_source, json_schema_input_type=Name | DataSource | None)] = Field(
         default=None, validate_default=True, description="The rows, on the hub or in files; by default the task's own"
     )
-    grid: Section[GridSection] = Field(default_factory=GridSection, description="The sub-networks that are trained")
-    augmentation: Section[AugmentationSettings] = Field(
-        default_factory=AugmentationSettings, description="What dynackd augment makes of the training rows"
+    grid: GridSection | None = Field(default=None, description="The sub-networks that are trained")
+    augmentation: AugmentationSettings | None = Field(default=None, description="How dynackd augment makes more rows")
+    importance: Importance | None = Field(default=None, description="Which heads and neurons stay")
+    distillation: DistillationSection | None = Field(default=None, description="What the sub-networks learn from")
+    training: Training | None = Field(  # type: ignore[valid-type]
+        default=None, description="Fields of transformers.TrainingArguments"
     )
-    importance: Section[Importance] = Field(default_factory=Importance, description="Which heads and neurons stay")
-    distillation: Section[DistillationSection] = Field(
-        default_factory=DistillationSection, description="What the sub-networks learn from"
-    )
-    training: Section[Training] = Field(  # type: ignore[valid-type]
-        default_factory=Training, description="Fields of transformers.TrainingArguments"
-    )
-    stages: Section[Stages] = Field(default_factory=Stages, description="What differs between the stages")
+    stages: Stages | None = Field(default=None, description="What differs between the stages")
     output_dir: Name = Field(description="The directory of all results")
     paths: Literal["working directory", "recipe"] = Field(
         default="working directory", description="What relative paths in this file are relative to"
