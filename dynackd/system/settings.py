@@ -41,7 +41,6 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 # No `strict=True` there, with which a dataclass takes no mapping and a tuple no list; so a number says it itself.
 Whole = Annotated[int, Strict(), Field(le=LARGEST)]
 Number = Annotated[float, Strict()]
-Switch = Annotated[bool, Strict()]
 
 
 class Settings(BaseModel):
@@ -157,8 +156,10 @@ def _refuse(error: ValidationError, kind: Any, content: Any, where: str) -> NoRe
         one_of(path, value, names)
     if fault == "value_error":
         raise UserError(f"{path} {first['ctx']['error']}")
+    if first.get("ctx", {}).get("le") == LARGEST:
+        raise UserError(f"{path} is too large a number: {shown(value)}")
     texts = any(one.get("type") == "string" for one in kinds) and not names
-    quotes = "; a number that is a name stands in quotes" if isinstance(value, int | float) and texts else ""
+    quotes = "; a number that is a name stands in quotes" if type(value) in (int, float) and texts else ""
     raise UserError(f"{path} must be {in_words(kinds)}, not {shown(value)}{quotes}")
 
 
@@ -181,7 +182,8 @@ def _in_words(kind: Json) -> str:
     bounds = {name: kind[name] for name in BOUNDS if kind.get(name, LARGEST) != LARGEST}
     if kind.get("type") == "integer" and list(bounds) == ["minimum"]:
         return f"a whole number of {bounds['minimum']:,} or more"
-    return TYPES[kind["type"]] + "".join(BOUNDS[name].format(value) for name, value in bounds.items())
+    between = "".join(BOUNDS[name].format(value) for name, value in bounds.items())
+    return TYPES.get(kind.get("type", ""), "something else") + between
 
 
 def alternatives(schema: Json | None, root: Json) -> list[Json]:
