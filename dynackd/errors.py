@@ -58,7 +58,7 @@ def reason_of(error: Exception) -> str:
 
 def first_line(error: Exception) -> str:
     """The error's type and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+    return f"{type(error).__name__}: {reason_of(error)}"
 
 
 _SHORT = reprlib.Repr()

@@ -13,7 +13,7 @@ from dynackd.data.docstrings import write_docstring_dataset
 from dynackd.deploy.export import STUDENT, export_student, known_metrics
 from dynackd.errors import UserError
 from dynackd.measure.latency import benchmark
-from dynackd.report.terminal import benchmark_table, console, grid_table, plot_tradeoff, progress_bar, say, show
+from dynackd.report.terminal import benchmark_table, console, grid_table, plot_tradeoff, progress, say, show
 from dynackd.subnet import Grid, SubnetSpec
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import (
@@ -147,8 +147,7 @@ def _measure(output: Path, students: dict[str, Path], metric: str, length: int) 
     for row in evaluation["subnetworks"]:
         scores[f"w{row['width']:g}-d{row['depth']:g}"] = row["metrics"][metric]
     paths = [str(output / "teacher"), *map(str, students.values())]
-    with progress_bar() as progress:
-        bar = progress.add_task("measuring latency", total=None)
+    with progress("measuring latency") as told:
         latency = benchmark(
             paths,
             ["torch", "onnxruntime"],
@@ -157,7 +156,7 @@ def _measure(output: Path, students: dict[str, Path], metric: str, length: int) 
             lengths=[length],
             repeats=100,
             warmup=10,
-            on_round=lambda total: progress.update(bar, total=total, advance=1),
+            on_round=lambda total: told(total=total, advance=1),
         )
     points = [
         {

@@ -9,7 +9,6 @@ from typing import Any
 from dynackd.cli.arguments import add_overwrite, add_set, add_supernet, at_least_one, path, say_next
 from dynackd.errors import UserError
 from dynackd.onnx.choices import FASTEST, GRAPHS, MAX_DROP, VARIANTS
-from dynackd.subnet import multiplier
 from dynackd.system.places import occupied_output, refuse_existing
 
 
@@ -17,7 +16,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add_supernet(parser)
     for name, what in (("width", "heads and neurons"), ("depth", "layers")):
         text = f"share of {what} to keep, such as 0.5 or 2/3 (default: 1.0)"
-        parser.add_argument(f"--{name}", type=partial(multiplier, name), metavar="X", help=text)
+        parser.add_argument(f"--{name}", type=partial(_share, name), metavar="X", help=text)
     parser.add_argument(
         "--spec",
         type=path,
@@ -30,6 +29,12 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
     _add_targets(parser)
     add_set(parser)
+
+
+def _share(name: str, text: str) -> float:
+    from dynackd.subnet import multiplier
+
+    return multiplier(name, text)
 
 
 def _add_targets(parser: argparse.ArgumentParser) -> None:

@@ -45,14 +45,13 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
 
 def benchmark(options: argparse.Namespace) -> None:
     from dynackd.measure.latency import benchmark
-    from dynackd.report.terminal import benchmark_table, progress_bar, show
+    from dynackd.report.terminal import benchmark_table, progress, show
 
     for name in ("threads", "batch_size", "length", "repeats"):
         at_least_one(options, name)
     if options.json:
         refuse_json(options.json, "rows")
-    with progress_bar() as progress:
-        bar = progress.add_task("measuring", total=None)
+    with progress("measuring") as told:
         result = benchmark(
             options.paths,
             options.runtime,
@@ -61,7 +60,7 @@ def benchmark(options: argparse.Namespace) -> None:
             options.length,
             options.repeats,
             options.warmup,
-            lambda total: progress.update(bar, total=total, advance=1),
+            lambda total: told(total=total, advance=1),
         )
     show(benchmark_table(result))
     if options.json:

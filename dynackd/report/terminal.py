@@ -3,7 +3,9 @@
 import os
 import platform
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,14 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
         console=console,
         expand=True,
     )
+
+
+@contextmanager
+def progress(title: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """A progress bar for the length of the block, which calls what it gets with `advance=` or `completed=`, and with
+    `total=` where that becomes known."""
+    with progress_bar() as bar:
+        yield partial(bar.update, bar.add_task(title, total=total))
 
 
 def machine_name() -> str:

@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from dynackd.errors import UserError
+from dynackd.errors import UserError, reason_of
 from dynackd.families.table import FAMILIES, FAMILY_KEY, family_of, geometry_of
 from dynackd.students.classes import auto_class_of, config_class, model_class
 from dynackd.students.registration import MODEL_TYPE_PREFIX
@@ -33,16 +33,12 @@ def load_student(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever a library makes of a tampered file is the user's one sentence
-        raise _refused(directory, f"its tokenizer cannot be read: {_first_line(error)}") from error
+        raise _refused(directory, f"its tokenizer cannot be read: {reason_of(error)}") from error
     return load_classifier(str(directory), config).eval(), fit_tokenizer(tokenizer, config, str(directory))
 
 
 def _refused(directory: Path, reason: str) -> UserError:
     return UserError(f"{directory} is no intact student: {reason}")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -89,7 +85,7 @@ def _checked_config(directory: Path) -> PreTrainedConfig:
         config = neutral(config_class(family).from_dict(content))
         problem = _impossible_sizes(config)
     except Exception as error:  # whatever a library makes of a tampered file is the user's one sentence
-        raise _refused(directory, f"its config.json is not understood: {_first_line(error)}") from error
+        raise _refused(directory, f"its config.json is not understood: {reason_of(error)}") from error
     if problem:
         raise _refused(directory, f"its config.json is impossible: {problem}")
     return config
@@ -131,7 +127,7 @@ def _check_weights(directory: Path, config: PreTrainedConfig) -> None:
         with torch.device("meta"):
             model = _class_of(config)(config)
     except Exception as error:  # see above
-        raise _refused(directory, f"its config.json describes no model: {_first_line(error)}") from error
+        raise _refused(directory, f"its config.json describes no model: {reason_of(error)}") from error
     wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     with safe_open(file, framework="pt") as tensors:
         found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (no mapping)

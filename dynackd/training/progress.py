@@ -5,13 +5,14 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.progress import TextColumn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dynackd.report.terminal import console, progress_bar
+from dynackd.report.terminal import console, progress, progress_bar
 
 LOG_FILE = "log.jsonl"
 LINES = 10  # of a training where there is no terminal
@@ -83,9 +84,8 @@ class _Advance(TrainerCallback):
 @contextmanager
 def predicting(trainer: Trainer, title: str, batches: int) -> Iterator[None]:
     """A bar for what the Trainer predicts inside the block."""
-    with progress_bar() as progress:
-        bar = progress.add_task(title, total=batches)
-        callback = _Advance(lambda: progress.advance(bar))
+    with progress(title, batches) as told:
+        callback = _Advance(partial(told, advance=1))
         trainer.add_callback(callback)
         yield
         trainer.remove_callback(callback)
