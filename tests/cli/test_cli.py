@@ -228,7 +228,8 @@ def test_help_and_a_mistyped_command_wait_for_no_heavy_import(typed):
     code = (
         "import atexit, sys\n"
         "from dynackd.__main__ import main\n"
-        "atexit.register(lambda: print({'torch', 'transformers', 'numpy', 'onnx', 'pydantic', 'rich'} & set(sys.modules)))\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'onnx', 'pydantic', 'rich'}\n"
+        "atexit.register(lambda: print(heavy & set(sys.modules)))\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run([sys.executable, "-c", code, *typed.split()], capture_output=True, text=True)
