@@ -2,9 +2,12 @@
 picture, the errors that the FAQ answers."""
 
 import copy
+import importlib
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -110,7 +113,8 @@ def run_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-WITH_PYTHON = [document for document in DOCUMENTS if blocks(document, "python")]
+EXTENDING = ROOT / "docs" / "extending.md"
+WITH_PYTHON = [document for document in DOCUMENTS if blocks(document, "python") and document != EXTENDING]
 
 
 @pytest.mark.parametrize("document", WITH_PYTHON, ids=[path.name for path in WITH_PYTHON])
@@ -121,6 +125,48 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(document, run_directory, c
             continue
         exec(compile(code, str(document), "exec"), names)
     assert capsys.readouterr().out
+
+
+def test_the_registries_that_the_page_about_extending_names_are_there():
+    named = re.findall(r"^\| an? [^|]* \| `dynackd\.([\w.]+)\.([A-Z_]+)` \|", prose(EXTENDING), re.MULTILINE)
+    assert len(named) >= 12
+    for module, name in named:
+        assert isinstance(getattr(importlib.import_module(f"dynackd.{module}"), name), dict)
+
+
+# What the page adds, used: rows in its format, its score and rule in a training, its file and client in a student.
+USED = """
+import sys
+from pathlib import Path
+
+import pyarrow.csv
+from conftest import tiny_recipe, write_recipe
+from dynackd.cli.command_line import main
+
+def commands(*lines):
+    for line in lines:
+        assert main(line.split()) == 0, line
+
+content = tiny_recipe(Path.cwd(), importance={"score": "random", "rows": 16})
+for split in ("train", "validation"):
+    rows = pyarrow.csv.read_csv(f"{split}.tsv", parse_options=pyarrow.csv.ParseOptions(delimiter="\\t"))
+    feather.write_feather(rows, f"{split}.feather")
+    content["data"][split] = f"{split}.feather"
+content["grid"]["kept_layers"] = "first"
+write_recipe(Path.cwd(), content)
+commands("finetune recipe.yaml", "train-width recipe.yaml", "export run/width --rounded --max-drop 1 --output student")
+assert Path("student/onnx/model_rounded.onnx").is_file()
+assert "dynackd, checked before it is built" in Path("student/README.md").read_text()
+assert keep_first(2, 4) == (0, 1)
+"""
+
+
+def test_the_additions_of_the_page_about_extending_work_as_they_stand(tmp_path):
+    """In a process of its own: it changes the registries."""
+    code = "\n".join(blocks(EXTENDING, "python")) + USED
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_python_page_names_everything_that_is_public():
