@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+import transformers
 from bad_inputs import all_cases
 from conftest import tiny_model, tiny_tokenizer
 from test_layering import FLOORS, floor_of
@@ -22,6 +22,7 @@ from dynackd.cli.command_line import _parser
 from dynackd.deploy.export import export_student
 from dynackd.subnet import Grid, SubnetSpec
 from dynackd.supernet.network import Supernet
+from dynackd.system.yamltext import read_yaml
 from dynackd.training.recipe import make_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +99,7 @@ BASE = {
 def test_every_recipe_and_every_part_of_one_passes(document):
     """A part is checked within a whole recipe, whose keys it replaces."""
     for text in blocks(document, "yaml"):
-        content = yaml.safe_load(text)
+        content = read_yaml(text)
         content.pop("paths", None)
         make_recipe({**copy.deepcopy(BASE), **content})
 
@@ -172,6 +173,18 @@ def test_the_additions_of_the_page_about_extending_work_as_they_stand(tmp_path):
 def test_the_python_page_names_everything_that_is_public():
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     assert all(f"`{name}" in text for name in dynackd.__all__)
+
+
+PINNED = re.search(r"^transformers==(.*)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.skipif(PINNED is None or PINNED[1] != transformers.__version__, reason="the library's fields are others")
+def test_the_recipe_reference_is_the_schemas(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import recipe
+
+    monkeypatch.delitem(sys.modules, "recipe")
+    assert recipe.FILE.read_text(encoding="utf-8") == recipe.page(), "write it anew: python docs/recipe.py"
 
 
 def table_rows(text):
