@@ -20,6 +20,7 @@ from test_layering import FLOORS, floor_of
 import dynackd
 from dynackd.cli.command_line import _parser
 from dynackd.deploy.export import export_student
+from dynackd.families.table import FAMILIES, REFUSED
 from dynackd.subnet import Grid, SubnetSpec
 from dynackd.supernet.network import Supernet
 from dynackd.system.yamltext import read_yaml
@@ -141,8 +142,10 @@ import sys
 from pathlib import Path
 
 import pyarrow.csv
-from conftest import tiny_recipe, write_recipe
+from conftest import tiny_recipe, tiny_tokenizer, write_recipe
+from dynackd import SubnetSpec
 from dynackd.cli.command_line import main
+from dynackd.deploy.export import export_student
 
 def commands(*lines):
     for line in lines:
@@ -159,6 +162,8 @@ commands("finetune recipe.yaml", "train-width recipe.yaml", "export run/width --
 assert Path("student/onnx/model_rounded.onnx").is_file()
 assert "dynackd, checked before it is built" in Path("student/README.md").read_text()
 assert keep_first(2, 4) == (0, 1)
+export_student(net, tiny_tokenizer(), SubnetSpec(0.5, 0.5), Path("ernie"))
+assert AutoModelForSequenceClassification.from_pretrained("ernie").config.model_type == "dynackd-ernie"
 """
 
 
@@ -206,6 +211,13 @@ def test_the_map_of_the_code_names_every_package_in_the_order_of_the_floors():
     named = [row[0].strip("`") for row in table_rows(part)][1:]
     assert set(named) == set.union(*FLOORS) - {"__main__", "version"}
     assert sorted(named, key=floor_of) == named
+
+
+def test_the_page_about_families_names_all_of_them():
+    text = prose(ROOT / "docs" / "families.md")
+    named = {name for row in table_rows(text) for name in re.findall(r"`([a-z-]+)`", row[0])}
+    assert named - {"model_type"} == set(FAMILIES) | set(REFUSED)
+    assert all(reason in text for reason in REFUSED.values())
 
 
 def test_the_picture_is_drawn_from_the_results(monkeypatch):
