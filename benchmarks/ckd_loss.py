@@ -53,20 +53,24 @@ def theirs(term, directory, window):
 
 def ours(term, _, window):
     """dynackd's function of (student, teacher, mask)."""
-    from dynackd.distill import terms as distill
+    from dynackd.distill import ckd
 
     if term == "all":
-        return lambda s, t, m: all_terms(distill, s, t, m, window)
+        return lambda s, t, m: all_terms(s, t, m, window)
     options = {"window": window} if term == "wr_triple" else {}
-    return lambda s, t, m: getattr(distill, term)(s, t, m, **options)
+    return lambda s, t, m: getattr(ckd, term)(s, t, m, **options)
 
 
-def all_terms(distill, student, teacher, mask, window):
+def all_terms(student, teacher, mask, window):
     """All four as the trainer calls them, the teacher's share included."""
+    from dynackd.distill import signals as distill
+    from dynackd.tasks.classification import CLASSIFICATION
+
     settings = distill.DistillationSettings(weights=dict.fromkeys(TERMS, 1.0), window=window)
-    signal = distill.TeacherSignal(settings, teacher.new_zeros(len(mask), 2), teacher.unbind(1), mask)
+    outputs = {"logits": teacher.new_zeros(len(mask), 2)}
+    signal = distill.TeacherSignal(settings, CLASSIFICATION, outputs, teacher.unbind(1), {"attention_mask": mask})
     stack = tuple(range(student.shape[1] - 1))
-    return distill.distillation_loss(settings, [distill.Student(signal.logits, student.unbind(1), stack)], signal)[0]
+    return distill.distillation_loss(settings, [distill.Student(outputs, student.unbind(1), stack)], signal)[0]
 
 
 class Memory:
@@ -257,7 +261,7 @@ def accuracy(_):
     """Relative errors of value and gradient against the float64 twins, of dynackd and of the twins run in float32."""
     import distill_reference as reference
 
-    from dynackd.distill import terms as distill
+    from dynackd.distill import ckd
 
     def with_gradient(function, student, *arguments):
         student = student.clone().requires_grad_()
@@ -273,7 +277,7 @@ def accuracy(_):
         student, twin = states.float(), getattr(reference, term)
         truth, true_gradient = with_gradient(twin, student.double(), teacher.double(), mask)
         errors = []
-        for function in (getattr(distill, term), twin):
+        for function in (getattr(ckd, term), twin):
             value, gradient = with_gradient(function, student, teacher, mask)
             errors.append(
                 (float((value - truth).abs() / truth), float((gradient - true_gradient).norm() / true_gradient.norm()))
@@ -311,13 +315,15 @@ def step(options):
     """The share of a training step of a MiniLM (6 layers, hidden 384) that distillation takes."""
     from transformers import BertConfig, BertModel
 
-    from dynackd.distill import terms as distill
+    from dynackd.distill import signals as distill
+    from dynackd.tasks.classification import CLASSIFICATION
 
     torch.set_num_threads(options.threads)
     clock = time.thread_time if options.threads == 1 else time.perf_counter
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     ids, settings = torch.randint(0, 30000, (32, 64)), distill.DistillationSettings()
-    mask, logits = torch.ones_like(ids), torch.randn(32, 2)
+    batch, outputs = {"attention_mask": torch.ones_like(ids)}, {"logits": torch.randn(32, 2)}
+    inputs = {"input_ids": ids, **batch, "output_hidden_states": True}
     stages = {
         "width stage: 0.25, 0.5, 0.75, 1.0": [(0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (1.0, 1.0)],
         "depth stage: the same at depth 0.5, 0.75, 1.0": list(
@@ -344,16 +350,15 @@ def step(options):
 
             for _ in range(width_count):  # in the depth stage each width has a teacher of its own
                 with torch.no_grad():
-                    states = timed("networks", lambda m=teacher_model: m(ids, mask, output_hidden_states=True))
-                signal = timed(
-                    "teacher", lambda s=states: distill.TeacherSignal(settings, logits, s.hidden_states, mask)
-                )
+                    states = timed("networks", lambda m=teacher_model: m(**inputs))
+                about = (settings, CLASSIFICATION, outputs, states.hidden_states, batch)
+                signal = timed("teacher", lambda a=about: distill.TeacherSignal(*a))
             for model, kept in models:
-                out = timed("networks", lambda m=model: m(ids, mask, output_hidden_states=True).hidden_states)
+                out = timed("networks", lambda m=model: m(**inputs).hidden_states)
                 leaves = [state.detach().requires_grad_() for state in out]
 
                 def terms(leaves=leaves, kept=kept, signal=signal):
-                    distill.distillation_loss(settings, [distill.Student(logits, leaves, kept)], signal)[0].backward()
+                    distill.distillation_loss(settings, [distill.Student(outputs, leaves, kept)], signal)[0].backward()
 
                 timed("terms", terms)
                 timed("networks", lambda o=out, g=leaves: torch.autograd.backward(o, [leaf.grad for leaf in g]))

@@ -30,7 +30,8 @@ from rich.table import Table
 from dynackd.distill import terms as distill
 from dynackd.report.terminal import machine_name
 from dynackd.system.places import write_json
-from dynackd.tasks.task import TASKS, main_metric
+from dynackd.tasks.glue import TASKS
+from dynackd.tasks.task import main_metric
 from dynackd.training.augment import augment, overrides
 from dynackd.training.recipe import apply_overrides, load_recipe, make_recipe
 from dynackd.training.runs import TEACHER, RunMode

@@ -15,19 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
 from dynackd.deploy.export import ExportOptions, export_student
-from dynackd.deploy.validation import (
-    Logits,
-    Validation,
-    agreement,
-    largest_difference,
-    load_validation,
-    torch_predictor,
-)
+from dynackd.deploy.validation import Outputs, Validation, load_validation, torch_predictor
 from dynackd.errors import UserError
 from dynackd.measure.latency import benchmark
 from dynackd.onnx.graphs import GRAPHS, ONNX_FILE, OnnxModel, parity
@@ -83,8 +77,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     recipe = load_recipe(options.supernet / "recipe.yaml", options.set)
     validation = load_validation(recipe.task, recipe.data, supernet.model, tokenizer)
     teacher = options.teacher or str(supernet.origin.teacher)
-    predict = torch_predictor(load_classifier(teacher).eval())
-    metrics = validation.metrics(validation.logits(predict, 32))
+    predict = torch_predictor(load_classifier(teacher).eval(), validation.task.kind)
+    metrics = validation.metrics(validation.outputs(predict, 32))
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for spec, graph in _sizes(supernet, options):
@@ -117,29 +111,34 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """The torch student's row, and one for each of its files."""
     model, _ = load_student(place)
-    reference = validation.logits(torch_predictor(model), 32)
+    reference = validation.outputs(torch_predictor(model, validation.task.kind), 32)
     p50_ms = _latencies(place, teacher, options)
     safetensors = about["files"]["model.safetensors"]["size_bytes"]
     own = {"max_abs_diff": 0.0, "max_abs_diff_rows": 0.0, "agreement": 1.0, "metrics": validation.metrics(reference)}
     yield {"file": "torch", "size_bytes": safetensors, **own, **_ratios(p50_ms, (str(place), "torch"), teacher)}
     for name, file in FILES.items():
-        onnx = OnnxModel(place / file)
+        onnx = OnnxModel(place / file, validation.task.kind)
         key = (str(place) if file == ONNX_FILE else str(place / file), "onnxruntime")
         yield {
             "file": name,
             "size_bytes": about["files"][file]["size_bytes"],
             "max_abs_diff": parity(model, about["inputs"], about["max_length"], place / file),
-            **_fidelity(validation, reference, validation.logits(onnx)),
+            **_fidelity(validation, reference, validation.outputs(onnx)),
             **_ratios(p50_ms, key, teacher),
         }
 
 
-def _fidelity(validation: Validation, reference: Logits, logits: Logits) -> dict[str, Any]:
+def _fidelity(validation: Validation, reference: Outputs, outputs: Outputs) -> dict[str, Any]:
     return {
-        "max_abs_diff_rows": largest_difference(logits, reference),
-        "agreement": agreement(logits, reference),
-        "metrics": validation.metrics(logits),
+        "max_abs_diff_rows": _largest_difference(outputs, reference),
+        **validation.agreement(outputs, reference),
+        "metrics": validation.metrics(outputs),
     }
+
+
+def _largest_difference(ours: Outputs, theirs: Outputs) -> float:
+    pairs = [(ours[suffix][name], theirs[suffix][name]) for suffix in ours for name in ours[suffix]]
+    return float(max(np.abs(one - other).max() for one, other in pairs))
 
 
 Latencies = dict[tuple[str, str], dict[int, float]]

@@ -53,10 +53,12 @@ from transformers.utils import logging
 
 from dynackd.data.origins import resolve_model
 from dynackd.distill import relations
-from dynackd.distill import terms as distill
+from dynackd.distill import signals as distill
 from dynackd.report.terminal import machine_name
 from dynackd.subnet import Geometry, Layer
 from dynackd.supernet.network import Origin, Supernet
+from dynackd.tasks import kind
+from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.training import stages, trainer
 from dynackd.training.recipe import Recipe, apply_overrides, make_recipe
 from dynackd.training.runs import RunMode
@@ -129,10 +131,11 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
     setattr(stages, SupernetTrainer.__name__, TimedTrainer)
     if job["shapes"] == "same":
         pad = functools.partial(DataCollatorWithPadding, padding="max_length", max_length=job["length"])
-        setattr(stages, DataCollatorWithPadding.__name__, pad)
+        setattr(kind, DataCollatorWithPadding.__name__, pad)
     if job["stage"] == "depth":  # as the width stage leaves it, but untrained
         grid = WIDTH_STAGE.grid_of(recipe.grid)
-        parent = Supernet(load_teacher(job["teacher"], grid).model, grid, Origin("width", job["teacher"]))
+        teacher = load_teacher(job["teacher"], grid, CLASSIFICATION)
+        parent = Supernet(teacher.model, grid, Origin("width", job["teacher"]))
         parent.save(recipe.output_dir / "width", AutoTokenizer.from_pretrained(job["teacher"]))
     with suppress(_DoneError):
         STAGES[job["stage"]](recipe, RunMode())

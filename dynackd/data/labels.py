@@ -1,6 +1,5 @@
 """How the labels of a data set meet the outputs of a model.
 
-    model = model_labels(json.loads(config_json))                          # what its outputs are called
     mapping = label_map({"neg": 40, "pos": 60}, "train.tsv", model=model)  # label -> class id, or one sentence why not
 
 A model's outputs have names (`ModelLabels`), data write labels as they like (`label_key`), and a recipe may say which
@@ -9,250 +8,18 @@ is which (`task.labels`). Everything here is pure and works on the distinct labe
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import yaml
 
+from dynackd.data.model_labels import ModelLabels, placeholders
+from dynackd.data.wanted_labels import Wanted, resolve_wanted
 from dynackd.errors import UserError, listed, nearest
 
-PROBLEM_TYPES: dict[str, Any] = {"classification": "single_label_classification", "regression": "regression"}
-MULTI_LABEL = "multi_label_classification"
-WRITTEN_KEY = "dynackd_labels"  # of a config: how the data that dynackd trained the model on write its classes
-MOST_OUTPUTS = 1_000_000
 MOST_SHOWN = 12
 GUESSED = "set task.labels to say otherwise"
-
-Wanted = Mapping[str, int | str]  # a recipe's task.labels: what stands in the data -> class id, or class name
-
-
-def label_key(value: Any) -> str:
-    """Labels are compared as text: 1, "1", 1.0 and "1.0" are the same class, and True is "True"."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value).strip()
-    return text[:-2] if re.fullmatch(r"-?\d+\.0", text) else text
-
-
-# --- what a model's outputs are called -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ModelLabels:
-    """`names[i]` is what the model calls its output i, LABEL_i where nobody named it.
-
-    problem_type: as in the config, None where that is silent. written: label in the data -> class id, as in the data
-    that dynackd trained the model on; empty for any other model.
-    """
-
-    names: tuple[str, ...]
-    problem_type: str | None = None
-    written: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def generic(self) -> bool:
-        """Whether all names are the placeholders that transformers makes up."""
-        return self.names == _placeholders(len(self.names))
-
-
-def labels_of(config: Any) -> ModelLabels:
-    """The labels of a loaded model's config. Raises UserError as `model_labels`."""
-    keys = ("id2label", "label2id", "problem_type", WRITTEN_KEY)
-    return model_labels({key: getattr(config, key, None) for key in keys})
-
-
-def model_labels(config: Mapping[str, Any], where: str = "the model's config.json") -> ModelLabels:
-    """The labels that the content of a config.json gives its outputs, by `id2label` and `label2id` both.
-
-    One of the two may be missing, or be transformers' placeholders; then the other counts. Names belong to output
-    numbers, so that {0: pos, 2: neg} are three outputs. Raises UserError where the two, or `num_labels`, disagree.
-    """
-    ours = _by_id(config.get("id2label") or {}, where)
-    theirs = _by_label(config.get("label2id") or {}, where)
-    names = _agreed(ours, theirs, where)
-    count, said = max(names, default=-1) + 1, config.get("num_labels")
-    if isinstance(said, int) and not _made_up(names) and said != count:
-        raise UserError(f"{where}: num_labels is {said}, but the labels name {count} outputs "
-                        f"({listed([names[i] for i in sorted(names)])}); make the two agree")
-    count = said if isinstance(said, int) and _made_up(names) else count or 2  # 2 is what transformers takes
-    all_names = tuple(names.get(i, name) for i, name in enumerate(_placeholders(count)))
-    return ModelLabels(all_names, config.get("problem_type"), dict(config.get(WRITTEN_KEY) or {}))
-
-
-def _placeholders(count: int) -> tuple[str, ...]:
-    return tuple(f"LABEL_{i}" for i in range(count))
-
-
-def _made_up(names: Mapping[int, str]) -> bool:
-    return all(name == f"LABEL_{i}" for i, name in names.items())
-
-
-def _by_id(id2label: Any, where: str) -> dict[int, str]:
-    if not isinstance(id2label, Mapping):
-        raise UserError(f"{where}: id2label must map output numbers to names, not {id2label!r}")
-    return {_output(key, "id2label", where): str(name) for key, name in id2label.items()}
-
-
-def _by_label(label2id: Any, where: str) -> dict[int, list[str]]:
-    if not isinstance(label2id, Mapping):
-        raise UserError(f"{where}: label2id must map names to output numbers, not {label2id!r}")
-    names: dict[int, list[str]] = {}
-    for name, value in label2id.items():
-        names.setdefault(_output(value, "label2id", where), []).append(str(name))
-    return names
-
-
-def _output(value: Any, key: str, where: str) -> int:
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = -1
-    if not 0 <= number < MOST_OUTPUTS:
-        raise UserError(f"{where}: {key} gives {value!r} as the number of an output; they are counted from 0")
-    return number
-
-
-def _agreed(ours: dict[int, str], theirs: dict[int, list[str]], where: str) -> dict[int, str]:
-    """Output number -> name: `ours` of id2label, `theirs` of label2id, which may know several names for an output."""
-    if all(names == [f"LABEL_{i}"] for i, names in theirs.items()):
-        return ours or {i: names[0] for i, names in theirs.items()}
-    if _made_up(ours):
-        ours = {}
-    for i, names in sorted(theirs.items()):
-        if i in ours and ours[i].casefold() not in [name.casefold() for name in names]:
-            raise UserError(f"{where}: id2label calls output {i} '{ours[i]}', but label2id calls it '{names[0]}'; make "
-                            f"the two agree")
-        if i not in ours and len(names) > 1:
-            raise UserError(f"{where}: label2id has {len(names)} names for output {i} ({listed(names)}), and id2label "
-                            f"none; name it there")
-    return {i: names[0] for i, names in theirs.items()} | ours
-
-
-def check_outputs(name: str, kind: str, model: ModelLabels) -> None:
-    """Refuse (UserError) a model whose outputs are of another kind than the task `name`'s."""
-    outputs = len(model.names)
-    of_task = f"task '{name}' is a {kind}"
-    if model.problem_type == MULTI_LABEL:
-        raise UserError(f"{of_task} with one label a row, but the model is a multi-label one (its problem_type is "
-                        f"{MULTI_LABEL}), which dynackd does not train yet")
-    if model.problem_type not in (None, PROBLEM_TYPES[kind]):
-        raise UserError(f"{of_task}, but the model's problem_type is {model.problem_type}")
-    if kind == "regression" and outputs != 1:
-        raise UserError(f"{of_task} and needs a model with 1 output, but the model has {outputs} "
-                        f"({listed(model.names)})")
-    if kind == "classification" and outputs < 2:
-        raise UserError(f"{of_task} and needs a model with 2 outputs or more, but the model has {outputs}, as for a "
-                        f"regression")
-
-
-def head_fits(source: str, before: ModelLabels, names: Sequence[str], kind: str) -> tuple[bool, str]:
-    """(whether the head of the model at `source` is one of the classes `names`, what to tell of it)."""
-    same = [name.casefold() for name in before.names] == [name.casefold() for name in names]
-    has = f"{source} has a head of {_outputs(before.names)}"
-    if same and before.problem_type in (None, PROBLEM_TYPES[kind]):
-        return True, f"{has} already; its training goes on"
-    return False, f"{has}; a new one of {_outputs(names)} is made"
-
-
-def _outputs(names: Sequence[str]) -> str:
-    return f"{len(names)} classes ({listed(names)})" if len(names) > 1 else "1 output"
-
-
-# --- what a recipe says ----------------------------------------------------------------------------------------------
-
-
-def wanted_labels(value: Any) -> tuple[dict[str, int | str], tuple[str, ...] | None]:
-    """A recipe's `task.labels`: (label in the data -> class id or name, the names in order where it is a list).
-
-    Raises UserError for what is neither a map nor a list of names.
-    """
-    if isinstance(value, list):
-        names = [_wanted_key(name) for name in value]
-        if len(set(names)) < len(names):
-            raise UserError(f"task.labels names '{next(n for n in names if names.count(n) > 1)}' twice")
-        _two_classes(len(names))
-        numbers = {} if any(name.isdecimal() for name in names) else {str(i): i for i in range(len(names))}
-        return {**numbers, **{name: i for i, name in enumerate(names)}}, tuple(names)
-    if not isinstance(value, Mapping):
-        raise UserError(f"task.labels: expected a map such as {{negative: 0, positive: 1}}, or a list of names in the "
-                        f"order of the class ids, got {value!r}")
-    wanted: dict[str, int | str] = {}
-    for key, target in value.items():
-        if isinstance(target, bool) or not isinstance(target, int | str) or target == "":
-            raise UserError(f"task.labels: '{key}' is given {target!r}; give it the number or the name of a class")
-        if _wanted_key(key) in wanted:
-            raise UserError(f"task.labels names '{_wanted_key(key)}' twice")
-        wanted[_wanted_key(key)] = target
-    _two_classes(len(set(wanted.values())))
-    return wanted, None
-
-
-def _wanted_key(key: Any) -> str:
-    if not isinstance(key, str | int | float) or label_key(key) == "":
-        raise UserError(f"task.labels: {key!r} is no label that could stand in the data")
-    return label_key(key)
-
-
-def _two_classes(count: int) -> None:
-    if count < 2:
-        raise UserError(f"task.labels: a classification needs two classes or more, got {count}")
-
-
-def resolve_wanted(wanted: Wanted, declared: Sequence[str] | None, model: ModelLabels | None
-                   ) -> tuple[tuple[str, ...], dict[str, int]]:
-    """(names of the classes, label in the data -> class id) by a recipe's `task.labels`.
-
-    The classes are the model's; those of a model without names of its own, and of a head that is still to be made, are
-    called as the task declares, and if it does not, the map itself makes a new head's. Raises UserError for a class
-    that there is not.
-    """
-    names: Sequence[str] | None = None if model is None else model.names
-    if declared and (model is None or (model.generic and len(declared) == len(model.names))):
-        names = declared
-    if names is None:
-        names, wanted = _made_by(wanted)
-    ids = {}
-    for key, target in wanted.items():
-        if isinstance(target, str):
-            ids[key] = _id_of(target, names, f"task.labels: '{key}' is given")
-        elif 0 <= target < len(names):
-            ids[key] = target
-        else:
-            raise UserError(f"task.labels: '{key}' is given class {target}, but the model has {len(names)} outputs, "
-                            f"numbered 0 to {len(names) - 1} ({listed(names)})")
-    return tuple(names), ids
-
-
-def _made_by(wanted: Wanted) -> tuple[tuple[str, ...], Wanted]:
-    """The classes of a head that is still to be made, and the map by ids."""
-    targets = list(dict.fromkeys(wanted.values()))
-    if all(isinstance(target, str) for target in targets):
-        return tuple(map(str, targets)), {key: targets.index(target) for key, target in wanted.items()}
-    if not all(isinstance(target, int) for target in targets):
-        raise UserError("task.labels gives numbers to some labels and names to others; without a model that names its "
-                        "classes, give all of them numbers or all of them names")
-    if sorted(targets, key=int) != list(range(len(targets))):
-        raise UserError(f"task.labels: the class ids {listed(sorted(map(str, targets)))} must run from 0 to "
-                        f"{len(targets) - 1}")
-    return tuple(next(key for key, target in wanted.items() if target == i) for i in range(len(targets))), wanted
-
-
-def _id_of(name: str, names: Sequence[str], what: str) -> int:
-    """The output of that name, if need be ignoring case."""
-    exact = [i for i, other in enumerate(names) if other == name]
-    found = exact or [i for i, other in enumerate(names) if other.casefold() == name.casefold()]
-    if len(found) > 1:
-        raise UserError(f"{what} '{name}', but the model calls {len(found)} of its outputs that "
-                        f"({listed(list(map(str, found)))}); give the number instead")
-    if not found:
-        raise UserError(f"{what} '{name}', which is none of the model's classes ({listed(names)})"
-                        f"{nearest(name, names)}")
-    return found[0]
-
-
-# --- where the two meet ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -373,7 +140,7 @@ def _numbered(found: Mapping[str, int], where: str) -> LabelMap:
     if int(keys[-1]) >= len(keys):
         raise UserError(f"{where}: labels {listed(keys)} leave gaps; whole numbers must run from 0 to {len(keys) - 1}, "
                         f"or write task.labels: {flow({key: i for i, key in enumerate(keys)})}")
-    return LabelMap(_placeholders(len(keys)), {str(i): i for i in range(len(keys))}, "by number")
+    return LabelMap(placeholders(len(keys)), {str(i): i for i in range(len(keys))}, "by number")
 
 
 def _numbered_by_model(found: Mapping[str, int], where: str, model: ModelLabels) -> LabelMap:
@@ -468,28 +235,3 @@ def flow(content: Mapping[str, Any]) -> str:
     shown = dict(list(plain.items())[:MOST_SHOWN])
     text = yaml.safe_dump(shown, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
     return text if len(shown) == len(plain) else text.removesuffix("}") + ", ...}"
-
-
-# --- which rows are held out -----------------------------------------------------------------------------------------
-
-
-def held_out_rows(classes: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Sorted numbers of the rows to hold out: of `classes` [rows] about `share` of each class, `share` of all.
-
-    At least one row of every class stays, so that a class of one row is never held out. Rows that are not to be kept
-    apart by class have the same number in `classes`. Depends on the seed alone.
-    """
-    rng = np.random.default_rng(seed)
-    rows = rng.permutation(len(classes))
-    _, codes, counts = np.unique(classes[rows], return_inverse=True, return_counts=True)
-    exact = counts * share
-    quota = np.floor(exact).astype(int)
-    left = max(1, round(share * len(classes))) - int(quota.sum())
-    # What is left goes to the classes that lack the most, equal ones in an order of the seed's.
-    order = rng.permutation(len(counts))
-    order = order[np.argsort((quota - exact)[order], kind="stable")]
-    open_ = order[(quota < counts - 1)[order]][: max(0, left)]
-    quota[open_] += 1
-    by_class = np.argsort(codes, kind="stable")
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(rows[by_class[place < np.repeat(quota, counts)]])

@@ -14,6 +14,8 @@ from dynackd.data.origins import local_model
 from dynackd.errors import UserError
 from dynackd.subnet import Geometry
 from dynackd.system.yamltext import read_yaml
+from dynackd.tasks.kind import Kind
+from dynackd.tasks.kinds import KINDS
 
 About = Mapping[str, Any]
 
@@ -37,6 +39,7 @@ def licence_of(models: Iterable[str | Path | None]) -> str | None:
 
 def model_card(about: About, geometry: Geometry, full_parameters: int) -> str:
     """The text of README.md; `about` is the content of export.json, `geometry` that of the full network."""
+    clients = {**CLIENTS, **_kind(about).clients}
     parts = [
         _front_matter(about),
         _what(about, geometry, full_parameters),
@@ -45,13 +48,17 @@ def model_card(about: About, geometry: Geometry, full_parameters: int) -> str:
         _latency(about),
         _licence(about),
         "## Loading it",
-        *(f"### {title}\n\n{snippet}" for title, write in CLIENTS.items() if (snippet := write(about))),
+        *(f"### {title}\n\n{snippet}" for title, write in clients.items() if (snippet := write(about))),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _kind(about: About) -> Kind:
+    return KINDS[about["kind"]]
+
+
 def _front_matter(about: About) -> str:
-    head = {"library_name": "transformers", "pipeline_tag": "text-classification"}
+    head = {"library_name": "transformers", "pipeline_tag": _kind(about).pipeline_tag}
     head |= {"license": about["licence"]} if about.get("licence") else {}
     return "---\n" + yaml.safe_dump({**head, "tags": ["dynackd", "onnx", "transformers.js"]}, sort_keys=False) + "---"
 
@@ -65,7 +72,7 @@ def _what(about: About, geometry: Geometry, full_parameters: int) -> str:
     size = f"at width {about['width']:g}, depth {about['depth']:g}" if named else "with a size for each layer"
     return f"""# Student {size}
 
-A smaller classifier{task}, cut by dynackd out of a supernet that was distilled from `{teacher}`{data}.
+A smaller {_kind(about).noun}{task}, cut by dynackd out of a supernet that was distilled from `{teacher}`{data}.
 
 | | student | full network |
 |---|---|---|
@@ -139,23 +146,35 @@ def _licence(about: About) -> str:
 # --- clients ---------------------------------------------------------------------------------------------------------
 
 
+def _pipeline(about: About) -> str:
+    """The call of transformers' pipeline up to its end; nothing where it has none for the kind."""
+    kind = _kind(about).pipeline
+    return f'print(pipeline("{kind}", "{about["name"]}"' if kind else ""
+
+
 def _transformers(about: About) -> str:
     register = "" if about.get("compat") else "import dynackd  # registers the students with the Auto classes\n"
-    return f"""```python
+    return _pipeline(about) and f"""```python
 {register}from transformers import pipeline
 
-print(pipeline("text-classification", "{about["name"]}")("a fine film"))
+{_pipeline(about)})("a fine film"))
 ```"""
 
 
 def _transformers_with_code(about: About) -> str:
-    return "" if not about.get("with_code") else f"""Without dynackd, running the `{about["with_code"]}` that lies here:
+    if not (about.get("with_code") and _pipeline(about)):
+        return ""
+    return f"""Without dynackd, running the `{about["with_code"]}` that lies here:
 
 ```python
 from transformers import pipeline
 
-print(pipeline("text-classification", "{about["name"]}", trust_remote_code=True)("a fine film"))
+{_pipeline(about)}, trust_remote_code=True)("a fine film"))
 ```"""
+
+
+def _names(about: About) -> list[str]:
+    return [output.name for output in _kind(about).outputs]
 
 
 def _feed(about: About) -> str:
@@ -173,7 +192,7 @@ from tokenizers import Tokenizer
 
 {_feed(about)}
 session = InferenceSession("{about["name"]}/onnx/model.onnx")
-print(session.run(["logits"], feed)[0][0])
+print(*(output[0] for output in session.run({_names(about)}, feed)))
 ```"""
 
 
@@ -185,13 +204,15 @@ from tokenizers import Tokenizer
 
 {_feed(about)}
 model = openvino.compile_model("{about["name"]}/onnx/model.onnx", "CPU")
-print(model(feed)["logits"][0])
+outputs = model(feed)
+print(*(outputs[name][0] for name in {_names(about)}))
 ```"""
 
 
 def _transformers_js(about: About) -> str:
-    if about.get("static_batch") or about.get("static_length") or about["labels"] < 2:
-        return ""  # it feeds dynamic sizes, and takes a softmax over the outputs
+    pipeline = _kind(about).js_pipeline
+    if about.get("static_batch") or about.get("static_length") or not pipeline:
+        return ""  # it feeds dynamic sizes
     dtypes = {"onnx/model.onnx": "fp32", "onnx/model_quantized.onnx": "q8", "onnx/model_fp16.onnx": "fp16"}
     written = ", ".join(f"'{dtype}'" for file, dtype in dtypes.items() if file in about["files"])
     return f"""```js
@@ -199,8 +220,8 @@ import {{ AutoConfig, pipeline }} from '@huggingface/transformers';
 
 const config = await AutoConfig.from_pretrained('{about["name"]}');
 config.model_type = '{about["family"]}'; // the name under which transformers.js knows the architecture
-const classify = await pipeline('text-classification', '{about["name"]}', {{ config, dtype: 'fp32' }});
-console.log(await classify('a fine film'));
+const run = await pipeline('{pipeline}', '{about["name"]}', {{ config, dtype: 'fp32' }});
+console.log(await run('a fine film'));
 ```
 
 `dtype` is one of {written}."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynackd.deploy.card import licence_of, model_card
 from dynackd.deploy.tokenizer_files import check_max_length, check_saved_tokenizer, save_tokenizer
-from dynackd.deploy.validation import Logits, Validation, agreement, torch_predictor
+from dynackd.deploy.validation import Outputs, Validation, torch_predictor
 from dynackd.errors import UserError, one_of
 from dynackd.families.table import geometry_of, max_positions
 from dynackd.measure.latency import benchmark
@@ -29,6 +29,7 @@ from dynackd.onnx.graphs import (
     example_batch,
     export_onnx,
     input_names,
+    kind_of_model,
     max_length,
     parity,
     parity_shapes,
@@ -124,6 +125,7 @@ def export_student(
             "neurons": neurons,
             "layers": list(subnet.indices),
             "subnet": subnet.to_dict(),
+            "kind": kind_of_model(student).name,
             "labels": student.config.num_labels,
             "parameters": count_parameters(supernet, subnet),
             "flops": {
@@ -192,10 +194,11 @@ def _write_torch(
 def _write_stock(student: PreTrainedModel, longest: int, directory: Path) -> dict[str, Any]:
     """The plain checkpoint of `--compat`, compared with the student, and what it costs."""
     stock = stock_model(student)
-    names = ["input_ids", "attention_mask"]
+    names, kind = ["input_ids", "attention_mask"], kind_of_model(student)
     for shape in parity_shapes(min(FLOPS_LENGTH, longest)):
         batch = example_batch(shape, names, student)
-        difference = float((stock(**batch).logits - student(**batch).logits).abs().max())
+        ours, theirs = (kind.read(model(**batch), batch) for model in (student, stock))
+        difference = max(float((theirs[name] - output).abs().max()) for name, output in ours.items())
         if not difference <= MAX_ABS_DIFF:
             raise UserError(f"the stock checkpoint differs from the student by {difference:.1e}; nothing was written")
     stock.save_pretrained(directory)
@@ -248,7 +251,7 @@ def _write_variants(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Write the variants that were asked for; returns the facts of each ONNX file, and of those refused."""
     source = directory / ONNX_FILE
-    reference = _logits(source, validation)
+    reference = _outputs(source, validation)
     facts: dict[str, dict[str, Any]] = {ONNX_FILE: {"max_abs_diff": difference}}
     if validation is not None:
         facts[ONNX_FILE]["metrics"] = validation.metrics(reference)
@@ -259,7 +262,7 @@ def _write_variants(
         own: dict[str, Any] = {"max_abs_diff": parity(student, names, longest, file)}
         finite = math.isfinite(own["max_abs_diff"])
         if validation is not None and finite:
-            own |= _loss(validation, facts[ONNX_FILE]["metrics"], reference, _logits(file, validation))
+            own |= _loss(validation, facts[ONNX_FILE]["metrics"], reference, _outputs(file, validation))
         if not finite:
             refused[VARIANTS[name].file] = {"reason": "its outputs are not finite numbers"}
         elif own.get("drop", 0.0) > options.max_drop:
@@ -273,18 +276,17 @@ def _write_variants(
     return facts, {"refused": refused} if refused else {}
 
 
-def _logits(file: Path, validation: Validation | None) -> Logits:
+def _outputs(file: Path, validation: Validation | None) -> Outputs:
     if validation is None:
         return {}
-    model = OnnxModel(file)
-    return validation.logits(model, model.fixed.batch_size or 1)
+    model = OnnxModel(file, validation.task.kind)
+    return validation.outputs(model, model.fixed.batch_size or 1)
 
 
-def _loss(validation: Validation, before: dict[str, float], reference: Logits, logits: Logits) -> dict[str, Any]:
+def _loss(validation: Validation, before: dict[str, float], reference: Outputs, outputs: Outputs) -> dict[str, Any]:
     """What a variant loses against the float32 graph on the validation rows."""
-    after = validation.metrics(logits)
-    own = {"metrics": after, "drop": validation.drop(before, after)}
-    return {**own, "agreement": agreement(logits, reference)} if validation.task.kind == "classification" else own
+    after = validation.metrics(outputs)
+    return {"metrics": after, "drop": validation.drop(before, after), **validation.agreement(outputs, reference)}
 
 
 def _metrics(supernet: Supernet, validation: Validation, own: dict[str, Any]) -> dict[str, Any]:
@@ -292,8 +294,8 @@ def _metrics(supernet: Supernet, validation: Validation, own: dict[str, Any]) ->
     teacher = supernet.origin.teacher_here()
     metrics: dict[str, Any] = {"rows": f"On {len(validation):,} validation rows", "student": own["metrics"]}
     if teacher:
-        predict = torch_predictor(load_classifier(teacher).eval())
-        metrics["teacher"] = validation.metrics(validation.logits(predict, 32))
+        predict = torch_predictor(load_classifier(teacher, kind=validation.task.kind).eval(), validation.task.kind)
+        metrics["teacher"] = validation.metrics(validation.outputs(predict, 32))
     return metrics
 
 

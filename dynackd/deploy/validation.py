@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,17 +10,18 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dynackd.data.labels import labels_of
+from dynackd.data.model_labels import labels_of
+from dynackd.data.sources import DataSource
 from dynackd.families.table import max_positions
-from dynackd.measure.evaluation import batches_of
+from dynackd.measure.evaluation import batches_of, joined
 from dynackd.onnx.graphs import Feed
 from dynackd.report.terminal import console
+from dynackd.tasks.kind import Arrays, Kind, Task
 from dynackd.tasks.loading import load_task_data
-from dynackd.tasks.sources import DataSource
-from dynackd.tasks.task import Task, compute_metrics, greater_is_better, main_metric
+from dynackd.tasks.task import compute_metrics, main_metric
 from dynackd.tasks.tokens import tokenize, unknown
 
-Logits = dict[str, np.ndarray]
+Outputs = dict[str, Arrays]  # by the suffix of the set
 TEXTS = 200  # rows whose texts are kept
 
 
@@ -31,38 +33,48 @@ class Validation:
     task: Task
     rows: dict[str, Dataset]
     tokenizer: PreTrainedTokenizerBase
-    texts: Sequence[tuple[str, ...]] = ()
+    texts: Sequence[tuple[Any, ...]] = ()
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self.rows.values())
 
-    def logits(self, predict: Callable[[Feed], np.ndarray], batch_size: int = 1) -> Logits:
-        """Logits [rows, labels] of every set, in an order that is always the same.
+    def outputs(self, predict: Callable[[Feed], Arrays], batch_size: int = 1) -> Outputs:
+        """The outputs of every set, in an order that is always the same.
 
         One row at a time by default, as most are served: 8-bit models are scaled by what else is in the batch.
         """
         return {
-            suffix: np.concatenate([predict(batch) for batch in self._batches(rows, batch_size)])
+            suffix: joined(
+                self.task.kind.flat(predict(inputs), inputs["attention_mask"])
+                for inputs, _ in self._batches(rows, batch_size)
+            )
             for suffix, rows in self.rows.items()
         }
 
-    def metrics(self, logits: Logits) -> dict[str, float]:
-        """The task's metrics of what `logits` returned."""
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
+        """The task's metrics of what `outputs` returned."""
         metrics: dict[str, float] = {}
         for suffix, rows in self.rows.items():
-            labels = np.concatenate([batch["labels"] for batch in self._batches(rows, len(rows), labels=True)])
-            metrics |= compute_metrics(self.task, logits[suffix], labels, suffix)
+            labels = joined(
+                self.task.kind.flat(labels, inputs["attention_mask"]) for inputs, labels in self._batches(rows, 64)
+            )
+            metrics |= compute_metrics(self.task, outputs[suffix], labels, suffix)
         return metrics
 
     def drop(self, before: dict[str, float], after: dict[str, float]) -> float:
         """By how much the task's main metric got worse, in its own unit; of several sets the worst."""
-        name = main_metric(self.task)
-        sign = 1 if greater_is_better(name) else -1
-        return max(sign * (before[name + suffix] - after[name + suffix]) for suffix in self.rows)
+        names = [main_metric(self.task) + suffix for suffix in self.rows]
+        return max(self.task.kind.drop(main_metric(self.task), before[name], after[name]) for name in names)
 
-    def _batches(self, rows: Dataset, batch_size: int, labels: bool = False) -> Iterator[Feed]:
-        for batch in batches_of(rows, self.tokenizer, batch_size):
-            yield {name: value.numpy() for name, value in batch.items() if labels or name != "labels"}
+    def agreement(self, ours: Outputs, theirs: Outputs) -> dict[str, float]:
+        """The share of rows on which two models choose the same label; empty where outputs are no labels."""
+        found = [self.task.kind.same_answers(ours[suffix], theirs[suffix]) for suffix in ours]
+        same = [rows for rows in found if rows is not None]
+        return {"agreement": float(np.concatenate(same).mean())} if same else {}
+
+    def _batches(self, rows: Dataset, batch_size: int) -> Iterator[tuple[Feed, Feed]]:
+        for batch in batches_of(rows, self.task.kind, self.tokenizer, batch_size):
+            yield self.task.kind.split({name: value.numpy() for name, value in batch.items()})
 
 
 def load_validation(
@@ -89,23 +101,12 @@ def load_validation(
     return Validation(data.task, rows, tokenizer, texts)
 
 
-def torch_predictor(model: PreTrainedModel) -> Callable[[Feed], np.ndarray]:
-    """A torch classifier as a function from a batch to logits."""
+def torch_predictor(model: PreTrainedModel, kind: Kind) -> Callable[[Feed], Feed]:
+    """A torch model as a function from a batch to its outputs by name."""
 
     @torch.no_grad()
-    def predict(batch: Feed) -> np.ndarray:
+    def predict(batch: Feed) -> Feed:
         inputs: dict[str, Tensor] = {name: torch.from_numpy(array) for name, array in batch.items()}
-        return model(**inputs).logits.float().numpy()
+        return {name: output.float().numpy() for name, output in kind.read(model(**inputs), inputs).items()}
 
     return predict
-
-
-def agreement(ours: Logits, theirs: Logits) -> float:
-    """The share of rows on which two classifiers choose the same label."""
-    same = np.concatenate([ours[suffix].argmax(-1) == theirs[suffix].argmax(-1) for suffix in ours])
-    return float(same.mean())
-
-
-def largest_difference(ours: Logits, theirs: Logits) -> float:
-    """The largest absolute difference of two models' logits."""
-    return float(max(np.abs(ours[suffix] - theirs[suffix]).max() for suffix in ours))

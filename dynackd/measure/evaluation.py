@@ -8,45 +8,63 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from dynackd.subnet import Subnet
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet
-from dynackd.tasks.task import Task, compute_fidelity, compute_metrics
+from dynackd.tasks.kind import Arrays, Kind, Task, Tensors
+from dynackd.tasks.task import compute_fidelity, compute_metrics
 
-Predictions = tuple[list[np.ndarray], np.ndarray]
+
+def longest_first(dataset: Dataset) -> np.ndarray:
+    """The order in which `batches_of` gives the rows."""
+    return np.argsort(np.asarray(dataset["length"][:]), kind="stable")[::-1]
 
 
-def batches_of(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> DataLoader:
+def batches_of(dataset: Dataset, kind: Kind, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> DataLoader:
     """Batches of a tokenised data set, rows of like length together, padded to the longest of each batch."""
-    by_length = np.argsort(np.asarray(dataset["length"][:]), kind="stable")[::-1]
-    ordered = dataset.select(by_length).remove_columns("length")
-    return DataLoader(ordered, batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
+    ordered = dataset.select(longest_first(dataset)).remove_columns("length")
+    return DataLoader(ordered, batch_size, collate_fn=kind.collator(tokenizer))
+
+
+def joined(parts: Iterable[Arrays]) -> dict[str, np.ndarray]:
+    """The arrays of all parts, joined by name along the first axis."""
+    every = list(parts)
+    return {name: np.concatenate([part[name] for part in every]) for name in every[0]}
 
 
 @torch.no_grad()
 def predict(
     supernet: Supernet,
     subnets: Sequence[Subnet],
+    kind: Kind,
     batches: Iterable[dict[str, Tensor]],
     gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     on_batch: Callable[[], None] = lambda: None,
-) -> Predictions:
-    """(logits [rows, labels] of each sub-network, labels [rows]) over all batches; `gather` joins several processes."""
+) -> tuple[list[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """(outputs by name of each sub-network, labels by name, if there are any) over all batches, as the kind makes them
+    `flat`; `gather` joins several processes."""
     was_training = supernet.training
     supernet.eval()
     device = next(supernet.parameters()).device
-    logits: list[list[np.ndarray]] = [[] for _ in subnets]
-    labels: list[np.ndarray] = []
+    outputs: list[list[dict[str, np.ndarray]]] = [[] for _ in subnets]
+    known: list[dict[str, np.ndarray]] = []
+
+    def arrays(tensors: Tensors, mask: np.ndarray) -> dict[str, np.ndarray]:
+        return kind.flat({name: gather(tensor).cpu().numpy() for name, tensor in tensors.items()}, mask)
+
     for batch in batches:
-        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
-        labels.append(gather(inputs.pop("labels")).cpu().numpy())
+        inputs, labels = kind.split({name: tensor.to(device) for name, tensor in batch.items()})
+        mask = gather(inputs["attention_mask"]).cpu().numpy()
+        known.append(arrays(labels, mask))
         for index, subnet in enumerate(subnets):
-            logits[index].append(gather(supernet(subnet, **inputs).outputs["logits"].float()).cpu().numpy())
+            fields = supernet(subnet, **inputs).outputs
+            read = {name: output.float() for name, output in kind.read(fields, inputs).items()}
+            outputs[index].append(arrays(read, mask))
         on_batch()
     supernet.train(was_training)
-    return [np.concatenate(parts) for parts in logits], np.concatenate(labels)
+    return [joined(parts) for parts in outputs], joined(known)
 
 
 def subnet_metrics(
@@ -59,8 +77,8 @@ def subnet_metrics(
     """The task's metrics of every sub-network; `batches` by the suffix of the metrics' names (MNLI has two sets)."""
     metrics: list[dict[str, float]] = [{} for _ in subnets]
     for suffix, loader in batches.items():
-        logits, labels = predict(supernet, subnets, loader, **options)
-        for row, outputs in zip(metrics, logits, strict=True):
+        found, labels = predict(supernet, subnets, task.kind, loader, **options)
+        for row, outputs in zip(metrics, found, strict=True):
             row.update(compute_metrics(task, outputs, labels, suffix))
     return metrics
 
@@ -91,12 +109,12 @@ def evaluate_grid(
     teacher_metrics: dict[str, float] = {}
     rows: list[dict[str, dict[str, float]]] = [{"metrics": {}, "fidelity": {}} for _ in subnets]
     for suffix, loader in batches.items():
-        (expected,), labels = predict(teacher, [whole], loader, on_batch=on_batch)
+        (expected,), labels = predict(teacher, [whole], task.kind, loader, on_batch=on_batch)
         teacher_metrics |= compute_metrics(task, expected, labels, suffix)
-        found, _ = predict(supernet, list(subnets.values()), loader, on_batch=on_batch)
-        for row, logits in zip(rows, found, strict=True):
-            row["metrics"] |= compute_metrics(task, logits, labels, suffix)
-            row["fidelity"] |= compute_fidelity(task, logits, expected, suffix)
+        found, _ = predict(supernet, list(subnets.values()), task.kind, loader, on_batch=on_batch)
+        for row, outputs in zip(rows, found, strict=True):
+            row["metrics"] |= compute_metrics(task, outputs, labels, suffix)
+            row["fidelity"] |= compute_fidelity(task, outputs, expected, suffix)
     flops = FlopCounter(supernet)
     return {
         "task": task.name,

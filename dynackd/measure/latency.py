@@ -63,7 +63,7 @@ def _torch_runner(case: Case) -> Runner:
 
     def run() -> None:
         with torch.inference_mode():
-            model(**batch).logits.cpu()  # waits for the device
+            model(**batch)[0].cpu()  # waits for the device
 
     return run
 

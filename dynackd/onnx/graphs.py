@@ -1,4 +1,4 @@
-"""ONNX graphs of classifiers: how one is written, which inputs it takes, and how far it is from the torch model.
+"""ONNX graphs of models: how one is written, which inputs it takes, and how far it is from the torch model.
 
 A way of writing a graph is one function, one line in `GRAPHS`, and its name in `choices.py`.
 """
@@ -24,6 +24,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynackd.errors import UserError
 from dynackd.families.table import geometry_of, max_positions
+from dynackd.tasks.kind import Kind
+from dynackd.tasks.kinds import kind_of
 
 OPSET = 17
 INPUT_ORDER = ("input_ids", "attention_mask", "token_type_ids")
@@ -46,10 +48,11 @@ class Fixed:
     batch_size: int | None = None
     length: int | None = None
 
-    def axes(self) -> dict[int, str]:
-        """The dynamic axes of an input [batch, length]: index -> name."""
-        sizes = {0: ("batch_size", self.batch_size), 1: ("sequence_length", self.length)}
-        return {axis: name for axis, (name, size) in sizes.items() if size is None}
+    def axes(self, names: Sequence[str] = ("batch", "length")) -> dict[int, str]:
+        """The dynamic ones of a tensor's axes, an input's by default: index -> name in the graph."""
+        sizes = {"batch": ("batch_size", self.batch_size), "length": ("sequence_length", self.length)}
+        known = {axis: sizes[name] for axis, name in enumerate(names) if name in sizes}
+        return {axis: name for axis, (name, size) in known.items() if size is None}
 
 
 DYNAMIC = Fixed()
@@ -57,16 +60,21 @@ Feed = dict[str, np.ndarray]
 Exporter = Callable[[PreTrainedModel, list[str], Path, Fixed], None]
 
 
-class _Logits(nn.Module):
-    """The model as a function of positional tensors, which is what the exporters trace."""
+class _Function(nn.Module):
+    """The model as a function of positional tensors, which is what the exporters trace; gives its kind's outputs."""
 
-    def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
+    def __init__(self, model: PreTrainedModel, names: list[str], kind: Kind) -> None:
         super().__init__()
-        self.model = model
-        self.names = names
+        self.model, self.names, self.kind = model, names, kind
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.names, tensors, strict=True))).logits
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        batch = dict(zip(self.names, tensors, strict=True))
+        return tuple(self.kind.read(self.model(**batch), batch).values())
+
+
+def kind_of_model(model: PreTrainedModel) -> Kind:
+    """The kind of task that a loaded model is for."""
+    return kind_of(model.config, type(model).__name__)
 
 
 def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -87,7 +95,8 @@ def export_plain(model: PreTrainedModel, names: list[str], file: Path, fixed: Fi
     """torch's tracing exporter over eager attention: standard operators only, and ten times as fast as dynamo's."""
     # Batch 2, length 3: sizes of 1 could be traced as constants.
     example = _example(names, fixed, Shape(2, 3))
-    axes = {name: fixed.axes() for name in names} | {"logits": {k: v for k, v in fixed.axes().items() if k == 0}}
+    outputs = {output.name: fixed.axes(output.axes) for output in kind_of_model(model).outputs}
+    axes = {name: fixed.axes() for name in names} | outputs
     _onnx_export(model, names, example, file, opset_version=OPSET, dynamic_axes=axes, dynamo=False)
 
 
@@ -155,18 +164,19 @@ def _example(names: list[str], fixed: Fixed, shape: Shape) -> tuple[Tensor, ...]
 def _onnx_export(
     model: PreTrainedModel, names: list[str], example: tuple[Tensor, ...], file: Path, **options: Any
 ) -> None:
-    traced = copy.deepcopy(model).eval()
+    traced, kind = copy.deepcopy(model).eval(), kind_of_model(model)
     traced.set_attn_implementation("eager")
+    outputs = [output.name for output in kind.outputs]
     with quiet():
         torch.onnx.export(
-            _Logits(traced, names), example, str(file), input_names=names, output_names=["logits"], **options
+            _Function(traced, names, kind), example, str(file), input_names=names, output_names=outputs, **options
         )
 
 
 def export_onnx(
     model: PreTrainedModel, names: list[str], file: Path, fixed: Fixed = DYNAMIC, graph: str = "plain"
 ) -> None:
-    """Write the ONNX graph of a classifier, batch and length dynamic where `fixed` does not fix them, and check it
+    """Write the ONNX graph of a model, batch and length dynamic where `fixed` does not fix them, and check it
     with `onnx.checker`. `graph` is a name in `GRAPHS`.
 
     "plain" is the default because it is as fast or faster in ONNX Runtime as the others and every runtime reads it;
@@ -219,22 +229,28 @@ def quiet() -> Iterator[None]:
 
 
 class OnnxModel:
-    """An ONNX file as a function from a batch to logits, on one CPU thread unless told otherwise."""
+    """An ONNX file as a function from a batch to outputs by name, on one CPU thread unless told otherwise."""
 
-    def __init__(self, file: Path, threads: int = 0) -> None:
+    def __init__(self, file: Path, kind: Kind, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.names = [node.name for node in self._session.get_inputs()]
+        self.outputs = kind.outputs
         batch_size, length = self._session.get_inputs()[0].shape
         self.fixed = Fixed(*(size if isinstance(size, int) else None for size in (batch_size, length)))
 
-    def __call__(self, batch: Feed) -> np.ndarray:
-        """Logits [rows, labels] of a batch of int64 arrays [rows, length]; where the graph's sizes are fixed, the
-        batch is filled up to them."""
+    def __call__(self, batch: Feed) -> Feed:
+        """The outputs [rows, ...] of a batch of int64 arrays [rows, length]; where the graph's sizes are fixed, the
+        batch is filled up to them, and what was filled up is left out of the outputs."""
         feed = {name: filled_up(batch[name], self.fixed) for name in self.names}
-        rows = len(batch[self.names[0]])
-        return np.asarray(self._session.run(["logits"], feed)[0])[:rows]
+        rows, length = batch[self.names[0]].shape
+        arrays = self._session.run([output.name for output in self.outputs], feed)
+        kept = {"batch": rows, "length": length}
+        return {
+            output.name: np.asarray(array)[tuple(slice(kept.get(axis)) for axis in output.axes)]
+            for output, array in zip(self.outputs, arrays, strict=True)
+        }
 
 
 def filled_up(array: np.ndarray, fixed: Fixed) -> np.ndarray:
@@ -280,15 +296,16 @@ def example_batch(shape: Shape, names: Sequence[str], model: PreTrainedModel, se
 
 @torch.no_grad()
 def parity(model: PreTrainedModel, names: Sequence[str], longest: int, file: Path) -> float:
-    """The largest absolute difference of the logits between torch and ONNX Runtime (CPU) over `parity_shapes`."""
-    graph = OnnxModel(file)
-    worst = 0.0
+    """The largest absolute difference of the outputs between torch and ONNX Runtime (CPU) over `parity_shapes`."""
+    kind, worst = kind_of_model(model), 0.0
+    graph = OnnxModel(file, kind)
     for shape in parity_shapes(longest, graph.fixed):
         batch = example_batch(shape, names, model)
-        logits = graph({name: tensor.numpy() for name, tensor in batch.items()})
-        difference = np.abs(logits - model(**batch).logits.numpy()).max()
-        # max() would drop a NaN.
-        worst = float(difference) if not difference <= worst else worst
+        outputs = graph({name: tensor.numpy() for name, tensor in batch.items()})
+        for name, expected in kind.read(model(**batch), batch).items():
+            difference = np.abs(outputs[name] - expected.numpy()).max()
+            # max() would drop a NaN.
+            worst = float(difference) if not difference <= worst else worst
     return worst
 
 

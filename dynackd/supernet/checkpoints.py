@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -21,11 +21,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from dynackd.data.labels import labels_of, model_labels
+from dynackd.data.model_labels import labels_of, model_labels
 from dynackd.errors import UserError, listed
 from dynackd.families.table import FAMILIES, family_of
-
-OUTPUT_LAYER = "classifier"  # or its last layer, in every family
+from dynackd.tasks.kind import Kind
+from dynackd.tasks.kinds import kind_of
 
 
 def load_config(path: str) -> PreTrainedConfig:
@@ -174,27 +174,31 @@ def set_attribute(tokenizer: PreTrainedTokenizerBase, name: str, value: Any) -> 
     tokenizer.init_kwargs[name] = value
 
 
-def load_classifier(path: str, config: PreTrainedConfig | None = None, new_head: bool = False) -> PreTrainedModel:
-    """A sequence classifier in float32, from safetensors only, every weight of it accounted for.
+def load_classifier(
+    path: str, config: PreTrainedConfig | None = None, kind: Kind | None = None, new_head: bool = False
+) -> PreTrainedModel:
+    """A model for a kind of task, by default the one that its config says, in float32, from safetensors only, every
+    weight of it accounted for.
 
     `new_head` lets weights outside the layers and the embeddings (pooler, classifier) start at random, for
     fine-tuning a bare encoder, or a classifier of other classes. `UserError` for a missing, damaged, foreign or
     incomplete checkpoint.
     """
     config = config or load_classifier_config(path)
-    model, info = _load(AutoModelForSequenceClassification, path, config)
+    kind = kind or kind_of(config)
+    model, info = _load(getattr(transformers, kind.auto_class), path, config)
     # from_pretrained re-initialises what it does not find, without an error.
     missing = sorted(name for name in info["missing_keys"] if not (new_head and _is_head(name)))
-    mismatched = sorted(key for key in info["mismatched_keys"] if not (new_head and key[0].startswith(OUTPUT_LAYER)))
+    mismatched = sorted(key for key in info["mismatched_keys"] if not (new_head and key[0].startswith(kind.head)))
     for name, theirs, ours in mismatched:
-        if name.startswith(OUTPUT_LAYER) and ours[0] == config.num_labels != theirs[0]:
+        if name.startswith(kind.head) and ours[0] == config.num_labels != theirs[0]:
             names = listed(labels_of(config).names)
             raise UserError(f"{path}: config.json names {ours[0]} outputs ({names}), but the weights have {theirs[0]}")
     if missing or mismatched:
         first = missing[0] if missing else mismatched[0][0]
         count = len(missing) + len(mismatched)
         raise UserError(
-            f"{path} is no complete {config.model_type} classifier: {count} weights are missing or of another shape, "
+            f"{path} is no complete {config.model_type} {kind.noun}: {count} weights are missing or of another shape, "
             f"the first is {first!r}"
         )
     _refuse_unused(path, model, info["unexpected_keys"], new_head)
@@ -231,9 +235,9 @@ def _load(auto: Any, path: str, config: PreTrainedConfig) -> tuple[PreTrainedMod
         )
 
 
-def reset_head(model: PreTrainedModel) -> None:
+def reset_head(model: PreTrainedModel, kind: Kind) -> None:
     """Draw the output layer anew, as for a bare encoder."""
-    (*_, output) = (module for name, module in model.named_modules() if name.startswith(OUTPUT_LAYER))
+    (*_, output) = (module for name, module in model.named_modules() if name.startswith(kind.head))
     assert isinstance(output, nn.Linear)
     nn.init.normal_(output.weight, std=model.config.initializer_range)
     nn.init.zeros_(output.bias)

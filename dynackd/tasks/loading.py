@@ -1,33 +1,32 @@
 """The rows of a task: read, checked, labelled.
 
-    source = resolve_source({"train": "train.tsv", "validation": "dev.tsv", "train_rows": 10_000}, task)
+    source = resolve_source({"train": "train.tsv", "validation": "dev.tsv", "train_rows": 10_000})
     data = load_task_data(task, source, model=labels_of(model.config))
     train, cut = tokenize(data.train, data.task, tokenizer, source.max_length)
 """
 
 import dataclasses
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from dynackd.data.labels import LabelMap, ModelLabels, check_outputs, held_out_rows, label_map, resolve_wanted
+from dynackd.data.labels import LabelMap
+from dynackd.data.model_labels import ModelLabels
 from dynackd.data.readers import read_file, read_hub
-from dynackd.data.rows import LABEL_READERS, Rows, checked_rows
-from dynackd.errors import UserError, listed
-from dynackd.tasks.sources import DataSource
-from dynackd.tasks.task import Task
+from dynackd.data.rows import Rows, checked_rows, held_out_rows
+from dynackd.data.sources import DataSource
+from dynackd.errors import UserError
+from dynackd.tasks.kind import Task
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """The rows of a task: text columns as named, and "label" (class id, or a float for regression).
+    """The rows of a task: its columns as named, and "label" where rows have one (a class id, a number, ...).
 
     task: the task as resolved with the labels found; hand this one to `compute_metrics`. validation: suffix of the
-    metrics' names -> rows; "" is the main one. labels: how the data's labels became class ids, None for regression.
+    metrics' names -> rows; "" is the main one. labels: how the data's labels became class ids, None without classes.
     notes: what was decided in reading, for the user.
     """
 
@@ -39,18 +38,8 @@ class TaskData:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """In the order of the class ids, empty for regression."""
+        """In the order of the class ids, empty without classes."""
         return self.labels.names if self.labels else ()
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Of the outputs of a model for this task: the classes, or the one of a regression."""
-        return self.label_names or ("LABEL_0",)
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs of a model for this task: the classes, or 1 for regression."""
-        return len(self.output_names)
 
 
 def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("train", "validation"),
@@ -62,26 +51,17 @@ def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("tra
     `train_rows` takes its subset. Raises UserError for every fault in the data, with file, row and column. Rows are
     counted from 1, the header not counted.
     """
-    _check_outputs(task, model)
+    task.kind.check_model(task, model)
     raw = _read_splits(task, source, splits)
-    labels, mapping = _labels_of(task, raw, model)
-    built = {split: raw[split].labelled(labels[split]) for split in raw}
+    labels = task.kind.labels(task, raw, model)
+    built = {split: rows.labelled(labels.values[split]) for split, rows in raw.items()}
     train = built.pop("train", None)
     if train is not None:
         train = _subset(train, source.train_rows, source.seed)
     validation = {split.removeprefix("validation"): _subset(rows, source.validation_rows, source.seed)
                   for split, rows in built.items()}
-    notes = dict.fromkeys(note for rows in raw.values() for note in rows.notes)
-    if mapping is not None:
-        notes[mapping.told(key for rows in raw.values() for key in rows.labels)] = None
-    return TaskData(_with_names(task, mapping), train, validation, mapping, tuple(notes))
-
-
-def _check_outputs(task: Task, model: ModelLabels | None) -> None:
-    if model is not None:
-        check_outputs(task.name, task.kind, model)
-    if task.labels:
-        resolve_wanted(task.labels, task.label_names, model)
+    notes = dict.fromkeys([*(note for rows in raw.values() for note in rows.notes), *filter(None, [labels.note])])
+    return TaskData(_with_names(task, labels.names), train, validation, labels.names, tuple(notes))
 
 
 def _read_splits(task: Task, source: DataSource, splits: Sequence[str]) -> dict[str, Rows]:
@@ -102,47 +82,23 @@ def _read_splits(task: Task, source: DataSource, splits: Sequence[str]) -> dict[
 
 def _read_split(task: Task, source: DataSource, key: str, named: str | None, default: str) -> Rows:
     """named: the path or split that the user gave for `key`; default: the task's split on the hub."""
-    wanted = [*task.text_columns, task.label_column]
+    columns, label = task.kind.columns(task), task.kind.label_column(task)
+    wanted = [column.name for column in (*columns, *([label] if label else []))]
     if source.hub is None and named is None:
         hint = ", or validation_share: 0.1 to cut it off the training rows" if key == "validation" else ""
         raise UserError(f"data.{key} is missing: give the path of a file{hint}")
-    return checked_rows(
-        read_hub(source.hub, named or default, wanted) if source.hub else read_file(named or "", wanted),
-        task.text_columns, task.label_column, LABEL_READERS[task.kind],
-    )
+    table = read_hub(source.hub, named or default, wanted) if source.hub else read_file(named or "", wanted)
+    return checked_rows(table, columns, label)
 
 
 def _cut_off_validation(task: Task, rows: Rows, share: float, seed: int) -> dict[str, Rows]:
-    count = len(rows.labels)
-    classes = np.unique(rows.labels, return_inverse=True)[1] if task.kind == "classification" else np.zeros(count)
-    held_out = held_out_rows(classes, share, seed)
+    count = len(rows)
+    strata = task.kind.strata(rows.labels) if len(rows.labels) else np.zeros(count)
+    held_out = held_out_rows(strata, share, seed)
     if not len(held_out):
         raise UserError(f"{rows.where}: {count:,} rows are too few to cut off a validation_share of {share}, since "
                         f"every class keeps a row in training")
     return {"train": rows.select(np.setdiff1d(np.arange(count), held_out)), "validation": rows.select(held_out)}
-
-
-def _labels_of(task: Task, raw: Mapping[str, Rows], model: ModelLabels | None
-               ) -> tuple[dict[str, Sequence[Any]], LabelMap | None]:
-    """(split -> labels as numbers, how they became so)."""
-    column = task.label_column
-    if task.kind == "regression":
-        return {split: rows.labels.tolist() for split, rows in raw.items()}, None
-    first = next(iter(raw))
-    where, declared = f"{raw[first].where}, column '{column}'", task.label_names or raw[first].class_names
-    mapping = label_map(Counter(raw[first].labels), where, declared, model, task.labels)
-    if len(mapping.names) < 2:
-        raise UserError(f"{where}: a classification needs two labels or more, got only {listed(mapping.names)}")
-    return {split: _class_ids(rows, mapping, column) for split, rows in raw.items()}, mapping
-
-
-def _class_ids(rows: Rows, mapping: LabelMap, column: str) -> list[int]:
-    ids = {key: mapping.find(key) for key in dict.fromkeys(rows.labels)}
-    for key, found in ids.items():
-        if found is None:
-            place = int(np.argmax(rows.labels == key))
-            raise UserError(f"{rows.where}, data row {rows.number(place)}, column '{column}': {mapping.unknown(key)}")
-    return [found for key in rows.labels if (found := ids[key]) is not None]
 
 
 def _subset(dataset: Dataset, rows: int | None, seed: int) -> Dataset:

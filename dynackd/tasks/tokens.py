@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from dynackd.errors import UserError
 from dynackd.system.disk import on_disk
-from dynackd.tasks.task import Task
+from dynackd.tasks.kind import Task
 
 CHARACTERS_AT_ONCE = 2**21  # of texts that are tokenised together
 
@@ -52,22 +52,22 @@ MANY_UNKNOWN = 0.5  # share of the tokens from which on the user is told
 
 def tokenize(dataset: Dataset, task: Task, tokenizer: Any, max_length: int, split: str = "training",
              max_positions: int | None = None) -> tuple[Dataset, TruncationReport | None]:
-    """The tokenizer's model inputs, "labels" and "length" (tokens), and a report when texts were cut, else None.
+    """The model's inputs, "labels" where rows have one, "length" (tokens); and a report when texts were cut, else None.
 
-    Pairs lose tokens of the longer text first. No padding here: `DataCollatorWithPadding` pads each batch.
+    Pairs lose tokens of the longer text first. No padding here: the kind's collator pads each batch.
     max_positions: the tokens that the model itself takes (512 for RoBERTa, whose table has 514 rows); by default the
     tokenizer's `model_max_length`. Raises UserError when `max_length` is beyond it or leaves no room for a text.
     """
     limit = max_positions or tokenizer.model_max_length
     if max_length > limit:
         raise UserError(f"data.max_length: {max_length} is more than the {limit} tokens that the model takes")
-    least = tokenizer.num_special_tokens_to_add(pair=len(task.text_columns) == 2) + len(task.text_columns)
+    least = task.kind.least_tokens(task, tokenizer)
     if max_length < least:
         raise UserError(f"data.max_length: {max_length} leaves no room for a text; it takes {least} or more")
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded = tokenizer(*(batch[name] for name in task.text_columns), truncation=True, max_length=max_length)
-        return {**encoded, "labels": batch["label"], "length": [len(ids) for ids in encoded["input_ids"]]}
+        features = task.kind.features(task, tokenizer, batch, max_length)
+        return {**features, "length": [len(ids) for ids in features["input_ids"]]}
 
     def write(path: Path) -> Dataset:
         # With a file of its own `map` keeps no row in memory.
@@ -101,10 +101,12 @@ def _rows_at_once(dataset: Dataset) -> int:
 
 def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, max_length: int,
                 split: str) -> TruncationReport | None:
+    if len(tokens) != len(dataset):
+        return None  # what did not fit became more rows
     full = np.flatnonzero(np.asarray(tokens["length"][:]) == max_length)
     cut, longest = 0, 0
     for batch in dataset.select(full).iter(_rows_at_once(dataset)):
-        encoded = tokenizer(*(batch[name] for name in task.text_columns), truncation=False, verbose=False)
+        encoded = task.kind.encode(task, tokenizer, batch, truncation=False, verbose=False)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         cut += sum(length > max_length for length in lengths)
         longest = max(longest, *lengths)

@@ -18,19 +18,19 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from dynackd.data.labels import ModelLabels, labels_of
+from dynackd.data.model_labels import ModelLabels, labels_of
 from dynackd.data.origins import Record, model_record, public_name, resolve_model, rows_record
+from dynackd.data.sources import DataSource
 from dynackd.data.words import Row, Slot, Slots, masked_slots, neighbour_slots, new_rows
 from dynackd.errors import UserError, listed
 from dynackd.families.table import max_positions
-from dynackd.measure.evaluation import batches_of, predict
+from dynackd.measure.evaluation import batches_of, longest_first, predict
 from dynackd.measure.teacher_check import SAMPLE_ROWS
 from dynackd.report.terminal import console, progress_bar
 from dynackd.supernet.checkpoints import load_masked_lm, load_tokenizer
 from dynackd.supernet.network import Supernet
 from dynackd.system.places import new_directory, read_json, write_json
 from dynackd.tasks.loading import TaskData, load_task_data
-from dynackd.tasks.sources import DataSource
 from dynackd.tasks.tokens import tokenize
 from dynackd.training.lineage import record_of, refuse_changed_content, refuse_changed_recipe, write_record
 from dynackd.training.recipe import Recipe
@@ -72,6 +72,9 @@ class Kept:
 def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
     """Make and label new rows (see `words.py`). Returns their directory and the content of its `augment.json`."""
     settings, start = recipe.augmentation, time.monotonic()
+    if not recipe.task.kind.augmentable:
+        raise UserError(f"task: the words of a {recipe.task.kind.name}'s rows cannot be replaced; train on the rows "
+                        f"that there are")
     directory, unfinished = claim(recipe, AUGMENTED, mode)
     if mode.resume and any(unfinished.glob("*.json")):
         refuse_changed_recipe(recipe, unfinished)
@@ -79,7 +82,7 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
         resolve_model(settings.masked_lm)  # a missing package is told before anything is loaded
     source = teacher_of(recipe)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    teacher = load_teacher(source, recipe.grid).to(device)
+    teacher = load_teacher(source, recipe.grid, recipe.task.kind).to(device)
     tokenizer = load_tokenizer(resolve_model(source), teacher.model.config)
     # No new row may be a validation row, and not only one of those that this recipe evaluates on.
     everything = dataclasses.replace(recipe.data, validation_rows=None)
@@ -113,10 +116,7 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
         **{key: value for key, value in dataclasses.asdict(settings).items() if key != "masked_lm"},
         "rows": {"original": len(rows), "new": len(made)},
     }
-    if data.label_names:
-        about["new_labels"] = {name: labels.count(index) for index, name in enumerate(data.label_names)}
-        changed = sum(originals[origin][1] != label for (origin, _), label in zip(made, labels, strict=True))
-        about["label_changed"] = round(changed / len(made), 4)
+    about |= data.task.kind.relabelled(data.label_names, [originals[origin][1] for origin, _ in made], labels)
     train = [*originals, *zip((row for _, row in made), labels, strict=True)]
     with new_directory(directory, RESULTS[AUGMENTED], mode.overwrite or mode.resume) as temporary:
         _write(temporary / "train.jsonl", data, train)
@@ -182,24 +182,24 @@ def _teacher_labels(
     max_length: int,
     kept: Kept,
 ) -> list[Any]:
-    """The teacher's class id, or its value, for each row."""
+    """The teacher's answer for each row, such as a class id."""
     labels: list[Any] = []
+    kind = data.task.kind
     with progress_bar() as progress:
         bar = progress.add_task(f"the teacher labels {len(rows):,} new rows", total=len(rows))
 
         def label(part: Sequence[Row]) -> list[Any]:
             columns = dict(zip(data.task.text_columns, map(list, zip(*part, strict=True)), strict=True))
-            numbered = Dataset.from_dict({**columns, "label": list(range(len(part)))})  # the batches are by length
-            tokens, _ = tokenize(numbered, data.task, tokenizer, max_length, "new", max_positions(teacher.model.config))
+            dataset, positions = Dataset.from_dict(columns), max_positions(teacher.model.config)
+            tokens, _ = tokenize(dataset, data.task, tokenizer, max_length, "new", positions)
             if not labels:  # told once
                 warn_of_unknown(tokens, tokenizer, "new")
-            batches = batches_of(tokens, tokenizer, BATCH_SIZE)
+            batches = batches_of(tokens, kind, tokenizer, BATCH_SIZE)
             whole = [teacher.whole]
-            (outputs,), order = predict(teacher, whole, batches, on_batch=lambda: progress.advance(bar, BATCH_SIZE))
-            if not np.isfinite(outputs).all():
+            (outputs,), _ = predict(teacher, whole, kind, batches, on_batch=lambda: progress.advance(bar, BATCH_SIZE))
+            if not all(np.isfinite(array).all() for array in outputs.values()):
                 raise UserError("the teacher's outputs are not finite numbers, so it cannot label anything")
-            logits = outputs[np.argsort(order)]
-            return (logits.argmax(-1) if data.label_names else logits.reshape(-1).astype(float)).tolist()
+            return list(kind.answers(outputs)[np.argsort(longest_first(tokens))].tolist())
 
         for some in kept.parts("labels", rows, PART_ROWS, label):
             labels += some
@@ -212,7 +212,7 @@ def _write(file: Path, data: TaskData, rows: Sequence[Labelled]) -> None:
     with file.open("w", encoding="utf-8") as out:
         for texts, label in rows:
             row = dict(zip(data.task.text_columns, texts, strict=True))
-            row[data.task.label_column] = data.labels.written[label] if data.labels else label
+            row[data.task.label_column] = data.task.kind.written(label, data.labels)
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -222,7 +222,7 @@ def _read_back(
     """What the stages will read from the file, which must be what was meant, class by class."""
     back = load_task_data(recipe.task, DataSource(train=str(file)), ("train",), model=names).train
     if back is None or _labelled(data, back) != list(rows):
-        written = listed(data.labels.written) if data.labels else "of a regression"
+        written = listed(data.labels.written) if data.labels else f"of a {data.task.kind.name}"
         raise UserError(f"the labels {written} would be read as others from a file; say which is which in task.labels")
     return back
 

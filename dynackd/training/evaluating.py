@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from dynackd.data.labels import labels_of
+from dynackd.data.model_labels import labels_of
 from dynackd.data.origins import differences, read_origin
 from dynackd.errors import UserError
 from dynackd.families.table import max_positions
@@ -34,7 +34,7 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
     length = length or recipe.data.max_length
     if length > positions:
         raise UserError(f"--length {length} is beyond the {positions} tokens that {directory} takes")
-    original = load_teacher(teacher_of_supernet(directory, supernet.origin, teacher), supernet.grid)
+    original = load_teacher(teacher_of_supernet(directory, supernet.origin, teacher), supernet.grid, recipe.task.kind)
     data = load_task_data(recipe.task, recipe.data, ("validation",), model=labels_of(supernet.model.config))
     keys = [f"validation{suffix}" for suffix in data.validation]
     if differences(read_origin(directory), record_of(recipe, data, {}), keys):
@@ -65,7 +65,7 @@ def evaluate_subnets(
     tokenizer: PreTrainedTokenizerBase,
     length: int,
 ) -> dict[str, Any]:
-    loaders = {suffix: batches_of(rows, tokenizer, 64) for suffix, rows in validation.items()}
+    loaders = {suffix: batches_of(rows, data.task.kind, tokenizer, 64) for suffix, rows in validation.items()}
     with progress_bar() as progress:
         count = len(supernet.grid.specs())
         bar = progress.add_task(f"evaluating {count} sub-networks", total=2 * sum(map(len, loaders.values())))

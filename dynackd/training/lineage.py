@@ -29,7 +29,7 @@ def record_of(
     to it ("model", "teacher", "parent")."""
     columns = data.task.text_columns
     record: dict[str, Any] = {"format": 1, "dynackd": __version__, **models}
-    record |= {"kind": data.task.kind, "max_length": recipe.data.max_length, "labels": list(data.label_names)}
+    record |= {"kind": data.task.kind.name, "max_length": recipe.data.max_length, "labels": list(data.label_names)}
     if grid is not None:
         record["grid"] = grid.to_dict()
     if data.train is not None:

@@ -9,15 +9,16 @@ from typing import Any
 from transformers import TrainingArguments
 
 from dynackd.data.origins import PACKAGE_PREFIX, is_place, located, portable
+from dynackd.data.sources import DataSource
 from dynackd.data.words import AugmentationSettings
-from dynackd.distill.terms import SIGNALS, TERMS, DistillationSettings
+from dynackd.distill.settings import SIGNALS, DistillationSettings
+from dynackd.distill.terms import TERMS
 from dynackd.errors import UserError, one_of, reason_of
 from dynackd.subnet import Grid
 from dynackd.system.places import at_home
 from dynackd.system.settings import checked
 from dynackd.system.yamltext import MAX_CHARACTERS, read_yaml, write_yaml
-from dynackd.tasks.sources import DataSource
-from dynackd.tasks.task import Task
+from dynackd.tasks.kind import Task
 from dynackd.training.arguments import FINETUNE, TrainingFields, resolve_training
 from dynackd.training.machine import check_machine, with_device
 from dynackd.training.schema import DROPOUT, RECIPE_FILE, SIGNAL, WORKING_DIRECTORY, GridSection, Importance, RecipeFile
@@ -233,9 +234,9 @@ def _training(
     }
     training = resolve_training(sections, measured)
     for fields in training.values():
-        if task.kind == "regression" and fields.values.get("label_smoothing_factor"):
-            where = fields.where("label_smoothing_factor")
-            raise UserError(f"{where} is not possible for a regression: its loss would be 0 for any output; remove it")
+        for key, why in task.kind.refused_training.items():
+            if fields.values.get(key):
+                raise UserError(f"{fields.where(key)} is not possible for a {task.kind.name}: {why}; remove it")
     return training
 
 

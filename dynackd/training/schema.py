@@ -8,13 +8,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, ValidationInfo
 
+from dynackd.data.sources import DataSource, resolve_source
 from dynackd.data.words import AugmentationSettings
-from dynackd.distill.terms import SIGNALS, DistillationSettings
+from dynackd.distill.settings import SIGNALS, DistillationSettings
 from dynackd.subnet import Grid
 from dynackd.supernet.importance import IMPORTANCE
 from dynackd.system.settings import Among, Json, Number, Settings, Whole, refused, schema_of, section
-from dynackd.tasks.sources import DataSource, resolve_source
-from dynackd.tasks.task import KIND_METRICS, METRICS, TASKS, Task, resolve_task
+from dynackd.tasks.glue import TASKS
+from dynackd.tasks.kind import Task
+from dynackd.tasks.kinds import KINDS
+from dynackd.tasks.metrics import METRICS
+from dynackd.tasks.task import resolve_task
 from dynackd.training.arguments import Training
 from dynackd.training.trainer import SubnetSampler
 
@@ -51,7 +55,7 @@ class KnownTask(_Labelled):
 class OwnTask(_Labelled):
     """A task of your own."""
 
-    kind: Annotated[str, Among(lambda: KIND_METRICS)] = Field(description="What kind of label a row carries")
+    kind: Annotated[str, Among(lambda: KINDS)] = Field(description="What kind of label a row carries")
     text: str | list[str] = Field(description="The column of the text, or the two columns of a pair")
     label: str = Field(description="The column of the label")
     metrics: str | list[Annotated[str, Among(lambda: METRICS)]] | None = Field(
@@ -116,7 +120,7 @@ class Stages(Settings):
 
 
 def _source(value: Any, info: ValidationInfo) -> Any:
-    return resolve_source(value, info.data["task"]) if "task" in info.data else value
+    return resolve_source(value, info.data["task"].hub) if "task" in info.data else value
 
 
 class RecipeFile(Settings):

@@ -5,7 +5,7 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
-from dynackd.data.labels import PROBLEM_TYPES, WRITTEN_KEY, head_fits, labels_of
+from dynackd.data.model_labels import WRITTEN_KEY, labels_of
 from dynackd.data.origins import Record, model_record, resolve_model
 from dynackd.errors import UserError, out_of_memory
 from dynackd.families.table import family_of, max_positions
@@ -35,6 +37,8 @@ from dynackd.supernet.importance import IMPORTANCE, rewire
 from dynackd.supernet.network import Origin, Supernet, load_supernet
 from dynackd.system.interruption import Interrupted
 from dynackd.system.places import new_directory, write_json, writing
+from dynackd.tasks.kind import Kind, Task
+from dynackd.tasks.kinds import KIND_KEY
 from dynackd.tasks.loading import TaskData, load_task_data
 from dynackd.tasks.task import compute_metrics
 from dynackd.training.evaluating import evaluate_subnets
@@ -75,14 +79,15 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     _check_rows(data, run)
     record = checked(run, record_of(recipe, data, {"model": model_record(recipe.model, run.directory)}))
     foreign_head = _has_foreign_head(source, config, data)
-    name_outputs(config, data.output_names)
-    config.problem_type = PROBLEM_TYPES[data.task.kind]
-    _remember_labels(config, data)
+    kind = data.task.kind
+    name_outputs(config, kind.output_names(data.label_names))
+    config.problem_type = kind.problem_type
+    _remember_task(config, data)
     _choose_rate(run, "finetune", config)
     torch.manual_seed(run.arguments.seed)  # the new head is random
-    model = load_classifier(source, config, new_head=True)
+    model = load_classifier(source, config, kind, new_head=True)
     if foreign_head:
-        reset_head(model)
+        reset_head(model, kind)
     train, validation = tokenized(data, recipe, tokenizer, max_positions(config))
     trainer = ResumableTrainer(
         model,
@@ -90,16 +95,16 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
         train_dataset=train,
         eval_dataset=validation[""],
         processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=kind.collator(tokenizer),
         stop=mode.interruption.asked,
-        compute_metrics=lambda p: compute_metrics(data.task, np.asarray(p.predictions), np.asarray(p.label_ids)),
+        compute_metrics=lambda found: _measured(data.task, found),
     )
     set_dropout(model, run.settings.dropout)
     seconds = _train(trainer, run, record, "fine-tuning")
     metrics = {
         name: value
         for suffix, rows in validation.items()
-        for name, value in compute_metrics(data.task, *_predicted(trainer, rows), suffix).items()
+        for name, value in _measured(data.task, _predicted(trainer, rows), suffix).items()
     }
 
     def save(directory: Path) -> None:
@@ -119,7 +124,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     directory."""
     run = prepare(recipe, "width", "width", mode)
     source = teacher_of(recipe)
-    teacher = load_teacher(source, recipe.grid)
+    teacher = load_teacher(source, recipe.grid, recipe.task.kind)
     tokenizer = load_tokenizer(resolve_model(source), teacher.model.config)
     data = load_task_data(recipe.task, recipe.data, model=labels_of(teacher.model.config))
     _check_rows(data, run)
@@ -131,11 +136,11 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
         check_teacher(teacher.to(run.arguments.device), data, train, tokenizer, recipe.data.seed)
     origin = Origin(WIDTH_STAGE.name, source, source, known["sha256"], known["sha256"])
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid, origin)
-    _remember_labels(supernet.model.config, data)
+    _remember_task(supernet.model.config, data)
     _describe_grid(supernet)
     _choose_rate(run, WIDTH_STAGE.name, supernet.model.config)
     if run.checkpoint is None:
-        _rewire(supernet.to(run.arguments.device), recipe, train, tokenizer)
+        _rewire(supernet.to(run.arguments.device), recipe, data.task.kind, train, tokenizer)
     return _train_stage(run, record, WIDTH_STAGE, supernet, teacher, teacher, data, train, validation, tokenizer)
 
 
@@ -169,7 +174,7 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid, origin)
     _describe_grid(supernet)
     _choose_rate(run, DEPTH_STAGE.name, supernet.model.config)
-    original = load_teacher(source, recipe.grid)
+    original = load_teacher(source, recipe.grid, recipe.task.kind)
     return _train_stage(run, record, DEPTH_STAGE, supernet, teacher, original, data, train, validation, tokenizer)
 
 
@@ -178,17 +183,20 @@ def _check_rows(data: TaskData, run: Run) -> None:
         check_steps(len(data.train), run.arguments)
 
 
-def _remember_labels(config: PreTrainedConfig, data: TaskData) -> None:
-    """How these data write the classes, for everything that is later done with what is trained on them."""
+def _remember_task(config: PreTrainedConfig, data: TaskData) -> None:
+    """The kind of task, and how these data write the classes, for all that is later done with what is trained."""
+    setattr(config, KIND_KEY, data.task.kind.name)
     if data.labels is not None:
         setattr(config, WRITTEN_KEY, dict(data.labels.ids))
 
 
 def _has_foreign_head(source: str, config: PreTrainedConfig, data: TaskData) -> bool:
     """Whether the model has a head of other classes than the data's; what becomes of a head is told."""
-    if not (config.architectures or [""])[0].endswith("ForSequenceClassification"):
+    kind = data.task.kind
+    if not kind.has_head((config.architectures or [""])[0]):
         return False
-    kept, told = head_fits(source, labels_of(load_classifier_config(source)), data.output_names, data.task.kind)
+    before = labels_of(load_classifier_config(source))
+    kept, told = kind.head_fits(source, before, kind.output_names(data.label_names))
     console.print(told, markup=False)
     return not kept
 
@@ -198,20 +206,32 @@ def _describe_grid(supernet: Supernet) -> None:
         console.print(describe(spec, subnet, supernet.geometry))
 
 
-def _rewire(supernet: Supernet, recipe: Recipe, train: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Order heads and neurons by importance on a sample of the training rows."""
+def _rewire(
+    supernet: Supernet, recipe: Recipe, kind: Kind, train: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Order heads and neurons by importance on a sample of the training rows; rows without labels get the model's own
+    answers."""
     rows = train.shuffle(seed=recipe.data.seed).select(range(min(recipe.importance_rows, len(train))))
-    batches = batches_of(rows, tokenizer, 32)
+    batches = batches_of(rows, kind, tokenizer, 32)
     device = next(supernet.parameters()).device
     with progress_bar() as progress:
         bar = progress.add_task(f"importance on {len(rows):,} training rows", total=len(batches))
 
         def told() -> Any:
             for batch in batches:
-                yield {name: tensor.to(device) for name, tensor in batch.items()}
+                inputs, labels = kind.split({name: tensor.to(device) for name, tensor in batch.items()})
+                yield {**inputs, **(labels or _answered(supernet, kind, inputs))}
                 progress.advance(bar)
 
         rewire(supernet.model, IMPORTANCE[recipe.importance](supernet.model, told()))
+
+
+@torch.no_grad()
+def _answered(supernet: Supernet, kind: Kind, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch's labels as the full network itself gives them."""
+    outputs = kind.read(supernet(**inputs).outputs, inputs)
+    answers = kind.answers({name: output.float().cpu().numpy() for name, output in outputs.items()})
+    return {"labels": torch.as_tensor(answers).to(inputs["input_ids"].device)}
 
 
 def _train_stage(
@@ -237,7 +257,7 @@ def _train_stage(
         train_dataset=train,
         eval_dataset=validation,
         processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=data.task.kind.collator(tokenizer),
         stop=run.mode.interruption.asked,
     )
     set_dropout(supernet, run.settings.dropout)
@@ -332,11 +352,22 @@ def _finish(
         drop(run.checkpoints)
 
 
-def _predicted(trainer: Trainer, rows: Dataset) -> tuple[Any, Any]:
+def _predicted(trainer: Trainer, rows: Dataset) -> PredictionOutput:
     batches = math.ceil(len(rows) / (trainer.args.eval_batch_size * trainer.args.world_size))
     with predicting(trainer, f"evaluating on {len(rows):,} rows", batches):
-        output = trainer.predict(rows)
-    return output.predictions, output.label_ids
+        return trainer.predict(rows)
+
+
+def _measured(task: Task, found: EvalPrediction | PredictionOutput, suffix: str = "") -> dict[str, float]:
+    """The task's metrics of what the stock Trainer predicted: one array or a tuple of them, filled up with -100."""
+
+    def named(names: Sequence[str], arrays: Any) -> dict[str, np.ndarray]:
+        every = [np.asarray(array) for array in (arrays if isinstance(arrays, tuple) else (arrays,))]
+        filled = np.ones(every[0].shape[:2])
+        return task.kind.flat(dict(zip(names, every, strict=False)), filled)
+
+    outputs = named([output.name for output in task.kind.outputs], found.predictions)
+    return compute_metrics(task, outputs, named(task.kind.label_columns, found.label_ids), suffix)
 
 
 def _warn_of_slow_bf16(arguments: TrainingArguments) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from dynackd.data.labels import labels_of
+from dynackd.data.model_labels import labels_of
 from dynackd.data.origins import Record, is_place, local_model, model_record, read_origin, resolve_model, weights_sha256
 from dynackd.errors import UserError
 from dynackd.families.table import FAMILIES, FAMILY_KEY
@@ -16,6 +16,7 @@ from dynackd.report.terminal import console
 from dynackd.subnet import Grid
 from dynackd.supernet.checkpoints import load_classifier, load_classifier_config, load_config
 from dynackd.supernet.network import CONFIG_KEY, Origin, Supernet
+from dynackd.tasks.kind import Kind
 from dynackd.tasks.loading import TaskData, load_task_data
 from dynackd.training.lineage import INHERITED, record_of, refuse_other
 from dynackd.training.recipe import Recipe
@@ -41,10 +42,11 @@ def teacher_of(recipe: Recipe) -> str:
         refuse_other_teacher(recipe, {"model": model_record(recipe.model, finetuned)})
         return _absolute(str(finetuned))
     architectures = load_config(resolve_model(recipe.model)).architectures or ["nothing named"]
-    if not architectures[0].endswith("ForSequenceClassification"):
+    kind = recipe.task.kind
+    if not kind.has_head(architectures[0]):
         raise UserError(
-            f"{recipe.model} is a bare encoder ({architectures[0]}), not a fine-tuned classifier; run dynackd finetune "
-            f"with this recipe first, or name a fine-tuned model under 'teacher'"
+            f"{recipe.model} is a bare encoder ({architectures[0]}), not a fine-tuned {kind.noun}; run dynackd "
+            f"finetune with this recipe first, or name a fine-tuned model under 'teacher'"
         )
     return _absolute(recipe.model)
 
@@ -80,12 +82,12 @@ def _absolute(source: str) -> str:
     return os.path.abspath(Path(source).expanduser()) if is_place(source) else source
 
 
-def load_teacher(source: str, grid: Grid) -> Supernet:
-    """A fine-tuned classifier as a frozen supernet, of which only the full network is asked."""
+def load_teacher(source: str, grid: Grid, kind: Kind) -> Supernet:
+    """A fine-tuned model as a frozen supernet, of which only the full network is asked."""
     source = resolve_model(source)
     config = load_classifier_config(source)
     refuse_student(source, config)
-    return Supernet(load_classifier(source, config), grid).frozen_copy()
+    return Supernet(load_classifier(source, config, kind), grid).frozen_copy()
 
 
 def teacher_of_supernet(directory: Path, origin: Origin, named: str | None) -> str:

@@ -29,13 +29,14 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from dynackd.distill.terms import DistillationSettings, Student, TeacherSignal, distillation_loss, term_counts
+from dynackd.distill.settings import DistillationSettings
+from dynackd.distill.signals import Student, TeacherSignal, distillation_loss, term_counts
 from dynackd.errors import UserError, shown
 from dynackd.measure.evaluation import subnet_metrics
 from dynackd.subnet import Geometry, Grid, Subnet, SubnetSpec, full
 from dynackd.supernet.network import Supernet
 from dynackd.system.places import disk_trouble
-from dynackd.tasks.task import Task
+from dynackd.tasks.kind import Task, Tensors
 
 
 @dataclass(frozen=True)
@@ -216,14 +217,14 @@ class ResumableTrainer(Trainer):
         assert loader is not None
         steps = math.ceil(len(loader) / self.args.gradient_accumulation_steps)
         before = self.state.global_step % steps * self.args.gradient_accumulation_steps + index
-        size = len(batch["labels"])
+        size = len(batch["input_ids"])
         first = (before * self.args.world_size + self.args.process_index) * size
         real = min(max(len(cast(Dataset, self.train_dataset)) - first, 0), size)
         return {**{name: tensor[: max(real, 1)] for name, tensor in batch.items()}, REAL_ROWS: real}
 
     def _counts(self, batch: Mapping[str, Any]) -> dict[str, int]:
         """What the loss, or each of its terms, is a mean over."""
-        return {ROWS: batch.get(REAL_ROWS, len(batch["labels"]))}
+        return {ROWS: batch.get(REAL_ROWS, len(batch["input_ids"]))}
 
     def _scales(self, batch: dict[str, Any], totals: Mapping[str, int] | None) -> dict[str, float] | None:
         """By what each term's mean over this batch must be multiplied, for the mean over batches and processes to be
@@ -431,7 +432,7 @@ class SupernetTrainer(ResumableTrainer):
         self.teacher = teacher.frozen_copy().to(args.device)
         # The supernet's forward takes **batch, from which the Trainer cannot tell which columns are inputs.
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
-        self._set_signature_columns([*tokenizer.model_input_names, "labels"])
+        self._set_signature_columns([*tokenizer.model_input_names, *task.kind.label_columns])
         self._terms: dict[str, Tensor] = {}
         self._terms_count = 0
 
@@ -452,14 +453,15 @@ class SupernetTrainer(ResumableTrainer):
                 model.set_attn_implementation(name)
 
     def _counts(self, batch: Mapping[str, Any]) -> dict[str, int]:
-        return term_counts(self.settings, batch["attention_mask"][: batch.get(REAL_ROWS)])
+        rows = {name: tensor[: batch.get(REAL_ROWS)] for name, tensor in batch.items() if name != REAL_ROWS}
+        return term_counts(self.settings, self.task.kind, rows)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         model.train()
         batch = inputs
         scales = self._scales(batch, num_items_in_batch)
-        inputs = self._prepare_inputs({name: value for name, value in batch.items() if name != REAL_ROWS})
-        labels = inputs.pop("labels")
+        whole = self._prepare_inputs({name: value for name, value in batch.items() if name != REAL_ROWS})
+        inputs, _ = self.task.kind.split(whole)
         subnets = self.sampler.sample(list(self.names), self.args.seed, self.state.global_step)
         scale = 1 / (len(subnets) * self.current_gradient_accumulation_steps)
         # The embedding layer is not sliced: it runs once, and once backward, with the gradient of all sub-networks.
@@ -472,13 +474,13 @@ class SupernetTrainer(ResumableTrainer):
         settings = self.settings.at(self.state.global_step / max(1, self.state.max_steps))
         bunches, terms = self._bunches(subnets), list[tuple[str, str, Tensor]]()
         for imitated, group in groupby(bunches, key=lambda bunch: self._imitated(bunch[0])):
-            signal = self._teacher_signal(imitated, inputs, settings)
+            signal = self._teacher_signal(imitated, inputs, whole, settings)
             for bunch in group:
                 last = bunch is bunches[-1]
                 with nullcontext() if last else self.accelerator.no_sync(model):
                     done = self._run(model, bunch, embedded if last else leaf, inputs)
                     with self.compute_loss_context_manager():
-                        loss, of_each = distillation_loss(settings, done, signal, labels, scales)
+                        loss, of_each = distillation_loss(settings, done, signal, scales)
                     loss = loss * scale
                     self.accelerator.backward(loss)
                 total += loss.detach()
@@ -518,18 +520,24 @@ class SupernetTrainer(ResumableTrainer):
             )
             with self.compute_loss_context_manager():
                 output = model(subnet, below=states[: shared + 1], **inputs)
+                outputs = self.task.kind.read(output.outputs, inputs)
             width = subnet.width(self.teacher.geometry)
-            done.append(Student(output.outputs["logits"], output.hidden_states, subnet.indices, width))
+            done.append(Student(outputs, output.hidden_states, subnet.indices, width))
         return done
 
     def _teacher_signal(
-        self, imitated: Subnet, inputs: dict[str, Tensor], settings: DistillationSettings
+        self, imitated: Subnet, inputs: Tensors, batch: Tensors, settings: DistillationSettings
     ) -> TeacherSignal:
         with torch.no_grad(), self.compute_loss_context_manager():
             output = self.teacher(imitated, **inputs)
-        regression = self.task.kind == "regression"
-        logits, mask = output.outputs["logits"], inputs["attention_mask"]
-        return TeacherSignal(settings, logits, output.hidden_states, mask, regression)
+            outputs = self.task.kind.read(output.outputs, inputs)
+        return TeacherSignal(settings, self.task.kind, outputs, output.hidden_states, batch)
+
+    def _gathered(self, tensor: Tensor) -> Tensor:
+        """A tensor of all processes, whose batches may differ in length."""
+        if tensor.ndim > 1:
+            tensor = cast(Tensor, self.accelerator.pad_across_processes(tensor, dim=1))
+        return cast(Tensor, self.accelerator.gather_for_metrics(tensor))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The mean of each unweighted term since the last log goes beside the loss."""
@@ -552,7 +560,7 @@ class SupernetTrainer(ResumableTrainer):
             list(self.names),
             self.task,
             dict(batches),
-            gather=self.accelerator.gather_for_metrics,
+            gather=self._gathered,
         )
         metrics = {
             f"{metric_key_prefix}_{metric_names([spec], [name])[0]}": value

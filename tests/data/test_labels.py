@@ -10,22 +10,18 @@ import torch
 from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
 
 from dynackd.cli.command_line import main
-from dynackd.data.labels import (
-    LabelMap,
-    ModelLabels,
-    head_fits,
-    held_out_rows,
-    label_map,
-    labels_of,
-    model_labels,
-    wanted_labels,
-)
+from dynackd.data.labels import LabelMap, label_map
+from dynackd.data.model_labels import ModelLabels, labels_of, model_labels
+from dynackd.data.rows import held_out_rows
+from dynackd.data.sources import resolve_source
+from dynackd.data.wanted_labels import wanted_labels
 from dynackd.errors import UserError
-from dynackd.measure.teacher_check import confusion_of, doubt_of_classes, doubt_of_values
 from dynackd.supernet.checkpoints import load_classifier
+from dynackd.tasks.classification import CLASSIFICATION
+from dynackd.tasks.doubts import confusion_of, doubt_of_classes, doubt_of_values
 from dynackd.tasks.loading import load_task_data
-from dynackd.tasks.sources import resolve_source
-from dynackd.tasks.task import METRICS, compute_metrics, resolve_task
+from dynackd.tasks.metrics import METRICS
+from dynackd.tasks.task import compute_metrics, resolve_task
 from dynackd.training import stages
 from dynackd.training.augment import augment
 from dynackd.training.recipe import make_recipe
@@ -284,15 +280,17 @@ def test_a_class_of_one_row_stays_in_training_whatever_the_seed(tmp_path, seed):
 
 def test_f1_is_binary_or_macro_by_the_tasks_classes_alone():
     task = resolve_task({**OWN, "metrics": ["f1", "f1_macro"]})
-    labels = np.array([0, 0, 1, 1])
+    references = np.array([0, 0, 1, 1])
+    labels = {"labels": references}
     predictions = np.array([0, 1, 1, 1])  # F1 of class 0 2/3, of class 1 4/5; class 2 neither there nor found
-    of_three = compute_metrics(task, np.eye(3)[predictions], labels)
+    of_three = compute_metrics(task, {"logits": np.eye(3)[predictions]}, labels)
     assert of_three == pytest.approx({"f1": (2 / 3 + 4 / 5 + 1) / 3, "f1_macro": (2 / 3 + 4 / 5 + 1) / 3})
-    of_two = compute_metrics(task, np.eye(2)[predictions], labels)
+    of_two = compute_metrics(task, {"logits": np.eye(2)[predictions]}, labels)
     assert of_two == pytest.approx({"f1": 4 / 5, "f1_macro": (2 / 3 + 4 / 5) / 2})
-    found = compute_metrics(task, np.eye(3)[[0, 2, 1, 1]], labels)  # one row too many for class 2: its F1 is 0
+    # One row too many for class 2: its F1 is 0.
+    found = compute_metrics(task, {"logits": np.eye(3)[[0, 2, 1, 1]]}, labels)
     assert found["f1_macro"] == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert METRICS["f1_macro"](labels, labels, 3) == 1
+    assert METRICS["f1_macro"](references, references, 3) == 1
 
 
 # --- the teacher's own answers ---------------------------------------------------------------------------------------
@@ -460,7 +458,7 @@ def test_word_labels_never_meet_placeholders_by_the_alphabet(road, tmp_path):
     ],
 )
 def test_what_becomes_of_a_head_is_said(before, names, kept, sentence):
-    assert head_fits("m", ModelLabels(tuple(before.split())), names, "classification") == (kept, sentence)
+    assert CLASSIFICATION.head_fits("m", ModelLabels(tuple(before.split())), names) == (kept, sentence)
 
 
 def test_finetune_from_a_classifier_of_other_classes_makes_a_new_head_and_says_so(tmp_path, capsys):

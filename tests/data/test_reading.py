@@ -17,11 +17,12 @@ import pytest
 from conftest import tiny_tokenizer
 
 from dynackd.data import json_rows, readers
-from dynackd.data.rows import checked_rows, read_class
+from dynackd.data.rows import Column, checked_rows, read_class
+from dynackd.data.sources import resolve_source
 from dynackd.errors import UserError
+from dynackd.tasks.glue import TASKS
 from dynackd.tasks.loading import load_task_data
-from dynackd.tasks.sources import resolve_source
-from dynackd.tasks.task import TASKS, resolve_task
+from dynackd.tasks.task import resolve_task
 from dynackd.tasks.tokens import tokenize
 from dynackd.training.recipe import apply_overrides
 
@@ -187,7 +188,8 @@ def test_rows_keep_their_numbers_when_some_are_selected(tmp_path):
 
 
 def load_rows(path):
-    return checked_rows(readers.read_file(str(path), ["text", "class"]), ["text"], "class", read_class)
+    table = readers.read_file(str(path), ["text", "class"])
+    return checked_rows(table, [Column("text")], Column("class", "label", read_class))
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
@@ -253,7 +255,7 @@ def test_a_data_set_in_the_cache_is_read_without_the_hub(monkeypatch, tmp_path):
 def test_a_key_set_inside_a_hub_name_keeps_the_name():
     content = apply_overrides({"data": "owner/name"}, ["data.max_length=32"])
     assert content == {"data": {"hub": "owner/name", "max_length": 32}}
-    source = resolve_source(content["data"], TASKS["sst2"])
+    source = resolve_source(content["data"])
     assert (source.hub, source.max_length) == (("owner/name", None), 32)
 
 
@@ -286,7 +288,7 @@ import resource, sys
 sys.path.insert(0, sys.argv[1])
 from conftest import tiny_tokenizer
 from dynackd.tasks.loading import load_task_data
-from dynackd.tasks.sources import resolve_source
+from dynackd.data.sources import resolve_source
 from dynackd.tasks.task import resolve_task
 from dynackd.tasks.tokens import tokenize
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import dynackd.deploy.export
 from dynackd.cli.command_line import main
+from dynackd.data.sources import resolve_source
 from dynackd.deploy.card import licence_of
 from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.validation import Validation, load_validation, torch_predictor
@@ -24,7 +25,6 @@ from dynackd.subnet import FULL, Grid, Layer, Subnet, SubnetSpec
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Origin, Supernet
 from dynackd.system.places import write_json
-from dynackd.tasks.sources import resolve_source
 from dynackd.tasks.task import resolve_task
 
 SPEC = SubnetSpec(0.5, 0.5)
@@ -141,7 +141,7 @@ def validation(net, tokenizer, tmp_path):
     (tmp_path / "rows").mkdir()
     write_rows(tmp_path / "rows" / "v.tsv", 40, 2)
     task = resolve_task({"kind": "classification", "text": "sentence", "label": "label"})
-    source = resolve_source({"validation": str(tmp_path / "rows" / "v.tsv"), "max_length": 16}, task)
+    source = resolve_source({"validation": str(tmp_path / "rows" / "v.tsv"), "max_length": 16}, task.hub)
     return load_validation(task, source, net.model, tokenizer)
 
 
@@ -211,8 +211,8 @@ def test_eight_bit_embeddings_have_a_scale_for_each_row(net, tokenizer, tmp_path
 def test_each_file_is_judged_on_the_validation_rows(net, tokenizer, validation, tmp_path):
     options = ExportOptions(variants=("int8", "fp16"), max_drop=1.0)
     about = export_student(net, tokenizer, SPEC, tmp_path / "s", options=options, validation=validation)
-    logits = validation.logits(torch_predictor(cut(net, net.resolve(SPEC))), 8)
-    assert about["metrics"]["student"] == validation.metrics(logits) == about["files"]["onnx/model.onnx"]["metrics"]
+    outputs = validation.outputs(torch_predictor(cut(net, net.resolve(SPEC)), validation.task.kind), 8)
+    assert about["metrics"]["student"] == validation.metrics(outputs) == about["files"]["onnx/model.onnx"]["metrics"]
     for name in ("onnx/model_quantized.onnx", "onnx/model_fp16.onnx"):
         facts = about["files"][name]
         before = about["metrics"]["student"]["accuracy"]
@@ -228,7 +228,7 @@ def test_a_file_that_loses_too_much_is_left_out_and_the_rest_is_written(
 ):
     put(monkeypatch, wrecked)
     # Labels that the student gets right: the other answer loses everything.
-    logits = validation.logits(torch_predictor(cut(net, net.resolve(SPEC))), 8)[""]
+    logits = validation.outputs(torch_predictor(cut(net, net.resolve(SPEC)), validation.task.kind), 8)[""]["logits"]
     order = np.argsort(np.asarray(validation.rows[""]["length"][:]), kind="stable")[::-1]
     labels = np.empty(len(order), dtype=np.int64)
     labels[order] = logits.argmax(-1)
@@ -268,8 +268,8 @@ def test_fixed_sizes_are_fixed_in_the_graph(net, tokenizer, validation, tmp_path
     for node in model.graph.input:
         sizes = [dim.dim_value or None for dim in node.type.tensor_type.shape.dim]
         assert sizes == [fixed.batch_size, fixed.length]
-    reference = validation.metrics(validation.logits(torch_predictor(cut(net, net.resolve(SPEC))), 8))
-    assert about["metrics"]["student"] == reference
+    predict = torch_predictor(cut(net, net.resolve(SPEC)), validation.task.kind)
+    assert about["metrics"]["student"] == validation.metrics(validation.outputs(predict, 8))
 
 
 def test_sizes_that_no_input_has_are_refused(net, tokenizer, tmp_path):

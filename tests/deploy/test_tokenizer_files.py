@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer
 
 import dynackd.deploy.export
+from dynackd.data.sources import resolve_source
 from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.tokenizer_files import SAMPLES, check_saved_tokenizer, save_tokenizer
 from dynackd.deploy.validation import load_validation
@@ -16,7 +17,6 @@ from dynackd.onnx.graphs import Fixed
 from dynackd.subnet import Grid, SubnetSpec
 from dynackd.supernet.checkpoints import load_tokenizer
 from dynackd.supernet.network import Supernet
-from dynackd.tasks.sources import resolve_source
 from dynackd.tasks.task import resolve_task
 
 SPEC = SubnetSpec(0.5, 0.5)
@@ -111,7 +111,7 @@ def test_a_saved_tokenizer_with_other_tokens_is_refused_and_nothing_kept(net, tm
 def test_the_rows_of_the_validation_are_compared_too(net, tmp_path):
     write_rows(tmp_path / "v.tsv", 20, 2)
     task = resolve_task({"kind": "classification", "text": "sentence", "label": "label"})
-    source = resolve_source({"validation": str(tmp_path / "v.tsv"), "max_length": 16}, task)
+    source = resolve_source({"validation": str(tmp_path / "v.tsv"), "max_length": 16}, task.hub)
     tokenizer = tiny_tokenizer()
     validation = load_validation(task, source, net.model, tokenizer)
     assert len(validation.texts) == 20

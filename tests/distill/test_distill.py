@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dynackd.distill import relations
+from dynackd.distill import ckd, relations
 from dynackd.distill import terms as distill
-from dynackd.distill.terms import DistillationSettings, Student, TeacherSignal, distillation_loss
+from dynackd.distill.settings import SIGNALS, DistillationSettings
+from dynackd.distill.signals import Student, TeacherSignal, distillation_loss
 from dynackd.errors import UserError
+from dynackd.tasks.classification import CLASSIFICATION
+from dynackd.tasks.regression import REGRESSION
 
 TERMS = ("wr_pair", "wr_triple", "ltr_pair", "ltr_triple")
 OPTIONS = {
@@ -63,7 +66,7 @@ def test_value_and_gradient_equal_the_twins(name, options, mask):
     if name == "wr_triple" and not mask.sum():
         pytest.skip("nothing to compare")
     student, teacher = hidden(0), hidden(1, size=6)
-    value, gradient = with_gradient(getattr(distill, name), student, teacher, mask, **options)
+    value, gradient = with_gradient(getattr(ckd, name), student, teacher, mask, **options)
     expected, expected_gradient = with_gradient(
         lambda *a, **o: torch.as_tensor(getattr(reference, name)(*a, **o), dtype=torch.float64),
         student, teacher, mask, **options,
@@ -78,7 +81,7 @@ def test_value_and_gradient_equal_the_twins(name, options, mask):
 def test_gradcheck(name, options):
     teacher, mask = hidden(1, length=4, layers=3, size=3), torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1]])
     student = hidden(0, length=4, layers=3, size=2).requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: getattr(distill, name)(s, teacher, mask, **options), student)
+    assert torch.autograd.gradcheck(lambda s: getattr(ckd, name)(s, teacher, mask, **options), student)
 
 
 @pytest.mark.parametrize("window", [3, 5, 7, 9, 21, None])
@@ -98,9 +101,9 @@ def test_every_triple_of_three_real_words_in_the_window_counts_once(window):
 @pytest.mark.parametrize("name", TERMS)
 def test_the_size_of_a_chunk_changes_nothing(name, chunk_elements, monkeypatch):
     student, teacher, mask = hidden(0, batch=3), hidden(1, batch=3), torch.ones(3, 7)
-    expected = with_gradient(getattr(distill, name), student, teacher, mask)
+    expected = with_gradient(getattr(ckd, name), student, teacher, mask)
     monkeypatch.setitem(relations.CHUNK_ELEMENTS, "cpu", chunk_elements)
-    torch.testing.assert_close(with_gradient(getattr(distill, name), student, teacher, mask), expected)
+    torch.testing.assert_close(with_gradient(getattr(ckd, name), student, teacher, mask), expected)
 
 
 # ------------------------------------------------------------------------------------------------- what must not matter
@@ -111,9 +114,9 @@ def test_the_size_of_a_chunk_changes_nothing(name, chunk_elements, monkeypatch):
 def test_padding_changes_neither_value_nor_gradient(name, garbage):
     padded = (HOLES == 0)[:, None, :, None]
     student, teacher = hidden(0), hidden(1)
-    expected = with_gradient(getattr(distill, name), student, teacher, HOLES)
+    expected = with_gradient(getattr(ckd, name), student, teacher, HOLES)
     student, teacher = student.masked_fill(padded, garbage), teacher.masked_fill(padded, -garbage)
-    value, gradient = with_gradient(getattr(distill, name), student, teacher, HOLES)
+    value, gradient = with_gradient(getattr(ckd, name), student, teacher, HOLES)
     assert torch.equal(value, expected[0])
     assert torch.equal(gradient, expected[1])
     assert not gradient.masked_select(padded).any()
@@ -123,7 +126,7 @@ def test_padding_changes_neither_value_nor_gradient(name, garbage):
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_zero_when_the_student_equals_the_teacher(name, options, dtype):
     states = hidden(dtype=dtype)
-    value, gradient = with_gradient(getattr(distill, name), states, states, HOLES, **options)
+    value, gradient = with_gradient(getattr(ckd, name), states, states, HOLES, **options)
     assert value == 0
     assert gradient.abs().max() < 1e-7
 
@@ -146,12 +149,12 @@ def test_rotating_and_scaling_either_hidden_space_changes_nothing(seed, length, 
     turned_student, turned_teacher = scale * student @ rotation(5, seed), teacher @ rotation(5, seed + 1) / scale
     for name in TERMS:
         options = {"window": window} if name == "wr_triple" else {}
-        term = getattr(distill, name)
+        term = getattr(ckd, name)
         expected = term(student, teacher, mask, **options)
         torch.testing.assert_close(term(turned_student, teacher, mask, **options), expected, rtol=1e-8, atol=1e-12)
         torch.testing.assert_close(term(student, turned_teacher, mask, **options), expected, rtol=1e-8, atol=1e-12)
     for name in ("wr_pair", "ltr_pair"):
-        term, turned = getattr(distill, name), student @ rotation(5, seed)
+        term, turned = getattr(ckd, name), student @ rotation(5, seed)
         expected = term(student, teacher, mask, distance="l2")
         torch.testing.assert_close(term(turned, teacher, mask, distance="l2"), expected, rtol=1e-8, atol=1e-12)
 
@@ -159,8 +162,8 @@ def test_rotating_and_scaling_either_hidden_space_changes_nothing(seed, length, 
 @pytest.mark.parametrize("name", ["wr_triple", "ltr_triple"])
 def test_a_common_offset_changes_no_angle(name):
     student, teacher = hidden(0), hidden(1)
-    expected = with_gradient(getattr(distill, name), student, teacher, HOLES)
-    moved = with_gradient(getattr(distill, name), student + 100, teacher - 100, HOLES)
+    expected = with_gradient(getattr(ckd, name), student, teacher, HOLES)
+    moved = with_gradient(getattr(ckd, name), student + 100, teacher - 100, HOLES)
     torch.testing.assert_close(moved, expected, rtol=1e-6, atol=1e-9)
 
 
@@ -199,7 +202,7 @@ def test_degenerate_input_gives_finite_values_and_gradients(name, options, case,
     if options.get("distance") == "l2" and "extremes" in case:
         pytest.skip("the squared error of distances beyond float32 is infinite")
     for first, second in ((student, teacher), (teacher, student)):
-        value, gradient = with_gradient(getattr(distill, name), first, second, mask, **options)
+        value, gradient = with_gradient(getattr(ckd, name), first, second, mask, **options)
         assert value.dtype == torch.float32
         assert torch.isfinite(value)
         assert gradient.dtype == first.dtype
@@ -217,7 +220,7 @@ def test_repeated_words_have_no_length_and_other_words_their_angles():
     mask = torch.ones(2, 7)
     for name in ("wr_triple", "ltr_triple"):
         expected = getattr(reference, name)(student.double(), teacher, mask)
-        torch.testing.assert_close(getattr(distill, name)(student.double(), teacher, mask), expected)
+        torch.testing.assert_close(getattr(ckd, name)(student.double(), teacher, mask), expected)
 
 
 def nearly(kind):
@@ -255,7 +258,7 @@ def test_float32_error_is_at_most_the_naive_one(name, options, kind):
     twin = getattr(reference, name)
     truth, true_gradient = with_gradient(twin, student.double(), teacher.double(), mask, **options)
     naive, naive_gradient = with_gradient(twin, student, teacher, mask, **options)
-    value, gradient = with_gradient(getattr(distill, name), student, teacher, mask, **options)
+    value, gradient = with_gradient(getattr(ckd, name), student, teacher, mask, **options)
     scale, size = truth.abs(), true_gradient.norm()
     assert (value - truth).abs() <= (naive - truth).abs() + 3e-7 * scale
     assert (gradient - true_gradient).norm() <= (naive_gradient - true_gradient).norm() + 3e-7 * size
@@ -264,9 +267,9 @@ def test_float32_error_is_at_most_the_naive_one(name, options, kind):
 @pytest.mark.parametrize("name", TERMS)
 def test_autocast_changes_nothing(name):
     student, teacher, mask = hidden(0, dtype=torch.float32), hidden(1, dtype=torch.float32), torch.ones(2, 7)
-    expected = with_gradient(getattr(distill, name), student, teacher, mask)
+    expected = with_gradient(getattr(ckd, name), student, teacher, mask)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = with_gradient(getattr(distill, name), student, teacher, mask)
+        value = with_gradient(getattr(ckd, name), student, teacher, mask)
     assert torch.equal(value[0], expected[0])
     assert torch.equal(value[1], expected[1])
 
@@ -289,17 +292,17 @@ def test_nothing_larger_than_the_input_is_made(window):
     """No tensor of batch x layers x length x window x hidden, nor of batch x layers x length³."""
     student, teacher = (hidden(i, size=64, length=48, layers=3, dtype=torch.float32) for i in (0, 1))
     with LargestTensor() as seen:
-        with_gradient(distill.wr_triple, student, teacher, torch.ones(2, 48), window=window)
-        with_gradient(distill.ltr_triple, student, teacher, torch.ones(2, 48))
+        with_gradient(ckd.wr_triple, student, teacher, torch.ones(2, 48), window=window)
+        with_gradient(ckd.ltr_triple, student, teacher, torch.ones(2, 48))
     assert 0 < seen.largest <= 48 / 64 * 6 * student.numel()
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_shapes_that_do_not_match_are_refused(name):
     with pytest.raises(UserError, match=r"the student's are \(2, 4, 7, 5\), the teacher's \(2, 3, 7, 5\)"):
-        getattr(distill, name)(hidden(0), hidden(0, layers=3), torch.ones(2, 7))
+        getattr(ckd, name)(hidden(0), hidden(0, layers=3), torch.ones(2, 7))
     with pytest.raises(UserError, match=r"the mask is \(2, 6\)"):
-        getattr(distill, name)(hidden(0), hidden(0), torch.ones(2, 6))
+        getattr(ckd, name)(hidden(0), hidden(0), torch.ones(2, 6))
 
 
 # ---------------------------------------------------------------------------------------------------- settings
@@ -330,9 +333,9 @@ def test_bad_settings_are_told_in_one_sentence(options, message):
 
 
 @pytest.mark.parametrize("stage", ["width", "depth"])
-@pytest.mark.parametrize("name", distill.SIGNALS)
+@pytest.mark.parametrize("name", SIGNALS)
 def test_every_signal_is_valid(name, stage):
-    assert DistillationSettings(**distill.SIGNALS[name][stage]).active(distill.TERMS)
+    assert DistillationSettings(**SIGNALS[name][stage]).active(distill.TERMS)
 
 
 def test_a_schedule_changes_the_means_and_leaves_the_goals():
@@ -354,9 +357,13 @@ def logits(seed, classes=3):
     return torch.randn(2, classes, generator=torch.Generator().manual_seed(seed))
 
 
-def loss_of_one(settings, logits, hidden_states, teacher, layers, labels=None):
+def signal_of(settings, logits, hidden_states, mask, kind=CLASSIFICATION, **labels):
+    return TeacherSignal(settings, kind, {"logits": logits}, hidden_states, {"attention_mask": mask, **labels})
+
+
+def loss_of_one(settings, logits, hidden_states, teacher, layers):
     """The loss and the terms of one student."""
-    total, (terms,) = distillation_loss(settings, [Student(logits, hidden_states, layers)], teacher, labels)
+    total, (terms,) = distillation_loss(settings, [Student({"logits": logits}, hidden_states, layers)], teacher)
     return total, terms
 
 
@@ -370,11 +377,11 @@ def test_each_layer_is_matched_with_the_one_that_it_came_from(layers):
         states(0, 7, 6),
         states(1, 1 + len(layers)),
     )
-    teacher = TeacherSignal(settings, logits(0), teacher_states, HOLES)
+    teacher = signal_of(settings, logits(0), teacher_states, HOLES)
     total, losses = loss_of_one(settings, logits(1), student_states, teacher, layers)
     matched = torch.stack([teacher_states[0], *(teacher_states[1 + i] for i in layers)], 1)
     for name in TERMS:
-        assert losses[name] == getattr(distill, name)(torch.stack(student_states, 1), matched, HOLES)
+        assert losses[name] == getattr(ckd, name)(torch.stack(student_states, 1), matched, HOLES)
     assert list(losses) == ["logits", *TERMS]
     torch.testing.assert_close(total, sum(losses.values()))
     with pytest.raises(UserError, match="of the student do not match"):
@@ -386,12 +393,12 @@ def test_each_layer_is_matched_with_the_one_that_it_came_from(layers):
 def test_gradients_are_weighted_and_reach_every_hidden_state_of_the_student():
     weights = dict(zip(TERMS, (1.0, 20.0, 0.3, 7.0), strict=True))
     settings, layers = DistillationSettings(weights=weights), (1, 3)
-    teacher = TeacherSignal(settings, logits(0), states(0, 5), HOLES)
+    teacher = signal_of(settings, logits(0), states(0, 5), HOLES)
     student = [h.requires_grad_() for h in states(1, 3)]
     loss_of_one(settings, logits(1), student, teacher, layers)[0].backward()
     stacked = torch.stack([h.detach() for h in student], 1).requires_grad_()
     matched = torch.stack([states(0, 5)[i] for i in (0, 2, 4)], 1)
-    sum(weights[name] * getattr(distill, name)(stacked, matched, HOLES) for name in TERMS).backward()
+    sum(weights[name] * getattr(ckd, name)(stacked, matched, HOLES) for name in TERMS).backward()
     torch.testing.assert_close(torch.stack([h.grad for h in student], 1), stacked.grad)
 
 
@@ -405,7 +412,7 @@ def test_positions_where_all_is_padding_are_left_out_and_change_nothing(padding)
         mask = pad(HOLES, 0)
         teacher_states = [pad(h.mT, 9.0).mT for h in states(0, 5)]
         student_states = [pad(h.mT, -9.0).mT.detach().requires_grad_() for h in states(1, 3)]
-        teacher = TeacherSignal(settings, logits(0), teacher_states, mask)
+        teacher = signal_of(settings, logits(0), teacher_states, mask)
         total, terms = loss_of_one(settings, logits(1), student_states, teacher, layers)
         total.backward()
         shapes = {name: teacher.relation(name, (0, 2, 4)).shape for name in TERMS}
@@ -425,7 +432,7 @@ def test_the_means_of_narrow_students_count_less_in_value_and_gradient():
     settings = DistillationSettings(weights=weights, width_power=2)
     wide, narrow = a_bunch([(0, 1, 3), (1, 3)], 1)
     narrow = replace(narrow, width=0.5)
-    teacher = TeacherSignal(settings, logits(0), states(0, 5), HOLES)
+    teacher = signal_of(settings, logits(0), states(0, 5), HOLES)
     total, terms = distillation_loss(settings, [wide, narrow], teacher)
     means = {name: 0.25 if name != "logits" else 1.0 for name in weights}
     torch.testing.assert_close(total.detach(), sum(terms[0].values()) + sum(means[n] * x for n, x in terms[1].items()))
@@ -443,12 +450,12 @@ def a_bunch(stacks, seed):
     for n, layers in enumerate(stacks):
         own = states(seed + n, 1 + len(layers))
         shared = [known.setdefault(layers[:i], h.requires_grad_()) for i, h in enumerate(own)]
-        students.append(Student(logits(seed + n).requires_grad_(), shared, layers))
+        students.append(Student({"logits": logits(seed + n).requires_grad_()}, shared, layers))
     return students
 
 
 def gradients_of(total, students):
-    leaves = {id(x): x for student in students for x in (student.logits, *student.hidden_states)}
+    leaves = {id(x): x for student in students for x in (*student.outputs.values(), *student.hidden_states)}
     return torch.autograd.grad(total, list(leaves.values()))
 
 
@@ -468,10 +475,10 @@ def test_a_bunch_is_the_sum_of_its_students(stacks, window, chunk_elements, monk
     monkeypatch.setitem(relations.CHUNK_ELEMENTS, "cpu", chunk_elements)
     weights = {"ce": 0.5, "logits": 2.0, "hidden_mse": 0.7, "wr_pair": 1.5, "wr_triple": 20.0, "ltr_pair": 0.3}
     options = DistillationSettings(weights={**weights, "ltr_triple": 7.0}, window=window)
-    teacher, labels = TeacherSignal(options, logits(0), states(0, 7), HOLES), torch.tensor([2, 0])
+    teacher = signal_of(options, logits(0), states(0, 7), HOLES, labels=torch.tensor([2, 0]))
     students = a_bunch(stacks, seed=1)
-    total, terms = distillation_loss(options, students, teacher, labels)
-    separate = [distillation_loss(options, [student], teacher, labels) for student in students]
+    total, terms = distillation_loss(options, students, teacher)
+    separate = [distillation_loss(options, [student], teacher) for student in students]
     expected = sum(loss for loss, _ in separate)
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(terms, [own for _, (own,) in separate])
@@ -482,8 +489,8 @@ def test_a_bunch_is_the_sum_of_its_students(stacks, window, chunk_elements, monk
 
 def test_a_state_that_meets_two_states_of_the_teacher_is_compared_with_each():
     settings, h = DistillationSettings(weights=ALL), [x.requires_grad_() for x in states(1, 3)]
-    teacher = TeacherSignal(settings, logits(0), states(0, 5), HOLES)
-    students = [Student(logits(1).requires_grad_(), h, layers) for layers in ((0, 1), (0, 3))]
+    teacher = signal_of(settings, logits(0), states(0, 5), HOLES)
+    students = [Student({"logits": logits(1).requires_grad_()}, h, layers) for layers in ((0, 1), (0, 3))]
     total, _ = distillation_loss(settings, students, teacher)
     expected = sum(distillation_loss(settings, [student], teacher)[0] for student in students)
     torch.testing.assert_close(total, expected)
@@ -495,7 +502,7 @@ def test_what_students_share_is_measured_once(monkeypatch):
     gram = relations._gram
     monkeypatch.setattr(relations, "_gram", lambda a, vectors: seen.append((a, len(vectors))) or gram(a, vectors))
     settings = DistillationSettings(weights=ALL)
-    teacher = TeacherSignal(settings, logits(0), states(0, 7), HOLES)
+    teacher = signal_of(settings, logits(0), states(0, 7), HOLES)
     seen.clear()
     distillation_loss(settings, a_bunch(BUNCHES["prefix"], seed=1), teacher)
     assert seen == [*((relations.WORDS, count) for count in (5, 2, 1)), (relations.LAYERS, 8)]
@@ -512,7 +519,7 @@ def test_the_teachers_relations_are_made_once_for_all_subnetworks(monkeypatch):
         counted = relations.Relation(term.arrangement, relate, term.compare, term.count)
         monkeypatch.setitem(distill.RELATION_TERMS, name, counted)
     settings = DistillationSettings(weights=ALL)
-    teacher = TeacherSignal(settings, logits(0), states(0, 5), HOLES)
+    teacher = signal_of(settings, logits(0), states(0, 5), HOLES)
     for layers in ((0, 1, 2, 3), (1, 3), (1, 3), (0, 1, 2, 3)):
         loss_of_one(settings, logits(1), states(1, 1 + len(layers)), teacher, layers)
     made_for_teacher = [name for name, with_gradient in calls if not with_gradient]
@@ -525,7 +532,7 @@ def test_the_teachers_relations_are_made_once_for_all_subnetworks(monkeypatch):
 def test_the_teachers_hidden_states_are_not_kept():
     settings, teacher_states = DistillationSettings(weights=ALL), states(0, 5)
     alive = [weakref.ref(h) for h in teacher_states]
-    teacher = TeacherSignal(settings, logits(0), teacher_states, HOLES)
+    teacher = signal_of(settings, logits(0), teacher_states, HOLES)
     del teacher_states
     gc.collect()
     assert not any(state() is not None for state in alive)
@@ -535,7 +542,7 @@ def test_the_teachers_hidden_states_are_not_kept():
 
 def test_a_term_without_weight_is_not_computed():
     settings = DistillationSettings(weights={"logits": 2.0, "wr_pair": 0.0, "hidden_mse": 0, "ce": 0})
-    teacher = TeacherSignal(settings, logits(0), states(0, 5, size=9), HOLES)
+    teacher = signal_of(settings, logits(0), states(0, 5, size=9), HOLES)
     total, losses = loss_of_one(settings, logits(1), states(1, 5), teacher, (0, 1, 2, 3))
     assert list(losses) == ["logits"]
     assert total == 2 * losses["logits"]
@@ -543,10 +550,11 @@ def test_a_term_without_weight_is_not_computed():
         loss_of_one(DistillationSettings(weights={}), logits(1), states(1, 5), teacher, (0, 1, 2, 3))
 
 
-def one_loss(name, student_logits, teacher_logits, labels=None, regression=False, **options):
+def one_loss(name, student_logits, teacher_logits, labels=None, kind=CLASSIFICATION, **options):
     settings = DistillationSettings(weights={name: 1.0}, **options)
-    teacher = TeacherSignal(settings, teacher_logits, states(0, 3), HOLES, regression)
-    return loss_of_one(settings, student_logits, states(1, 3), teacher, (0, 1), labels)[0]
+    known = {} if labels is None else {"labels": labels}
+    teacher = signal_of(settings, teacher_logits, states(0, 3), HOLES, kind, **known)
+    return loss_of_one(settings, student_logits, states(1, 3), teacher, (0, 1))[0]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -573,10 +581,10 @@ def test_the_gradient_of_the_logits_does_not_shrink_with_the_temperature():
 
 def test_regression_trains_the_head():
     student, teacher, labels = logits(1, 1).requires_grad_(), logits(0, 1), torch.tensor([0.5, -1.0])
-    loss = one_loss("logits", student, teacher, regression=True)
+    loss = one_loss("logits", student, teacher, kind=REGRESSION)
     torch.testing.assert_close(loss, ((student - teacher) ** 2).mean())
     assert torch.autograd.grad(loss, student)[0].abs().min() > 0
-    loss = one_loss("ce", student, teacher, labels=labels, regression=True)
+    loss = one_loss("ce", student, teacher, labels=labels, kind=REGRESSION)
     torch.testing.assert_close(loss, ((student[:, 0] - labels) ** 2).mean())
 
 
@@ -598,7 +606,7 @@ def test_hidden_mse_counts_real_words_only():
     for h in (*teacher_states, *student_states):
         h[HOLES == 0] = float("nan")
     student_states, teacher_states = ([h.requires_grad_() for h in each] for each in (student_states, teacher_states))
-    teacher = TeacherSignal(settings, logits(0), teacher_states, HOLES)
+    teacher = signal_of(settings, logits(0), teacher_states, HOLES)
     loss = loss_of_one(settings, logits(1), student_states, teacher, (1,))[0]
     torch.testing.assert_close(loss, torch.stack(expected).mean())
     gradients = torch.autograd.grad(loss, [*student_states, *teacher_states], allow_unused=True)
@@ -608,6 +616,6 @@ def test_hidden_mse_counts_real_words_only():
 
 def test_hidden_mse_needs_equal_hidden_sizes_and_ckd_does_not():
     settings = DistillationSettings(weights={"hidden_mse": 1.0})
-    teacher = TeacherSignal(settings, logits(0), states(0, 3, size=6), HOLES)
+    teacher = signal_of(settings, logits(0), states(0, 3, size=6), HOLES)
     with pytest.raises(UserError, match=r"equal hidden sizes, but these are \[5, 6\].*have no such limit"):
         loss_of_one(settings, logits(1), states(1, 3), teacher, (0, 1))

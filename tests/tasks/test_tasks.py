@@ -16,11 +16,15 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from dynackd.data.labels import ModelLabels, label_map
+from dynackd.data.labels import label_map
+from dynackd.data.model_labels import ModelLabels
+from dynackd.data.sources import resolve_source
 from dynackd.errors import UserError
+from dynackd.tasks.glue import TASKS
+from dynackd.tasks.kind import Task
 from dynackd.tasks.loading import TaskData, load_task_data
-from dynackd.tasks.sources import resolve_source
-from dynackd.tasks.task import METRICS, TASKS, Task, compute_fidelity, compute_metrics, resolve_task
+from dynackd.tasks.metrics import METRICS
+from dynackd.tasks.task import compute_fidelity, compute_metrics, resolve_task
 from dynackd.tasks.tokens import tokenize
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "glue"
@@ -76,7 +80,7 @@ def test_glue_tasks_are_those_of_the_hub(name: str, columns: str, labels: str, m
     assert (task.label_names or ()) == tuple(labels.split())
     assert task.metrics == tuple(metrics.split())
     assert (task.name, task.label_column, task.hub) == (name, "label", ("nyu-mll/glue", name))
-    assert task.kind == ("classification" if labels else "regression")
+    assert task.kind.name == ("classification" if labels else "regression")
 
 
 def test_metrics_against_hand_computed_values() -> None:
@@ -101,20 +105,24 @@ def test_constant_predictions_give_a_finite_number(name: str) -> None:
 
 def test_compute_metrics() -> None:
     logits = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0], [0.0, 2.0]])
-    assert compute_metrics(TASKS["sst2"], logits, np.array([0, 1, 1, 1]), "_mm") == {"accuracy_mm": 0.75}
-    result = compute_metrics(TASKS["stsb"], np.array([[1.0], [2.0], [4.0]], np.float32), np.array([1.0, 2.0, 4.0]))
+    labels = {"labels": np.array([0, 1, 1, 1])}
+    assert compute_metrics(TASKS["sst2"], {"logits": logits}, labels, "_mm") == {"accuracy_mm": 0.75}
+    assert compute_metrics(TASKS["sst2"], {"logits": logits}, {}) == {}, "rows without labels have no metrics"
+    values = {"logits": np.array([[1.0], [2.0], [4.0]], np.float32)}
+    result = compute_metrics(TASKS["stsb"], values, {"labels": np.array([1.0, 2.0, 4.0])})
     assert result == {"pearson": pytest.approx(1.0), "spearmanr": pytest.approx(1.0)}
     with pytest.raises(UserError, match="diverged"):
-        compute_metrics(TASKS["sst2"], logits * math.nan, np.array([0, 1, 1, 1]))
+        compute_metrics(TASKS["sst2"], {"logits": logits * math.nan}, labels)
 
 
 def test_fidelity_is_to_the_teacher_whoever_is_right() -> None:
     student, teacher = np.array([[1.0, 1.0], [3.0, 0.0]]), np.array([[0.0, math.log(3)], [3.0, 0.0]])
-    result = compute_fidelity(TASKS["sst2"], student, teacher, "_mm")
+    result = compute_fidelity(TASKS["sst2"], {"logits": student}, {"logits": teacher}, "_mm")
     # The first row: p = (1/4, 3/4) against q = (1/2, 1/2); argmax of a tie is the first class. The second is equal.
     kl = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
     assert result == {"agreement_mm": 0.5, "kl_mm": pytest.approx(kl / 2)}
-    values = compute_fidelity(TASKS["stsb"], np.array([[1.0], [2.0]]), np.array([[1.0], [5.0]]))
+    student, teacher = np.array([[1.0], [2.0]]), np.array([[1.0], [5.0]])
+    values = compute_fidelity(TASKS["stsb"], {"logits": student}, {"logits": teacher})
     assert values == {"rmse": pytest.approx(math.sqrt(4.5))}
 
 
@@ -142,7 +150,7 @@ def test_hub_names() -> None:
     assert resolve_source("nyu-mll/glue/mnli").hub == ("nyu-mll/glue", "mnli")
     assert resolve_source("owner/name").hub == ("owner/name", None)
     assert resolve_source({"hub": "owner/name/config", "train_rows": 5}).hub == ("owner/name", "config")
-    assert resolve_source({"train_rows": 5}, TASKS["rte"]).hub == ("nyu-mll/glue", "rte")
+    assert resolve_source({"train_rows": 5}, TASKS["rte"].hub).hub == ("nyu-mll/glue", "rte")
 
 
 @pytest.mark.parametrize(("value", "message"), [
@@ -175,7 +183,7 @@ def test_hub_splits_and_class_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("dynackd.data.readers.check_hub_answers", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", hub)
-    data = load_task_data(TASKS["mnli"], resolve_source(None, TASKS["mnli"]),
+    data = load_task_data(TASKS["mnli"], resolve_source(None, TASKS["mnli"].hub),
                           model=ModelLabels(("CONTRADICTION", "entailment", "neutral")))
     assert asked == [("nyu-mll/glue", "mnli", s) for s in ("train", "validation_matched", "validation_mismatched")]
     assert set(data.validation) == {"", "_mm"}
@@ -203,7 +211,7 @@ def test_every_format_gives_the_same_rows(table: Callable[..., str], name: str) 
     assert data.train is not None
     assert data.train["text"][:] == ["NA", '"an odd one', "007", "null, and void"]  # NA, quotes and zeros stay
     assert data.train["label"][:] == [2, 0, 2, 1]
-    assert (data.label_names, data.num_labels) == (("apple", "fig", "pear"), 3)
+    assert data.label_names == ("apple", "fig", "pear")
     assert data.train.column_names == ["text", "label"]
 
 
@@ -263,7 +271,7 @@ def test_regression_labels_must_be_numbers(table: Callable[..., str]) -> None:
     data = load(table([{"text": "a", "class": "2.5"}, {"text": "b", "class": "1e1"}], "a.csv"), task)
     assert data.train is not None
     assert data.train["label"][:] == [2.5, 10.0]
-    assert (data.num_labels, data.task.metrics) == (1, ("pearson", "spearmanr"))
+    assert (data.label_names, data.task.metrics) == ((), ("pearson", "spearmanr"))
     with pytest.raises(UserError, match="data row 2, column 'class': expected a number, got 'high'"):
         load(table([{"text": "a", "class": "1"}, {"text": "b", "class": "high"}], "b.csv"), task)
 
@@ -346,7 +354,7 @@ def test_f1_counts_the_tasks_own_positive_class(table: Callable[..., str]) -> No
     logits = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])  # 2 TP, 1 FN, 1 FP
     assert turned.train is not None
     assert turned.train["label"][:] == [0, 0, 0, 1]
-    f1 = [compute_metrics(data.task, x, np.array(data.validation[""]["label"][:]))["f1"]
+    f1 = [compute_metrics(data.task, {"logits": x}, {"labels": np.array(data.validation[""]["label"][:])})["f1"]
           for data, x in ((usual, logits), (turned, logits[:, ::-1]))]
     assert f1 == [pytest.approx(4 / 6)] * 2
 

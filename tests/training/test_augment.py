@@ -23,7 +23,8 @@ from conftest import (
 from transformers import BertForMaskedLM
 
 from dynackd.cli.command_line import main
-from dynackd.data.labels import labels_of
+from dynackd.data.model_labels import labels_of
+from dynackd.data.sources import resolve_source
 from dynackd.data.words import (
     AugmentationSettings,
     Slot,
@@ -34,9 +35,8 @@ from dynackd.data.words import (
     whole_words,
 )
 from dynackd.errors import UserError
+from dynackd.tasks.glue import TASKS
 from dynackd.tasks.loading import load_task_data
-from dynackd.tasks.sources import resolve_source
-from dynackd.tasks.task import TASKS
 from dynackd.training import augment as augmentation
 from dynackd.training.augment import _overrides, augment, overrides
 from dynackd.training.recipe import apply_overrides, load_recipe, make_recipe
@@ -383,9 +383,9 @@ def test_without_a_teacher_or_a_word_to_replace_there_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("data", [None, "glue/mnli", {"hub": "glue/mnli", "max_length": 9, "train_rows": 5}])
 def test_rows_from_the_hub_become_files(data):
-    source = resolve_source(data, TASKS["mnli"])
+    source = resolve_source(data, TASKS["mnli"].hub)
     content = {} if data is None else {"data": data}
     overrides = _overrides(source, Path("run"), ["", "_mm"])
-    now = resolve_source(apply_overrides(content, overrides)["data"], TASKS["mnli"])
+    now = resolve_source(apply_overrides(content, overrides)["data"], TASKS["mnli"].hub)
     assert (now.hub, now.train, now.train_rows) == (None, "run/train.jsonl", None)
     assert (now.validation, now.validation_mm) == ("run/validation.jsonl", "run/validation_mm.jsonl")

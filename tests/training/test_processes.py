@@ -15,21 +15,15 @@ from safetensors.torch import load_file
 from test_stages import kill
 
 from dynackd.cli.command_line import main
-from dynackd.distill.terms import (
-    OUTPUT_COUNTS,
-    OUTPUT_TERMS,
-    TERMS,
-    DistillationSettings,
-    Student,
-    TeacherSignal,
-    distillation_loss,
-    term_counts,
-)
+from dynackd.distill.settings import DistillationSettings
+from dynackd.distill.signals import Student, TeacherSignal, distillation_loss, term_counts
+from dynackd.distill.terms import OUTPUT_COUNTS, OUTPUT_TERMS, TERMS
 from dynackd.errors import UserError
 from dynackd.subnet import FULL, Grid, SubnetSpec
 from dynackd.supernet.network import Supernet
 from dynackd.system import processes
 from dynackd.system.interruption import Interrupted, Interruption
+from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.training import evaluating, stages
 from dynackd.training.recipe import make_recipe
 from dynackd.training.runs import RunMode
@@ -64,19 +58,20 @@ def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(average, window
     lengths = torch.tensor([14, 3, 5, 7, 2, 9, 4, 13])
     ids, mask = torch.randint(4, 20, (8, 14)), (torch.arange(14)[None] < lengths[:, None]).long()
     settings = DistillationSettings(weights=dict.fromkeys(TERMS, 1.0), average=average, window=window)
-    totals = term_counts(settings, mask)
+    totals = term_counts(settings, CLASSIFICATION, {"attention_mask": mask})
 
     def loss(rows, scales=None):
         length = int(lengths[rows].max())
         batch = {"input_ids": ids[rows, :length], "attention_mask": mask[rows, :length]}
         with torch.no_grad():
             output = teacher(FULL, **batch)
-        signal = TeacherSignal(settings, output.outputs["logits"], output.hidden_states, batch["attention_mask"])
+        known = {**batch, "labels": torch.arange(8)[rows] % 2}
+        signal = TeacherSignal(settings, CLASSIFICATION, output.outputs, output.hidden_states, known)
         students = []
         for spec, layers in ((FULL, (0, 1, 2, 3)), (SubnetSpec(0.5, 0.5), (1, 3))):
             own = net(spec, **batch)
-            students.append(Student(own.outputs["logits"], own.hidden_states, layers, spec.width))
-        return distillation_loss(settings, students, signal, torch.arange(8)[rows] % 2, scales)[0]
+            students.append(Student(own.outputs, own.hidden_states, layers, spec.width))
+        return distillation_loss(settings, students, signal, scales)[0]
 
     whole = loss(slice(0, 8))
     whole.backward()
@@ -84,7 +79,7 @@ def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(average, window
     net.zero_grad()
     parts = []
     for rows in (slice(0, 1), slice(1, 3), slice(3, 8)):
-        counts = term_counts(settings, mask[rows])
+        counts = term_counts(settings, CLASSIFICATION, {"attention_mask": mask[rows]})
         parts.append(loss(rows, {name: counts[name] / totals[name] for name in counts}))
         parts[-1].backward()
     assert sum(map(float, map(torch.Tensor.detach, parts))) == pytest.approx(float(whole.detach()), rel=1e-8)
@@ -310,7 +305,7 @@ def test_a_loss_that_is_no_number_names_the_batch_and_saves_nothing_of_it(road, 
     def broken(self, *arguments):
         signal = whole(self, *arguments)
         if self.state.global_step == 3:
-            signal.logits[0, 0] = float("nan")
+            signal.outputs["logits"][0, 0] = float("nan")
         return signal
 
     monkeypatch.setattr(SupernetTrainer, "_teacher_signal", broken)

@@ -8,7 +8,8 @@ import yaml
 from conftest import tiny_recipe, write_recipe
 
 from dynackd.data.origins import resolve_model
-from dynackd.distill.terms import RELATION_TERMS, TERMS
+from dynackd.distill.relations import RELATION_TERMS
+from dynackd.distill.terms import TERMS
 from dynackd.errors import UserError
 from dynackd.subnet import Grid
 from dynackd.training.recipe import STAGES, StageSettings, apply_overrides, load_recipe, make_recipe

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from dynackd.errors import UserError
 from dynackd.subnet import FULL, SubnetSpec
 from dynackd.supernet.network import load_supernet
+from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.training import runs, stages
 from dynackd.training.evaluating import evaluate
 from dynackd.training.recipe import load_recipe, make_recipe
@@ -262,7 +263,7 @@ def test_evaluate_repeats_what_the_stage_measured(road, tmp_path):
 def test_training_moves_the_small_networks_towards_the_teacher(road):
     depth, _ = load_supernet(road / "run" / "depth")
     width, _ = load_supernet(road / "run" / "width")
-    teacher = load_teacher(str(road / "run" / "teacher"), depth.grid)
+    teacher = load_teacher(str(road / "run" / "teacher"), depth.grid, CLASSIFICATION)
     ids = torch.randint(4, 20, (64, 8), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad():

@@ -9,11 +9,13 @@ from conftest import tiny_batch, tiny_model, tiny_tokenizer
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, TrainingArguments
 
-from dynackd.distill.terms import DistillationSettings, Student, TeacherSignal, distillation_loss
+from dynackd.distill.settings import DistillationSettings
+from dynackd.distill.signals import Student, TeacherSignal, distillation_loss
 from dynackd.errors import UserError
 from dynackd.families.table import layer_list
 from dynackd.subnet import FULL, Grid, Layer, Subnet, SubnetSpec
 from dynackd.supernet.network import Supernet
+from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.task import resolve_task
 from dynackd.training.trainer import (
     DEPTH_STAGE,
@@ -83,17 +85,17 @@ def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_p
     trainer.settings = replace(trainer.settings, width_power=1.0)
     loss, grads = gradients(trainer)
     # The same, written out: width stage from the full teacher, depth stage from the teacher at the same width.
-    inputs, labels, settings = tiny_batch(), batch()["labels"], trainer.settings
+    inputs, settings = tiny_batch(), trainer.settings
     trainer.model.zero_grad()
     total, terms = 0, []
     for spec in stage.grid_of(DEEP).specs():
         with torch.no_grad():
             output = trainer.teacher({"width": FULL, "depth": SubnetSpec(spec.width, 1.0)}[stage.name], **inputs)
-        signal = TeacherSignal(settings, output.outputs["logits"], output.hidden_states, inputs["attention_mask"])
+        signal = TeacherSignal(settings, CLASSIFICATION, output.outputs, output.hidden_states, batch())
         own = trainer.model(spec, **inputs)
         layers = {1.0: (0, 1, 2, 3), 0.75: (0, 1, 3), 0.5: (1, 3)}[spec.depth]
         loss_of_one, of_one = distillation_loss(
-            settings, [Student(own.outputs["logits"], own.hidden_states, layers, spec.width)], signal, labels
+            settings, [Student(own.outputs, own.hidden_states, layers, spec.width)], signal
         )
         total, terms = total + loss_of_one, terms + of_one
     expected = total / len(stage.grid_of(DEEP).specs())

@@ -1,6 +1,6 @@
 """Where data comes from: the `data` of a recipe.
 
-    source = resolve_source({"train": "train.tsv", "validation": "dev.tsv", "train_rows": 10_000}, task)
+    source = resolve_source({"train": "train.tsv", "validation": "dev.tsv", "train_rows": 10_000})
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,10 @@ from pydantic import BeforeValidator, Field
 from dynackd.data.readers import READERS
 from dynackd.errors import UserError, nearest
 from dynackd.system.settings import Number, Whole, checked, section
-from dynackd.tasks.task import GLUE, Task
 
+Place = tuple[str, str | None]  # of a data set on the hub: its path and config
+
+GLUE = "nyu-mll/glue"
 GLUE_CONFIGS = ("ax", "cola", "mnli", "mnli_matched", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb",
                 "wnli")
 
@@ -35,7 +37,7 @@ def _hub_place(name: Any) -> Any:
 
 Name = Annotated[str, Field(min_length=1)]
 Rows = Annotated[Whole, Field(ge=1)]
-Hub = Annotated[tuple[str, str | None], BeforeValidator(_hub_place, json_schema_input_type=Name)]
+Hub = Annotated[Place, BeforeValidator(_hub_place, json_schema_input_type=Name)]
 
 
 @section("data")
@@ -59,9 +61,9 @@ class DataSource:
     seed: Whole = Field(default=42, ge=0, description="Seed of the random subsets, which depend on nothing else")
 
 
-def resolve_source(value: str | Mapping[str, Any] | None, task: Task | None = None) -> DataSource:
+def resolve_source(value: str | Mapping[str, Any] | None, hub: Place | None = None) -> DataSource:
     """The `data` of a recipe: a hub name ("glue/sst2", "owner/name", "owner/name/config") or a mapping with
-    `DataSource`'s fields; where it names no place, the task's own place on the hub is taken. Raises UserError.
+    `DataSource`'s fields; where it names no place, `hub`, the task's own one, is taken. Raises UserError.
     """
     if isinstance(value, str):
         if _is_file(value):
@@ -79,9 +81,9 @@ def resolve_source(value: str | Mapping[str, Any] | None, task: Task | None = No
                             f"'{'/'.join(filter(None, source.hub))}'; for files alone set data.hub to null")
     if source.hub or source.train or source.validation:
         return source
-    if task is None or task.hub is None:
+    if hub is None:
         raise UserError("data: give train: and validation: files, or hub: the name of a data set on the hub")
-    return replace(source, hub=task.hub)
+    return replace(source, hub=hub)
 
 
 def _is_file(name: str) -> bool:

@@ -1,0 +1,95 @@
+"""What a teacher's own answers on training rows say against it: statistics on the outputs of one forward pass.
+
+A teacher whose classes are numbered otherwise than the data's trains every sub-network towards the wrong answers, and
+nothing after it would say so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import linear_sum_assignment
+
+from dynackd.data.labels import LabelMap, flow
+
+FEWEST_ROWS = 50  # of fewer, chance alone makes anything
+MOST_SHOWN = 6
+CHANCE = 1e-5  # how seldom chance alone may look as bad
+WAY_OUT = "or task.check_teacher: false if it is meant so"
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What speaks against a teacher; `certain` where it is worse than chance on enough rows."""
+
+    told: str
+    certain: bool
+
+
+def confusion_of(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    """How many rows of each class of the data `[classes, classes]` the teacher calls what."""
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (labels, answers), 1)
+    return counts
+
+
+def doubt_of_values(values: np.ndarray, labels: np.ndarray) -> Doubt | None:
+    """A regression's teacher is in doubt when its values `[rows]` fall where the data's rise."""
+    if len(labels) < 3 or np.ptp(values) == 0 or np.ptp(labels) == 0:
+        return None
+    result = stats.pearsonr(values, labels, alternative="less")
+    if result.pvalue >= CHANCE:
+        return None
+    told = (f"the teacher's values fall where the data's rise (Pearson's correlation {result.statistic:.2f} on "
+            f"{len(labels)} rows); name the teacher of this task, {WAY_OUT}")
+    return Doubt(told, len(labels) >= FEWEST_ROWS)
+
+
+def doubt_of_classes(confusion: np.ndarray, labels: LabelMap) -> Doubt | None:
+    """What a confusion `[data's class, teacher's class]` says against the teacher.
+
+    Certain: it is right less often than the same answers dealt out at random would be, or, on the classes that another
+    numbering of its outputs would explain better, less often than a guess. Uncertain: only the latter, without being
+    worse than a guess. Binomial tests at 1e-5.
+    """
+    rows, right = int(confusion.sum()), int(np.trace(confusion))
+    chance = float(confusion.sum(0) @ confusion.sum(1)) / rows**2
+    below = stats.binomtest(right, rows, chance, "less").pvalue < CHANCE
+    better = _better_numbering(confusion)
+    if not below and not better:
+        return None
+    moved = list(better)
+    own = int(confusion[moved, moved].sum())
+    guess = 1 / len(confusion)
+    worse = bool(moved) and stats.binomtest(own, int(confusion[moved].sum()), guess, "less").pvalue < CHANCE
+    said = f"; its answers fit task.labels: {flow(_map(confusion, labels, better))}" if better else ""
+    told = (f"the teacher gives {right} of {rows} rows the class that the data say ({right / rows:.0%}; at random "
+            f"{chance:.0%}): {_shown(confusion, labels)}{said}; set task.labels, name another teacher, {WAY_OUT}")
+    return Doubt(told, rows >= FEWEST_ROWS and (below or worse))
+
+
+def _better_numbering(confusion: np.ndarray) -> dict[int, int]:
+    """Data's class -> teacher's, for the classes with rows that another numbering gives another, if it fits the
+    answers better than chance could make it; else empty."""
+    ours, theirs = linear_sum_assignment(confusion, maximize=True)
+    moved = {int(i): int(j) for i, j in zip(ours, theirs, strict=True) if i != j and confusion[i].any()}
+    after = sum(int(confusion[i, j]) for i, j in moved.items())
+    before = sum(int(confusion[i, i]) for i in moved)
+    if after <= before or stats.binomtest(after, after + before, 0.5, "greater").pvalue >= CHANCE:
+        return {}
+    return moved
+
+
+def _map(confusion: np.ndarray, labels: LabelMap, better: Mapping[int, int]) -> dict[str, int]:
+    return {written: better.get(i, i) for i, written in enumerate(labels.written) if confusion[i].any()}
+
+
+def _shown(confusion: np.ndarray, labels: LabelMap) -> str:
+    """What the teacher calls the rows of each class of the data, the most frequent first."""
+    lines = [
+        f"'{labels.written[i]}' is called "
+        + ", ".join(f"{labels.names[j]} {row[j]} times" for j in np.argsort(-row, kind="stable")[:3] if row[j])
+        for i, row in enumerate(confusion) if row.any()
+    ]
+    return "; ".join(lines[:MOST_SHOWN]) + ("; ..." if len(lines) > MOST_SHOWN else "")

@@ -1,0 +1,272 @@
+"""The contract of a kind of task. A kind is one file beside this one with one object in it, and a line in `KINDS`.
+
+Whatever differs between kinds is answered by this object: how a recipe's `task` and the rows are read, what the model
+is, what it gives, how that is learned, judged and told. Nothing outside asks for a kind by name.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers import DataCollatorWithPadding
+
+from dynackd.data.labels import LabelMap
+from dynackd.data.model_labels import ModelLabels
+from dynackd.data.rows import Column, Rows
+from dynackd.data.sources import Place
+from dynackd.errors import UserError, listed, names_of, one_of, refuse_unknown_keys
+from dynackd.tasks.doubts import Doubt
+
+MULTI_LABEL = "multi_label_classification"
+RESERVED_COLUMNS = ("label", "labels", "length")  # the names that our own columns take
+OWN_TASK = "a task of your own"
+
+Tensors = Mapping[str, Tensor]
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a model: `name` is the field of the Hugging Face output, and the ONNX graph's; `axes` name its
+    dimensions, of which "batch" and "length" (in tokens) differ from call to call."""
+
+    name: str
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the labels of all splits became: `values` by split, one for each row, `names` how texts became class ids
+    (None where there are no classes), `note` what to tell the user of that."""
+
+    values: Mapping[str, Sequence[Any]]
+    names: LabelMap | None = None
+    note: str = ""
+
+
+class Kind:
+    """What a task is: override what differs. `outputs` are [rows, ...] tensors or arrays by name throughout."""
+
+    name: str  # in a recipe, `task.kind`
+    # --- the model
+    auto_class = "AutoModelForSequenceClassification"  # of transformers
+    problem_type: Any = None  # of its config
+    head: tuple[str, ...] = ("classifier",)  # how the path of its output layer begins
+    outputs: tuple[Output, ...] = (Output("logits", ("batch", "labels")),)
+    noun = "model"  # what it is called
+    # --- a recipe's `task`
+    task_keys: tuple[str, ...] = ("kind", "text", "label", "metrics", "labels", "check_teacher")
+    needed_keys: tuple[str, ...] = ("kind", "text", "label")
+    metrics: tuple[str, ...] = ()  # that it can be judged by
+    default_metrics: tuple[str, ...] = ()  # the first is the main one
+    lower_is_better: frozenset[str] = frozenset()
+    refused_training: Mapping[str, str] = {}  # fields of `training` that make no sense for it -> why
+    augmentable = False  # whether a row's texts may be changed by `dynackd augment`
+    # --- the columns of a batch that are no inputs of the model
+    label_columns: tuple[str, ...] = ("labels",)
+    # --- the model card
+    pipeline_tag = "text-classification"
+    pipeline: str | None = None  # of transformers, that runs it
+    js_pipeline: str | None = None  # of transformers.js
+    clients: Mapping[str, Callable[[Mapping[str, Any]], str]] = {}  # title -> snippet, beside or instead of the usual
+
+    # ------------------------------------------------------------------------------------------- a recipe's `task`
+
+    def task(self, value: Mapping[str, Any]) -> "Task":
+        """A recipe's `task` without `labels` and `check_teacher`. Raises UserError."""
+        refuse_unknown_keys("task", value, self.task_keys)
+        for key in self.needed_keys:
+            if not value.get(key):
+                needed = f"{', '.join(self.needed_keys[:-1])} and {self.needed_keys[-1]}"
+                raise UserError(f"task: '{key}' is missing; {OWN_TASK} needs {needed}")
+        text, label = names_of("task.text", value["text"]), value["label"]
+        if not isinstance(label, str):
+            raise UserError(f"task.label: expected one column name, got {label!r}")
+        if len(text) > 2 or len(set(text)) < len(text) or label in text:
+            raise UserError(f"task.text: expected one or two different columns other than the label's, got {text}")
+        if clash := [column for column in text if column in RESERVED_COLUMNS]:
+            raise UserError(f"task.text: rename the column '{clash[0]}'; dynackd makes a column of that name itself")
+        return Task("custom", tuple(text), label, self, self.chosen_metrics(value))
+
+    def chosen_metrics(self, value: Mapping[str, Any]) -> tuple[str, ...]:
+        """The metrics that a recipe's `task` names, or the default ones. Raises UserError."""
+        names = names_of("task.metrics", value.get("metrics") or list(self.default_metrics))
+        return tuple(one_of(f"task.metrics of a {self.name} task", name, self.metrics) for name in names)
+
+    def with_labels(self, task: "Task", labels: Any) -> "Task":
+        """The task with a recipe's `task.labels`. Raises UserError."""
+        raise UserError(f"task.labels: a {self.name} has no classes; remove it")
+
+    # ---------------------------------------------------------------------------------------------------- the rows
+
+    def columns(self, task: "Task") -> list[Column]:
+        """The columns of a row but its label's, which are kept on disk under their own names."""
+        return [Column(name) for name in task.text_columns]
+
+    def label_column(self, task: "Task") -> Column | None:
+        """The column of a row's label, if rows have one."""
+        return None
+
+    def labels(self, task: "Task", raw: Mapping[str, Rows], model: ModelLabels | None) -> Labels:
+        """The rows' labels as numbers, the training rows' first; model: the outputs of a trained model, None for a
+        head still to be made. Raises UserError for labels that do not fit."""
+        return Labels({split: rows.labels.tolist() for split, rows in raw.items()})
+
+    def strata(self, labels: np.ndarray) -> np.ndarray:
+        """A number for each row; rows of like number are held out for validation in equal shares."""
+        return np.zeros(len(labels))
+
+    def written(self, label: Any, names: LabelMap | None) -> Any:
+        """A row's label as its data write it."""
+        return label
+
+    # --------------------------------------------------------------------------------------------------- the model
+
+    def check_model(self, task: "Task", model: ModelLabels | None) -> None:
+        """Refuse (UserError) a trained model whose outputs are of another kind; None: the head is still to be made."""
+        if model is None:
+            return
+        of_task = f"task '{task.name}' is a {self.name}"
+        if model.problem_type == MULTI_LABEL != self.problem_type:
+            raise UserError(f"{of_task} with one label a row, but the model is a multi-label one (its problem_type is "
+                            f"{MULTI_LABEL}), which dynackd does not train yet")
+        if model.problem_type not in (None, self.problem_type):
+            raise UserError(f"{of_task}, but the model's problem_type is {model.problem_type}")
+
+    def made(self, architecture: str, config: Any) -> bool:
+        """Whether a model of this class name ("BertForSequenceClassification") and config is of this kind."""
+        return self.has_head(architecture) and getattr(config, "problem_type", None) in (None, self.problem_type)
+
+    def has_head(self, architecture: str) -> bool:
+        """Whether a model of this class has a head for such tasks, whatever its outputs."""
+        return architecture.endswith(self.auto_class.removeprefix("AutoModel"))
+
+    def output_names(self, label_names: Sequence[str]) -> tuple[str, ...]:
+        """What a model's outputs are called."""
+        return tuple(label_names) or ("LABEL_0",)
+
+    def head_fits(self, source: str, before: ModelLabels, names: Sequence[str]) -> tuple[bool, str]:
+        """(whether the head of the model at `source` is one of the outputs `names`, what to tell of it)."""
+        same = [name.casefold() for name in before.names] == [name.casefold() for name in names]
+        has = f"{source} has a head of {_outputs(before.names)}"
+        if same and before.problem_type in (None, self.problem_type):
+            return True, f"{has} already; its training goes on"
+        return False, f"{has}; a new one of {_outputs(names)} is made"
+
+    # ------------------------------------------------------------------------------------------------ rows as inputs
+
+    def encode(self, task: "Task", tokenizer: Any, batch: Mapping[str, list[Any]], **options: Any) -> Any:
+        """The tokenizer's model inputs of some rows; `options` are the tokenizer's."""
+        return tokenizer(*(batch[name] for name in task.text_columns), **options)
+
+    def features(self, task: "Task", tokenizer: Any, batch: Mapping[str, list[Any]], max_length: int) -> dict[str, Any]:
+        """The model's inputs of some rows, cut to `max_length` tokens, and their labels where the rows have any."""
+        encoded = self.encode(task, tokenizer, batch, truncation=True, max_length=max_length)
+        return {**encoded, **({"labels": batch["label"]} if "label" in batch else {})}
+
+    def least_tokens(self, task: "Task", tokenizer: Any) -> int:
+        """The fewest tokens in which a row has room."""
+        texts = len(task.text_columns)
+        return int(tokenizer.num_special_tokens_to_add(pair=texts == 2)) + texts
+
+    def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+        """What makes a batch of tensors of some rows' features."""
+        return DataCollatorWithPadding(tokenizer)
+
+    def split(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A batch's inputs of the model, and its labels."""
+        labels = {name: batch[name] for name in self.label_columns if name in batch}
+        return {name: value for name, value in batch.items() if name not in labels}, labels
+
+    # -------------------------------------------------------------------------------------------------- the outputs
+
+    def read(self, fields: Any, batch: Tensors) -> dict[str, Tensor]:
+        """The outputs, in the order of `self.outputs`, from the fields of a model's Hugging Face output."""
+        return {output.name: fields[output.name] for output in self.outputs}
+
+    def flat(self, arrays: Arrays, mask: np.ndarray) -> dict[str, np.ndarray]:
+        """A batch's outputs or labels so that batches of any length can be joined along the first axis: of what has a
+        place for each token, the real ones alone, [words, ...]. mask [batch, length]."""
+        if not any("length" in output.axes for output in self.outputs):
+            return dict(arrays)
+        real = mask.astype(bool)
+        return {name: array[real] if array.shape[:2] == mask.shape else array for name, array in arrays.items()}
+
+    # ------------------------------------------------------------------------------------------------------ learning
+
+    def label_loss(self, outputs: Tensors, batch: Tensors) -> Tensor:
+        """The loss against the labels, a mean over `label_count`."""
+        raise NotImplementedError(f"a {self.name} has no labels to learn from")
+
+    def output_loss(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:
+        """How far the outputs are from the teacher's, a mean over `output_count`."""
+        raise NotImplementedError
+
+    def label_count(self, batch: Tensors) -> Any:
+        """What `label_loss` is a mean over: rows."""
+        return len(batch["attention_mask"])
+
+    def output_count(self, batch: Tensors) -> Any:
+        """What `output_loss` is a mean over: rows."""
+        return len(batch["attention_mask"])
+
+    # ------------------------------------------------------------------------------------------------------- judging
+
+    def answers(self, outputs: Arrays) -> np.ndarray:
+        """The labels that a model itself gives, one for each row."""
+        raise NotImplementedError
+
+    def measure(self, task: "Task", outputs: Arrays, labels: Arrays) -> dict[str, float]:
+        """The task's metrics."""
+        raise NotImplementedError
+
+    def fidelity(self, outputs: Arrays, teacher: Arrays) -> dict[str, float]:
+        """How closely outputs follow the teacher's, whoever is right."""
+        raise NotImplementedError
+
+    def same_answers(self, ours: Arrays, theirs: Arrays) -> np.ndarray | None:
+        """Whether two models give the same label, for each row; None where outputs are no labels."""
+        return None
+
+    def drop(self, metric: str, before: float, after: float) -> float:
+        """By how much a metric got worse, in its own unit."""
+        return after - before if metric in self.lower_is_better else before - after
+
+    def doubt(self, outputs: Arrays, labels: Arrays, names: LabelMap | None) -> Doubt | None:
+        """What a teacher's own outputs on training rows say against it."""
+        return None
+
+    def relabelled(self, names: Sequence[str], before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any]:
+        """What `dynackd augment` tells of the labels of new rows, `before` those of the rows that they came from."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is read and what counts: one or two text columns, a label column, a kind and its metrics.
+
+    `label_names` is in the order of the class ids. `metrics[0]` is the main one. `validation_splits` maps the suffix
+    of the metrics' names to the split on the hub. `class_order` is set by `load_task_data` when a model orders the
+    classes of a declared task differently: `class_order[model's id]` is the task's own id, in which metrics count.
+    `labels` is the recipe's map from what stands in the data to class ids or names. `check_teacher`: whether a teacher
+    that is worse than chance on the training rows is an error.
+    """
+
+    name: str
+    text_columns: tuple[str, ...]
+    label_column: str
+    kind: Kind
+    metrics: tuple[str, ...]
+    label_names: tuple[str, ...] | None = None
+    hub: Place | None = None
+    train_split: str = "train"
+    validation_splits: Mapping[str, str] = field(default_factory=lambda: {"": "validation"})
+    class_order: tuple[int, ...] | None = None
+    labels: Mapping[str, int | str] | None = None
+    check_teacher: bool = True
+
+
+def _outputs(names: Sequence[str]) -> str:
+    return f"{len(names)} classes ({listed(names)})" if len(names) > 1 else "1 output"

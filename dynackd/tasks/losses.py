@@ -1,0 +1,31 @@
+"""The losses of which kinds are made, in float32 or better under any autocast."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32, or as it is where it is float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of logits [..., classes] with class ids [...], of which -100 is none: a mean over the others."""
+    return F.cross_entropy(wide(logits).flatten(0, -2), labels.reshape(-1))
+
+
+def squared_error(values: Tensor, expected: Tensor) -> Tensor:
+    """The mean squared error of values that may lack a last axis of 1."""
+    values = wide(values)
+    return F.mse_loss(values.reshape(-1), expected.reshape(-1).to(values.dtype))
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """−T²·Σ softmax(teacher / T)·log softmax(student / T) of logits [..., classes], mean over all but the last axis.
+
+    The factor T² keeps the size of the gradient independent of T (Hinton, Vinyals, Dean 2015, section 2). The loss is
+    not 0 but the teacher's entropy when the student equals the teacher.
+    """
+    soft = (wide(teacher) / temperature).softmax(-1) * (wide(student) / temperature).log_softmax(-1)
+    return -(temperature**2) * soft.sum(-1).mean()

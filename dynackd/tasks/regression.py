@@ -1,0 +1,66 @@
+"""Regression: one or two texts, a number."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from dynackd.data.labels import LabelMap
+from dynackd.data.model_labels import ModelLabels
+from dynackd.data.rows import Column, read_number
+from dynackd.errors import UserError, listed
+from dynackd.tasks.doubts import Doubt, doubt_of_values
+from dynackd.tasks.kind import Arrays, Kind, Task, Tensors
+from dynackd.tasks.losses import squared_error
+from dynackd.tasks.metrics import METRICS
+
+
+class Regression(Kind):
+    """A row is one or two texts with a number; the output is `logits` [rows, 1], the value."""
+
+    name = problem_type = "regression"
+    noun = "classifier"
+    metrics = ("pearson", "spearmanr", "mse")
+    default_metrics = ("pearson", "spearmanr")
+    lower_is_better = frozenset({"mse"})
+    refused_training: Mapping[str, str] = {"label_smoothing_factor": "its loss would be 0 for any output"}
+    augmentable = True
+    pipeline = "text-classification"  # transformers.js would take a softmax over the output
+
+    def label_column(self, task: Task) -> Column:
+        return Column(task.label_column, "label", read_number, pa.float64())
+
+    def check_model(self, task: Task, model: ModelLabels | None) -> None:
+        super().check_model(task, model)
+        if model is not None and len(model.names) != 1:
+            raise UserError(f"task '{task.name}' is a regression and needs a model with 1 output, but the model has "
+                            f"{len(model.names)} ({listed(model.names)})")
+
+    def made(self, architecture: str, config: Any) -> bool:
+        return super().made(architecture, config) and config.num_labels == 1
+
+    def label_loss(self, outputs: Tensors, batch: Tensors) -> Tensor:
+        return squared_error(outputs["logits"], batch["labels"])
+
+    def output_loss(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:
+        return squared_error(outputs["logits"], teacher["logits"])
+
+    def answers(self, outputs: Arrays) -> np.ndarray:
+        return outputs["logits"].reshape(-1).astype(np.float64)
+
+    def measure(self, task: Task, outputs: Arrays, labels: Arrays) -> dict[str, float]:
+        predictions, references = self.answers(outputs), labels["labels"].astype(np.float64)
+        return {name: METRICS[name](predictions, references, 1) for name in task.metrics}
+
+    def fidelity(self, outputs: Arrays, teacher: Arrays) -> dict[str, float]:
+        """`rmse`, the root of the mean squared difference."""
+        difference = outputs["logits"].astype(np.float64) - teacher["logits"].astype(np.float64)
+        return {"rmse": float(np.sqrt(np.square(difference).mean()))}
+
+    def doubt(self, outputs: Arrays, labels: Arrays, names: LabelMap | None) -> Doubt | None:
+        return doubt_of_values(outputs["logits"].reshape(-1), labels["labels"])
+
+
+REGRESSION = Regression()
