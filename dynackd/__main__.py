@@ -2,7 +2,7 @@
 
 import sys
 
-from dynackd.cli.command_line import main
+from dynackd.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,1 +1,5 @@
 """The command line."""
+
+from dynackd.cli.command_line import main
+
+__all__ = ["main"]
