@@ -1,13 +1,17 @@
 """The command line as a user meets it: what it prints, what it writes, and one sentence for a mistake."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from configparser import ConfigParser
+from pathlib import Path
 
 import pytest
 from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
 
+import dynackd
 from dynackd.cli.command_line import main
 from dynackd.cli.commands import COMMANDS
 from dynackd.onnx import choices, graphs, quantize
@@ -194,6 +198,14 @@ def test_a_supernet_that_lies_under_another_name_can_be_given_its_teacher(road, 
     (tmp_path / "net" / "recipe.yaml").write_text(recipe.to_yaml(tmp_path / "net"))
     assert str(tmp_path / "gone") in fails(capsys, "evaluate", tmp_path / "net")
     assert main(["evaluate", str(tmp_path / "net"), "--teacher", str(road / "run" / "teacher")]) == 0
+
+
+def test_the_command_that_is_installed_is_there():
+    setup = ConfigParser(interpolation=None)
+    setup.read(Path(dynackd.__file__).parents[1] / "setup.cfg")
+    name, _, target = setup["options.entry_points"]["console_scripts"].strip().partition(" = ")
+    module, _, function = target.partition(":")
+    assert (name, getattr(importlib.import_module(module), function)) == ("dynackd", main)
 
 
 def test_the_installed_command_exits_with_2_and_no_traceback(tmp_path):
