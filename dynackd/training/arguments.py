@@ -1,7 +1,7 @@
 """The `training` of a recipe: fields of `transformers.TrainingArguments`, each checked before anything is loaded.
 
     checked(Training, {"learning_rate": 3e-5}, "training")    # each field's name, type and range
-    resolve_training(sections, measured)                      # stage -> fields; refuses what they cannot do together
+    check_training(stages, measured)                          # what they cannot do together
 
 What fails on this machine alone is checked in `machine.py`. Left alone, most of the mistakes here end in a traceback
 after the model is loaded or after hours of training, or train something else without a word. To refuse another field is
@@ -244,28 +244,15 @@ class TrainingFields:
         return {**DEFAULTS, **self.values}
 
 
-def resolve_training(
-    sections: Mapping[str, Mapping[str, Fields]], measured: Mapping[str, Sequence[str]]
-) -> dict[str, TrainingFields]:
-    """stage -> its fields. sections: stage -> where fields stand -> the fields, each of them checked by `Training`; a
-    later section overrides an earlier one. measured: stage -> the metrics that its evaluation gives.
-
-    Raises `UserError`, which names the field and where it stands, for what a stage cannot honour, for fields that fail
-    beside one another and for those that would do nothing.
-    """
-    resolved = {
-        stage: TrainingFields(
-            {**TRAINING_DEFAULTS, **{name: value for values in parts.values() for name, value in values.items()}},
-            {name: where for where, values in parts.items() for name in values},
-        )
-        for stage, parts in sections.items()
-    }
-    for stage, fields in resolved.items():
+def check_training(stages: Mapping[str, TrainingFields], measured: Mapping[str, Sequence[str]]) -> None:
+    """Refuse (`UserError`, which names the field and where it stands) what a stage cannot honour, fields that fail
+    beside one another and those that would do nothing. stages: stage -> its fields, each of them checked by `Training`.
+    measured: stage -> the metrics that its evaluation gives."""
+    for stage, fields in stages.items():
         if stage != FINETUNE:
             _check_supported(fields)
         _check_together(stage, fields, measured[stage])
-    _check_needs(resolved)
-    return resolved
+    _check_needs(stages)
 
 
 def _check_supported(fields: TrainingFields) -> None:
@@ -295,10 +282,10 @@ def _check_together(stage: str, fields: TrainingFields, measured: Sequence[str])
             )
 
 
-def _check_needs(resolved: Mapping[str, TrainingFields]) -> None:
+def _check_needs(stages: Mapping[str, TrainingFields]) -> None:
     """Refuse a field that does nothing in any of the stages that it is given for."""
     for name, need in NEEDS.items():
-        given = [fields for fields in resolved.values() if name in fields.places]
+        given = [fields for fields in stages.values() if name in fields.places]
         asked = [fields for fields in given if fields.values[name] not in (None, False)]
         for where in {fields.where(name) for fields in asked}:
             if not any(need.met(fields.all) for fields in asked if fields.where(name) == where):

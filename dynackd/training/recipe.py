@@ -19,7 +19,7 @@ from dynackd.system.places import at_home
 from dynackd.system.settings import checked
 from dynackd.system.yamltext import MAX_CHARACTERS, read_yaml, write_yaml
 from dynackd.tasks.kind import Task
-from dynackd.training.arguments import FINETUNE, TrainingFields, resolve_training
+from dynackd.training.arguments import FINETUNE, TRAINING_DEFAULTS, TrainingFields, check_training
 from dynackd.training.machine import check_machine, with_device
 from dynackd.training.schema import DROPOUT, RECIPE_FILE, SIGNAL, WORKING_DIRECTORY, GridSection, Importance, RecipeFile
 from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, SubnetSampler, metric_names
@@ -220,19 +220,29 @@ def _parse(text: str) -> dict[str, Any]:
     return content
 
 
+def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in layers, a later one over an earlier one; `weights` key by key."""
+    result = {key: value for layer in layers for key, value in layer.items()}
+    if "weights" in result:
+        result["weights"] = _merged(*(layer.get("weights") or {} for layer in layers))
+    return result
+
+
 def _training(
     shared: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]], task: Task, grid: Grid
 ) -> dict[str, TrainingFields]:
     """Each stage's fields: the defaults, then the recipe's, then the recipe's for this stage."""
-    sections = {
-        name: {"training": shared, f"stages.{name}.training": own.get("training") or {}} for name, own in stages.items()
-    }
+    training = {}
+    for name, stage in stages.items():
+        own = stage.get("training") or {}
+        places = dict.fromkeys(shared, "training") | dict.fromkeys(own, f"stages.{name}.training")
+        training[name] = TrainingFields(_merged(TRAINING_DEFAULTS, shared, own), places)
     names = [metric + suffix for suffix in task.validation_splits for metric in task.metrics]
     measured = {
         FINETUNE: ["loss", *task.metrics],
         **{stage.name: metric_names(stage.grid_of(grid).specs(), names) for stage in (WIDTH_STAGE, DEPTH_STAGE)},
     }
-    training = resolve_training(sections, measured)
+    check_training(training, measured)
     for fields in training.values():
         for key, why in task.kind.refused_training.items():
             if fields.values.get(key):
@@ -245,10 +255,8 @@ def _distillation(stage: str, shared: Mapping[str, Any], own: Mapping[str, Any])
     overrides both, weights key by key."""
     preset = SIGNALS[own.get("signal", shared.get("signal", SIGNAL))].get(stage, {})  # finetune has no distillation
     # A stage that names another signal starts from that signal's weights, not from the recipe's.
-    layers = [preset, {**shared, "weights": {}} if "signal" in own else shared, own]
-    fields = {key: value for layer in layers for key, value in layer.items() if key != "signal"}
-    weights = {name: weight for layer in layers for name, weight in (layer.get("weights") or {}).items()}
-    settings = DistillationSettings(**{**fields, "weights": weights})
+    fields = _merged({"weights": {}}, preset, {**shared, "weights": {}} if "signal" in own else shared, own)
+    settings = DistillationSettings(**{key: value for key, value in fields.items() if key != "signal"})
     if stage != FINETUNE and not settings.active(TERMS):
         raise UserError(
             f"stages.{stage}.distillation: no term has a weight above 0, so nothing would be learned; give one a weight"
