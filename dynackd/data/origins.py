@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -125,11 +125,11 @@ def model_record(source: str, directory: Path) -> dict[str, Any]:
     return record
 
 
-def rows_record(rows: Dataset, text_columns: Sequence[str]) -> dict[str, Any]:
-    """How many `rows`, and the SHA-256 of their texts and class ids (or values) as lines of JSON, in order."""
+def rows_record(rows: Dataset) -> dict[str, Any]:
+    """How many `rows`, and the SHA-256 of what stands in them as lines of JSON, in order."""
     digest = hashlib.sha256()
-    for batch in rows.select_columns([*text_columns, "label"]).iter(ROWS_AT_A_TIME):
-        for row in zip(*(batch[name] for name in text_columns), batch["label"], strict=True):
+    for batch in rows.iter(ROWS_AT_A_TIME):
+        for row in zip(*batch.values(), strict=True):
             digest.update(json.dumps(row).encode() + b"\n")
     return {"rows": len(rows), "sha256": digest.hexdigest()}
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ class Validation:
     task: Task
     rows: dict[str, Dataset]
     tokenizer: PreTrainedTokenizerBase
-    texts: Sequence[tuple[Any, ...]] = ()
+    texts: Sequence[tuple[str, ...]] = ()
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self.rows.values())
@@ -97,8 +96,12 @@ def load_validation(
         if (report := unknown(tokens, tokenizer, f"validation{suffix}")) is not None:
             console.print(f"warning: {report}")
     first = next(iter(data.validation.values()))[:TEXTS]
-    texts = list(zip(*(first[name] for name in data.task.text_columns), strict=True))
+    texts = [tuple(map(_text, row)) for row in zip(*(first[name] for name in data.task.text_columns), strict=True)]
     return Validation(data.task, rows, tokenizer, texts)
+
+
+def _text(value: str | Sequence[str]) -> str:
+    return value if isinstance(value, str) else " ".join(value)
 
 
 def torch_predictor(model: PreTrainedModel, kind: Kind) -> Callable[[Feed], Feed]:

@@ -11,11 +11,13 @@ from math import sqrt
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+import transformers
+from transformers import AutoConfig, PreTrainedModel
 
 from dynackd.errors import UserError
 from dynackd.families.family import slices
 from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name
+from dynackd.students.classes import auto_class_of
 from dynackd.subnet import Layer
 
 STUDENT_KEYS = ("layer_heads", "layer_neurons", "kept_layers", "head_size", FAMILY_KEY)
@@ -41,7 +43,8 @@ def stock_model(student: PreTrainedModel) -> PreTrainedModel:
     """The stock model, in evaluation mode, that computes what the student does. Raises `UserError`."""
     config, family, geometry = student.config, family_of(student.config), geometry_of(student.config)
     heads = stock_heads(geometry.hidden, geometry.head_size, max(config.layer_heads))
-    stock = AutoModelForSequenceClassification.from_config(_stock_config(student, heads))
+    auto = auto_class_of(type(student).__name__, getattr(config, FAMILY_KEY))
+    stock = getattr(transformers, auto).from_config(_stock_config(student, heads))
     stock_geometry, state = geometry_of(stock.config), dict(student.state_dict())
     scale = sqrt(stock_geometry.head_size / geometry.head_size)  # scores are divided by the root of the larger size
     for index, (module, padded) in enumerate(zip(layer_list(student), layer_list(stock), strict=True)):

@@ -123,7 +123,7 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
         for suffix, some in {} if _has_files(recipe.data) else held_out.items():
             _write(temporary / f"validation{suffix}.jsonl", data, some)
         back = _read_back(temporary / "train.jsonl", recipe, data, train, names)
-        augmented = {"augmented": rows_record(back, data.task.text_columns)}
+        augmented = {"augmented": rows_record(back)}
         write_record(temporary, recipe, {**record, **augmented}, directory)
         write_json(temporary / "augment.json", {**about, "seconds": round(time.monotonic() - start, 1)})
     kept.drop()

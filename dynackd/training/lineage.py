@@ -27,15 +27,14 @@ def record_of(
 ) -> dict[str, Any]:
     """The content of a result's `origin.json`; `models` are records of the models that it is made from, by what each is
     to it ("model", "teacher", "parent")."""
-    columns = data.task.text_columns
     record: dict[str, Any] = {"format": 1, "dynackd": __version__, **models}
     record |= {"kind": data.task.kind.name, "max_length": recipe.data.max_length, "labels": list(data.label_names)}
     if grid is not None:
         record["grid"] = grid.to_dict()
     if data.train is not None:
-        record["training"] = rows_record(data.train, columns)
+        record["training"] = rows_record(data.train)
         record |= _augmentation_of(recipe, record["training"])
-    record |= {f"validation{suffix}": rows_record(rows, columns) for suffix, rows in data.validation.items()}
+    record |= {f"validation{suffix}": rows_record(rows) for suffix, rows in data.validation.items()}
     return record
 
 
