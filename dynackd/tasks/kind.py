@@ -17,6 +17,7 @@ from dynackd.data.model_labels import ModelLabels
 from dynackd.data.rows import Column, Rows
 from dynackd.data.sources import Place
 from dynackd.errors import UserError, listed, names_of, one_of, refuse_unknown_keys
+from dynackd.system.settings import Settings
 from dynackd.tasks.doubts import Doubt
 
 MULTI_LABEL = "multi_label_classification"
@@ -57,6 +58,7 @@ class Kind:
     outputs: tuple[Output, ...] = (Output("logits", ("batch", "labels")),)
     noun = "model"  # what it is called
     # --- a recipe's `task`
+    section: type[Settings] | None = None  # how it is written, for the JSON Schema, where that is no text and label
     task_keys: tuple[str, ...] = ("kind", "text", "label", "metrics", "labels", "check_teacher")
     needed_keys: tuple[str, ...] = ("kind", "text", "label")
     metrics: tuple[str, ...] = ()  # that it can be judged by

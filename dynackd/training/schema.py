@@ -4,7 +4,7 @@
     recipe_schema()                 # what `dynackd schema` prints, and recipes/recipe.schema.json
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, PlainValidator, ValidationInfo
 
@@ -55,7 +55,7 @@ class KnownTask(_Labelled):
 class OwnTask(_Labelled):
     """A task of your own."""
 
-    kind: Annotated[str, Among(lambda: KINDS)] = Field(description="What kind of label a row carries")
+    kind: Annotated[str, Among(lambda: [name for name, kind in KINDS.items() if not kind.section])] = Field(description="What kind of label a row carries")
     text: str | list[str] = Field(description="The column of the text, or the two columns of a pair")
     label: str = Field(description="The column of the label")
     metrics: str | list[Annotated[str, Among(lambda: METRICS)]] | None = Field(
@@ -63,7 +63,8 @@ class OwnTask(_Labelled):
     )
 
 
-WrittenTask = Annotated[str, Among(lambda: TASKS)] | KnownTask | OwnTask
+SECTIONS = [kind.section for kind in KINDS.values() if kind.section is not None]
+WrittenTask: Any = Union[(Annotated[str, Among(lambda: TASKS)], KnownTask, OwnTask, *SECTIONS)]
 
 
 @section("grid")
