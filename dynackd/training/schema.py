@@ -55,7 +55,9 @@ class KnownTask(_Labelled):
 class OwnTask(_Labelled):
     """A task of your own."""
 
-    kind: Annotated[str, Among(lambda: [name for name, kind in KINDS.items() if not kind.section])] = Field(description="What kind of label a row carries")
+    kind: Annotated[str, Among(lambda: [name for name, kind in KINDS.items() if not kind.section])] = Field(
+        description="What kind of label a row carries"
+    )
     text: str | list[str] = Field(description="The column of the text, or the two columns of a pair")
     label: str = Field(description="The column of the label")
     metrics: str | list[Annotated[str, Among(lambda: METRICS)]] | None = Field(
