@@ -208,6 +208,12 @@ def test_rows_without_labels_train_and_are_judged_by_the_teacher_alone(road, tmp
     assert [set(row["fidelity"]) for row in about["subnetworks"]] == [{"agreement"}] * 2
     assert not any(row["metrics"] for row in [about["teacher"], *about["subnetworks"]])
     assert "loss_ce" not in logged(tmp_path / "run" / "width")[0]
+    assert main(["export", str(tmp_path / "run" / "width"), "--width", "0.5", "--depth", "1", "--int8",
+                 "--output", str(tmp_path / "student")]) == 0  # fmt: skip
+    facts = read_json(tmp_path / "student" / "export.json")["files"]["onnx/model_quantized.onnx"]
+    assert "agreement" in facts
+    assert "drop" not in facts
+    assert main(["finetune", path]) == 2, "there is nothing to learn from"
     # The term that asks for labels says that there are none.
     path = str(recipe(tmp_path, **changes, training={"max_steps": 1, "use_cpu": True}, output_dir=str(tmp_path / "ce")))
     assert main(["train-width", path, "--set", "distillation.weights.ce=1"]) == 2

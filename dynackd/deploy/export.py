@@ -286,7 +286,8 @@ def _outputs(file: Path, validation: Validation | None) -> Outputs:
 def _loss(validation: Validation, before: dict[str, float], reference: Outputs, outputs: Outputs) -> dict[str, Any]:
     """What a variant loses against the float32 graph on the validation rows."""
     after = validation.metrics(outputs)
-    return {"metrics": after, "drop": validation.drop(before, after), **validation.agreement(outputs, reference)}
+    lost = {"drop": validation.drop(before, after)} if after else {}  # rows without labels have no metrics
+    return {"metrics": after, **lost, **validation.agreement(outputs, reference)}
 
 
 def _metrics(supernet: Supernet, validation: Validation, own: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from dynackd.families.family import HEAD, NEURON, Slice, slices
 from dynackd.families.table import family_of, geometry_of, layer_list
 from dynackd.subnet import full
+from dynackd.tasks.kinds import kind_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def gradient_importance(model: PreTrainedModel, batches: Batches) -> Importance:
     geometry, layers = geometry_of(model.config), layer_list(model)
     heads = torch.zeros(geometry.layers, geometry.heads)
     neurons = torch.zeros(geometry.layers, geometry.neurons)
-    was_training = model.training
+    kind, was_training = kind_of(model.config, type(model).__name__), model.training
     model.eval()
     for batch in batches:
         model.zero_grad(set_to_none=True)
@@ -43,7 +44,7 @@ def gradient_importance(model: PreTrainedModel, batches: Batches) -> Importance:
         with ExitStack() as stack:
             for layer, mask in zip(layers, masks, strict=True):
                 stack.callback(_gate_heads(model, layer, mask).remove)
-            model(**batch).loss.backward()
+            kind.importance_loss(model, batch).backward()
         for index, (own, mask) in enumerate(zip(_whole_layers(model), masks, strict=True)):
             assert mask.grad is not None
             heads[index] += mask.grad.abs().cpu()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding
 
@@ -213,6 +214,21 @@ class Kind:
     def output_count(self, batch: Tensors) -> Any:
         """What `output_loss` is a mean over: rows."""
         return len(batch["attention_mask"])
+
+    def importance_loss(self, model: Any, batch: Tensors) -> Tensor:
+        """The loss by whose change a head or neuron of a Hugging Face model is judged: transformers' own, against the
+        model's own answers where the batch has no labels."""
+        inputs, labels = self.split(batch)
+        if not labels:
+            with torch.no_grad():
+                labels = self.own_labels(self.read(model(**inputs), inputs))
+        loss: Tensor = model(**inputs, **labels).loss
+        return loss
+
+    def own_labels(self, outputs: Tensors) -> dict[str, Tensor]:
+        """The labels of a batch as its outputs would have them."""
+        answers = self.answers({name: output.float().cpu().numpy() for name, output in outputs.items()})
+        return {"labels": torch.as_tensor(answers).to(next(iter(outputs.values())).device)}
 
     # ------------------------------------------------------------------------------------------------------- judging
 

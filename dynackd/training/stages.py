@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
@@ -70,6 +69,9 @@ from dynackd.training.trainer import (
 @alone
 def finetune(recipe: Recipe, mode: RunMode) -> Path:
     """Stage 0: fine-tune a bare encoder with the stock Trainer. Returns the teacher's directory."""
+    if recipe.task.kind.label_column(recipe.task) is None:
+        raise UserError(f"task: a {recipe.task.kind.name} has no labels to fine-tune with; name a fine-tuned model "
+                        f"under 'teacher'")
     run = prepare(recipe, "finetune", TEACHER, mode)
     source = resolve_model(recipe.model)
     config = load_config(source)
@@ -209,8 +211,7 @@ def _describe_grid(supernet: Supernet) -> None:
 def _rewire(
     supernet: Supernet, recipe: Recipe, kind: Kind, train: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Order heads and neurons by importance on a sample of the training rows; rows without labels get the model's own
-    answers."""
+    """Order heads and neurons by importance on a sample of the training rows."""
     rows = train.shuffle(seed=recipe.data.seed).select(range(min(recipe.importance_rows, len(train))))
     batches = batches_of(rows, kind, tokenizer, 32)
     device = next(supernet.parameters()).device
@@ -219,19 +220,10 @@ def _rewire(
 
         def told() -> Any:
             for batch in batches:
-                inputs, labels = kind.split({name: tensor.to(device) for name, tensor in batch.items()})
-                yield {**inputs, **(labels or _answered(supernet, kind, inputs))}
+                yield {name: tensor.to(device) for name, tensor in batch.items()}
                 progress.advance(bar)
 
         rewire(supernet.model, IMPORTANCE[recipe.importance](supernet.model, told()))
-
-
-@torch.no_grad()
-def _answered(supernet: Supernet, kind: Kind, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A batch's labels as the full network itself gives them."""
-    outputs = kind.read(supernet(**inputs).outputs, inputs)
-    answers = kind.answers({name: output.float().cpu().numpy() for name, output in outputs.items()})
-    return {"labels": torch.as_tensor(answers).to(inputs["input_ids"].device)}
 
 
 def _train_stage(
