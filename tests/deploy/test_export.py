@@ -21,7 +21,7 @@ from dynackd.families.table import max_positions
 from dynackd.onnx.graphs import GRAPHS, Fixed, Shape, example_batch, export_onnx, parity, parity_shapes
 from dynackd.onnx.quantize import VARIANTS, Variant
 from dynackd.students.cutting import cut
-from dynackd.subnet import FULL, Grid, Layer, Subnet, SubnetSpec
+from dynackd.subnet import FULL, Grid, Layer, Subnet, SubnetSpec, read_subnet
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Origin, Supernet
 from dynackd.system.places import write_json
@@ -59,12 +59,31 @@ def test_saving_a_loaded_student_again_changes_nothing(supernet, tokenizer, tmp_
     assert (tmp_path / "a" / "config.json").read_text() == (tmp_path / "b" / "config.json").read_text()
 
 
+UNEVEN = Subnet((Layer(0, 1, 40), Layer(2, 4, 7), Layer(3, 2, 13)), 32)
+
+
+def test_layers_with_sizes_of_their_own_are_exported_with_the_same_parity(supernet, tokenizer, tmp_path):
+    about = export_student(supernet, tokenizer, UNEVEN, tmp_path / "s", options=ExportOptions(variants=("int8",)))
+    assert about["parity_max_abs_diff"] < 1e-5
+    assert (about["heads"], about["neurons"], about["layers"]) == ([1, 4, 2], [40, 7, 13], [0, 2, 3])
+    assert read_subnet(write(tmp_path / "again.json", about["subnet"]), supernet.geometry) == UNEVEN
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s")
+    with torch.no_grad():
+        expected = supernet(UNEVEN, **tiny_batch()).outputs["logits"]
+        torch.testing.assert_close(loaded(**tiny_batch()).logits, expected, atol=1e-6, rtol=0)
+    assert "with a size for each layer" in (tmp_path / "s" / "README.md").read_text()
+
+
+def write(file, content):
+    file.write_text(json.dumps(content))
+    return file
+
+
 def test_parameters_and_flops_are_those_of_the_sliced_student(supernet):
     from torch.utils.flop_counter import FlopCounterMode
 
     flops = FlopCounter(supernet)
-    uneven = Subnet((Layer(0, 1, 40), Layer(2, 4, 7)), 32)
-    for subnet in (*map(supernet.resolve, (FULL, SPEC, SubnetSpec(0.25, 0.75))), uneven):
+    for subnet in (*map(supernet.resolve, (FULL, SPEC, SubnetSpec(0.25, 0.75))), UNEVEN):
         student = cut(supernet, subnet)
         assert count_parameters(supernet, subnet) == sum(p.numel() for p in student.parameters())
         student.set_attn_implementation("eager")
@@ -357,6 +376,19 @@ def road(tmp_path_factory):
 def export(road, place, *arguments):
     sizes = ["--width", "0.5", "--depth", "0.5", "--output", str(place)]
     return main(["export", str(road / "depth"), *sizes, *map(str, arguments)])
+
+
+def test_the_command_cuts_what_a_file_says_and_tells_whether_that_was_trained(road, tmp_path, capsys):
+    net = Supernet(tiny_model(), Grid((1.0, 0.5), (1.0, 0.5)))
+    for name, subnet, told in (
+        ("mine", UNEVEN, "this network was not trained; the nearest trained one is (width 0.5, depth 1)"),
+        ("half", net.resolve(SPEC), "the same network as (width 0.5, depth 0.5), which was trained"),
+    ):
+        spec = write(tmp_path / f"{name}.json", subnet.to_dict())
+        assert main(["export", str(road / "depth"), "--spec", str(spec)]) == 0
+        assert told in " ".join(capsys.readouterr().out.split())
+        about = json.loads((road / "students" / name / "export.json").read_text())
+        assert about["subnet"] == subnet.to_dict()
 
 
 def test_the_command_validates_the_smaller_files_on_the_recipes_data(road, tmp_path, capsys):
