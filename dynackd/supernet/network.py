@@ -164,7 +164,7 @@ def _shallow(module: nn.Module, paths: Iterable[str]) -> nn.Module:
             raise RuntimeError(f"the forward of a {type(module).__name__} was replaced by one that is no method of it")
         twin.__dict__["forward"] = MethodType(bound.__func__, twin)
     children: dict[str, list[str]] = {}
-    for first, _, rest in (path.partition(".") for path in paths):
+    for first, _, rest in (path.partition(".") for path in paths if path):
         children.setdefault(first, []).extend([rest] if rest else [])
     for name, rests in children.items():
         twin._modules[name] = _shallow(getattr(module, name), rests)
