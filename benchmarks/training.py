@@ -134,7 +134,7 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
         setattr(kind, DataCollatorWithPadding.__name__, pad)
     if job["stage"] == "depth":  # as the width stage leaves it, but untrained
         grid = WIDTH_STAGE.grid_of(recipe.grid)
-        teacher = load_teacher(job["teacher"], grid, CLASSIFICATION)
+        teacher = load_teacher(job["teacher"], CLASSIFICATION)
         parent = Supernet(teacher.model, grid, Origin("width", job["teacher"]))
         parent.save(recipe.output_dir / "width", AutoTokenizer.from_pretrained(job["teacher"]))
     with suppress(_DoneError):

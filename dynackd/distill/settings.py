@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from dynackd.distill.matching import MATCHINGS
 from dynackd.distill.relations import AVERAGES, DIVERGENCES, PAIR_RELATIONS, Arrangement, How
 from dynackd.distill.terms import TERMS
 from dynackd.system.settings import Among, Number, Whole, section
@@ -64,6 +65,11 @@ class DistillationSettings:
         default="constant",
         description="How the weights of all terms but ce and logits go through a stage; the signals ckd and ckd+mse "
         "come with linear, which ends at 0",
+    )
+    matching: Annotated[str, Among(lambda: MATCHINGS)] = Field(
+        default="own",
+        description="Which layers of the recipe's teacher the model's learn from: own, the same ones, uniform, those "
+        "at the same relative depth, or last; between stages it is always own",
     )
     width_power: Number = Field(
         default=0.0, ge=0, description="All terms but ce and logits count times a sub-network's width to this power"

@@ -93,8 +93,8 @@ class Student:
     """What distillation sees of one sub-network's forward pass.
 
     outputs: as the kind of the task names them. hidden_states: len(layers) + 1 tensors [batch, length, hidden_s], the
-    embedding output first. layers: 0-based indices of the teacher's layers that the student's came from. width: the
-    share of heads and neurons that it has.
+    embedding output first. layers: 0-based indices of the teacher's layers that the student's match. width: the share
+    of heads and neurons that it has.
     """
 
     outputs: Tensors

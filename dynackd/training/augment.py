@@ -82,7 +82,7 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
         resolve_model(settings.masked_lm)  # a missing package is told before anything is loaded
     source = teacher_of(recipe)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    teacher = load_teacher(source, recipe.grid, recipe.task.kind).to(device)
+    teacher = load_teacher(source, recipe.task.kind).to(device)
     tokenizer = load_tokenizer(resolve_model(source), teacher.model.config)
     # No new row may be a validation row, and not only one of those that this recipe evaluates on.
     everything = dataclasses.replace(recipe.data, validation_rows=None)

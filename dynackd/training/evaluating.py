@@ -34,7 +34,7 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
     length = length or recipe.data.max_length
     if length > positions:
         raise UserError(f"--length {length} is beyond the {positions} tokens that {directory} takes")
-    original = load_teacher(teacher_of_supernet(directory, supernet.origin, teacher), supernet.grid, recipe.task.kind)
+    original = load_teacher(teacher_of_supernet(directory, supernet.origin, teacher), recipe.task.kind)
     data = load_task_data(recipe.task, recipe.data, ("validation",), model=labels_of(supernet.model.config))
     keys = [f"validation{suffix}" for suffix in data.validation]
     if differences(read_origin(directory), record_of(recipe, data, {}), keys):

@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from dynackd.data.model_labels import WRITTEN_KEY, labels_of
 from dynackd.data.origins import Record, model_record, resolve_model
+from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError, out_of_memory
 from dynackd.families.table import family_of, max_positions
 from dynackd.measure.evaluation import batches_of
@@ -50,9 +51,12 @@ from dynackd.training.runs import RESULTS, TEACHER, Run, RunMode, alone, begin, 
 from dynackd.training.teachers import (
     AGAIN,
     check_teacher,
+    load_pair,
     load_teacher,
+    models_of,
     refuse_other_teacher,
     refuse_student,
+    start_of,
     teacher_of,
 )
 from dynackd.training.trainer import (
@@ -126,24 +130,28 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     directory."""
     run = prepare(recipe, "width", "width", mode)
     source = teacher_of(recipe)
-    teacher = load_teacher(source, recipe.grid, recipe.task.kind)
-    tokenizer = load_tokenizer(resolve_model(source), teacher.model.config)
+    begin = start_of(recipe, source)
+    teacher, start, tokenizer = load_pair(recipe, source, begin)
+    recipe.grid.subnets(start.geometry)  # refuses a grid that names one network twice
     data = load_task_data(recipe.task, recipe.data, model=labels_of(teacher.model.config))
     _check_rows(data, run)
-    grid, known = WIDTH_STAGE.grid_of(recipe.grid), model_record(source, run.directory)
-    record = checked(run, record_of(recipe, data, {"teacher": known}, grid))
+    grid, known = WIDTH_STAGE.grid_of(recipe.grid), models_of(recipe, run.directory)
+    record = checked(run, record_of(recipe, data, known, grid))
     refuse_other_teacher(recipe, record)
-    train, validation = tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
+    positions = min(max_positions(network.model.config) for network in (teacher, start))
+    train, validation = tokenized(data, recipe, tokenizer, positions)
     if run.checkpoint is None:
         check_teacher(teacher.to(run.arguments.device), data, train, tokenizer, recipe.data.seed)
-    origin = Origin(WIDTH_STAGE.name, source, source, known["sha256"], known["sha256"])
-    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid, origin)
+    hashes = [known.get(key, known[TEACHER])["sha256"] for key in (TEACHER, "model")]
+    origin = Origin(WIDTH_STAGE.name, source, begin, *hashes)
+    supernet = Supernet(start.frozen_copy().requires_grad_(True).model, grid, origin)
     _remember_task(supernet.model.config, data)
     _describe_grid(supernet)
     _choose_rate(run, WIDTH_STAGE.name, supernet.model.config)
     if run.checkpoint is None:
         _rewire(supernet.to(run.arguments.device), recipe, data.task.kind, train, tokenizer)
-    return _train_stage(run, record, WIDTH_STAGE, supernet, teacher, teacher, data, train, validation, tokenizer)
+    imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching)
+    return _train_stage(run, record, WIDTH_STAGE, supernet, imitated, teacher, data, train, validation, tokenizer)
 
 
 @alone
@@ -155,8 +163,9 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     if not parent.is_dir():
         raise UserError(f"{parent} does not exist; run dynackd train-width with this recipe first")
     source = teacher_of(recipe)
-    known, own = model_record(source, run.directory), model_record(str(parent), run.directory)
-    refuse_other(parent, {"teacher": known}, ("teacher",), AGAIN["width"])
+    known = models_of(recipe, run.directory)
+    own = model_record(str(parent), run.directory)
+    refuse_other(parent, known, (TEACHER, "model"), AGAIN["width"])
     teacher, tokenizer = load_supernet(parent)
     if teacher.grid != WIDTH_STAGE.grid_of(recipe.grid):
         raise UserError(
@@ -166,18 +175,18 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     data = load_task_data(recipe.task, recipe.data, model=labels_of(teacher.model.config))
     _check_rows(data, run)
     grid = DEPTH_STAGE.grid_of(recipe.grid)
-    record = checked(run, record_of(recipe, data, {"teacher": known, "parent": own}, grid))
+    record = checked(run, record_of(recipe, data, {**known, "parent": own}, grid))
     refuse_other_teacher(recipe, record)
     refuse_other(parent, record, INHERITED, AGAIN["width"])
     train, validation = tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
     if run.checkpoint is None:
         check_teacher(teacher.to(run.arguments.device), data, train, tokenizer, recipe.data.seed)
-    origin = Origin(DEPTH_STAGE.name, source, str(parent), known["sha256"], own["sha256"])
+    origin = Origin(DEPTH_STAGE.name, source, str(parent), known[TEACHER]["sha256"], own["sha256"])
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid, origin)
     _describe_grid(supernet)
     _choose_rate(run, DEPTH_STAGE.name, supernet.model.config)
-    original = load_teacher(source, recipe.grid, recipe.task.kind)
-    return _train_stage(run, record, DEPTH_STAGE, supernet, teacher, original, data, train, validation, tokenizer)
+    original, imitated = load_teacher(source, recipe.task.kind), Teacher(teacher, data.task.kind)
+    return _train_stage(run, record, DEPTH_STAGE, supernet, imitated, original, data, train, validation, tokenizer)
 
 
 def _check_rows(data: TaskData, run: Run) -> None:
@@ -231,7 +240,7 @@ def _train_stage(
     record: Record,
     stage: Stage,
     supernet: Supernet,
-    teacher: Supernet,
+    teacher: Teacher,
     original: Supernet,
     data: TaskData,
     train: Dataset,

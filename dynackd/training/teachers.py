@@ -1,6 +1,7 @@
 """Which fine-tuned model is the teacher, and whether it may be one."""
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ from transformers import PreTrainedTokenizerBase
 
 from dynackd.data.model_labels import labels_of
 from dynackd.data.origins import Record, is_place, local_model, model_record, read_origin, resolve_model, weights_sha256
-from dynackd.errors import UserError
-from dynackd.families.table import FAMILIES, FAMILY_KEY
+from dynackd.distill.teacher import Teacher
+from dynackd.errors import UserError, listed
+from dynackd.families.table import FAMILIES, FAMILY_KEY, geometry_of
 from dynackd.measure.teacher_check import doubt
 from dynackd.report.terminal import console
 from dynackd.subnet import Grid
-from dynackd.supernet.checkpoints import load_classifier, load_classifier_config, load_config
+from dynackd.supernet.checkpoints import load_classifier, load_classifier_config, load_config, load_tokenizer
 from dynackd.supernet.network import CONFIG_KEY, Origin, Supernet
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.loading import TaskData, load_task_data
@@ -68,9 +70,9 @@ def refuse_other_result(recipe: Recipe, name: str) -> None:
         return
     config = load_config(str(directory))
     data = load_task_data(recipe.task, recipe.data, model=labels_of(config))
-    models = {
+    models: dict[str, Callable[[], Mapping[str, Record]]] = {
         TEACHER: lambda: {"model": model_record(recipe.model, directory)},
-        WIDTH_STAGE.name: lambda: {"teacher": model_record(teacher_of(recipe), directory)},
+        WIDTH_STAGE.name: lambda: models_of(recipe, directory),
         DEPTH_STAGE.name: lambda: {"parent": model_record(str(recipe.output_dir / WIDTH_STAGE.name), directory)},
     }
     now = record_of(recipe, data, models[name](), GRIDS[name](recipe.grid) if name in GRIDS else None)
@@ -82,12 +84,67 @@ def _absolute(source: str) -> str:
     return os.path.abspath(Path(source).expanduser()) if is_place(source) else source
 
 
-def load_teacher(source: str, grid: Grid, kind: Kind) -> Supernet:
+def start_of(recipe: Recipe, teacher: str) -> str:
+    """The name or absolute directory of the fine-tuned model whose weights the supernet starts from: the teacher,
+    unless the recipe names that beside a model of its own, which is fine-tuned already or by `finetune`."""
+    finetuned = recipe.output_dir / TEACHER
+    if not recipe.teacher or (finetuned.is_dir() and finetuned.resolve() == Path(teacher).resolve()):
+        return teacher
+    config = load_config(resolve_model(recipe.model))
+    if recipe.task.kind.has_head((config.architectures or [""])[0]):
+        return _absolute(recipe.model)
+    if finetuned.is_dir():
+        keys = [key for key in INHERITED if key != TEACHER]
+        refuse_other(finetuned, {"model": model_record(recipe.model, finetuned)}, keys, AGAIN[TEACHER])
+        return _absolute(str(finetuned))
+    theirs = load_config(resolve_model(teacher))
+    if (theirs.model_type, geometry_of(theirs)) != (config.model_type, geometry_of(config)):
+        raise UserError(
+            f"{recipe.model} is a bare encoder of another shape than the teacher {recipe.teacher}, so the supernet has "
+            "nothing to start from; run dynackd finetune with this recipe first"
+        )
+    return teacher
+
+
+def load_pair(recipe: Recipe, teacher: str, start: str) -> tuple[Supernet, Supernet, PreTrainedTokenizerBase]:
+    """The teacher, the network that the supernet starts from, which may be the same, and the tokenizer of both.
+    Raises `UserError` where they have other tokens or outputs, or the recipe's distillation cannot compare them."""
+    kind, settings = recipe.task.kind, recipe.stages[WIDTH_STAGE.name].distillation
+    own = load_teacher(start, kind)
+    tokenizer = load_tokenizer(resolve_model(start), own.model.config)
+    if start == teacher:
+        return own, own, tokenizer
+    imitated = load_teacher(teacher, kind)
+    theirs = load_tokenizer(resolve_model(teacher), imitated.model.config)
+    if (theirs.get_vocab(), theirs.model_input_names) != (tokenizer.get_vocab(), tokenizer.model_input_names):
+        raise UserError(
+            f"the teacher {teacher} reads other tokens than {start}; so far dynackd compares words that both read alike"
+        )
+    names = [labels_of(network.model.config).names for network in (own, imitated)]
+    if names[0] != names[1]:
+        raise UserError(
+            f"the outputs of {start} are {listed(names[0])}, the teacher's {listed(names[1])}; they must be the same "
+            "in the same order"
+        )
+    Teacher(imitated, kind, settings.matching).check(own.geometry, settings)
+    return imitated, own, tokenizer
+
+
+def models_of(recipe: Recipe, directory: Path) -> dict[str, Record]:
+    """What the record of a stage, in `directory`, says of the teacher, and of what its supernet started from where that
+    is another."""
+    teacher = teacher_of(recipe)
+    start = start_of(recipe, teacher)
+    own = {} if start == teacher else {"model": model_record(start, directory)}
+    return {TEACHER: model_record(teacher, directory), **own}
+
+
+def load_teacher(source: str, kind: Kind) -> Supernet:
     """A fine-tuned model as a frozen supernet, of which only the full network is asked."""
     source = resolve_model(source)
     config = load_classifier_config(source)
     refuse_student(source, config)
-    return Supernet(load_classifier(source, config, kind), grid).frozen_copy()
+    return Supernet(load_classifier(source, config, kind), Grid((1.0,), (1.0,))).frozen_copy()
 
 
 def teacher_of_supernet(directory: Path, origin: Origin, named: str | None) -> str:

@@ -30,13 +30,14 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from dynackd.distill.settings import DistillationSettings
-from dynackd.distill.signals import Student, TeacherSignal, distillation_loss, term_counts
+from dynackd.distill.signals import Student, distillation_loss, term_counts
+from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError, shown
 from dynackd.measure.evaluation import subnet_metrics
 from dynackd.subnet import Geometry, Grid, Subnet, SubnetSpec, full
 from dynackd.supernet.network import Supernet
 from dynackd.system.places import disk_trouble
-from dynackd.tasks.kind import Task, Tensors
+from dynackd.tasks.kind import Task
 
 
 @dataclass(frozen=True)
@@ -416,7 +417,7 @@ class SupernetTrainer(ResumableTrainer):
     def __init__(
         self,
         supernet: Supernet,
-        teacher: Supernet,
+        teacher: Teacher,
         stage: Stage,
         task: Task,
         settings: DistillationSettings,
@@ -429,7 +430,8 @@ class SupernetTrainer(ResumableTrainer):
         self.stage, self.task, self.settings = stage, task, settings
         self.sampler = sampler or SubnetSampler()
         self.names = {subnet: spec for spec, subnet in supernet.subnets.items()}
-        self.teacher = teacher.frozen_copy().to(args.device)
+        self.geometry, self.teacher = supernet.geometry, teacher
+        self.teacher.network.to(args.device)
         # The supernet's forward takes **batch, from which the Trainer cannot tell which columns are inputs.
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
         self._set_signature_columns([*tokenizer.model_input_names, *task.kind.label_columns])
@@ -442,7 +444,8 @@ class SupernetTrainer(ResumableTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock Trainer's; on a CPU the attention is plain meanwhile: backward through the fused kernel takes up
         to twice the time there, in bf16 above all."""
-        models = [net.model for net in (self.teacher, cast(Supernet, self.model)) if self.args.device.type == "cpu"]
+        networks = (self.teacher.network, cast(Supernet, self.model)) if self.args.device.type == "cpu" else ()
+        models = [network.model for network in networks]
         before = [model.config._attn_implementation for model in models]
         for model in models:
             model.set_attn_implementation("eager")
@@ -474,7 +477,8 @@ class SupernetTrainer(ResumableTrainer):
         settings = self.settings.at(self.state.global_step / max(1, self.state.max_steps))
         bunches, terms = self._bunches(subnets), list[tuple[str, str, Tensor]]()
         for imitated, group in groupby(bunches, key=lambda bunch: self._imitated(bunch[0])):
-            signal = self._teacher_signal(imitated, inputs, whole, settings)
+            with self.compute_loss_context_manager():
+                signal = self.teacher.signal(whole, settings, imitated)
             for bunch in group:
                 last = bunch is bunches[-1]
                 with nullcontext() if last else self.accelerator.no_sync(model):
@@ -495,7 +499,7 @@ class SupernetTrainer(ResumableTrainer):
 
     def _imitated(self, subnet: Subnet) -> Subnet:
         """The sub-network of the teacher that this one learns from."""
-        return self.stage.teacher_of(subnet, self.teacher.geometry)
+        return self.stage.teacher_of(subnet, self.teacher.network.geometry)
 
     def _bunches(self, subnets: list[Subnet]) -> list[list[Subnet]]:
         """The sub-networks of a step, those with the same teacher and first layer together, the deepest first; the
@@ -521,17 +525,9 @@ class SupernetTrainer(ResumableTrainer):
             with self.compute_loss_context_manager():
                 output = model(subnet, below=states[: shared + 1], **inputs)
                 outputs = self.task.kind.read(output.outputs, inputs)
-            width = subnet.width(self.teacher.geometry)
-            done.append(Student(outputs, output.hidden_states, subnet.indices, width))
+            matched = self.teacher.matched(subnet, self.geometry)
+            done.append(Student(outputs, output.hidden_states, matched, subnet.width(self.geometry)))
         return done
-
-    def _teacher_signal(
-        self, imitated: Subnet, inputs: Tensors, batch: Tensors, settings: DistillationSettings
-    ) -> TeacherSignal:
-        with torch.no_grad(), self.compute_loss_context_manager():
-            output = self.teacher(imitated, **inputs)
-            outputs = self.task.kind.read(output.outputs, inputs)
-        return TeacherSignal(settings, self.task.kind, outputs, output.hidden_states, batch)
 
     def _gathered(self, tensor: Tensor) -> Tensor:
         """A tensor of all processes, whose batches may differ in length."""

@@ -263,7 +263,7 @@ def test_evaluate_repeats_what_the_stage_measured(road, tmp_path):
 def test_training_moves_the_small_networks_towards_the_teacher(road):
     depth, _ = load_supernet(road / "run" / "depth")
     width, _ = load_supernet(road / "run" / "width")
-    teacher = load_teacher(str(road / "run" / "teacher"), depth.grid, CLASSIFICATION)
+    teacher = load_teacher(str(road / "run" / "teacher"), CLASSIFICATION)
     ids = torch.randint(4, 20, (64, 8), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad():

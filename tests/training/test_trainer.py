@@ -11,6 +11,7 @@ from transformers import DataCollatorWithPadding, TrainingArguments
 
 from dynackd.distill.settings import DistillationSettings
 from dynackd.distill.signals import Student, TeacherSignal, distillation_loss
+from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError
 from dynackd.families.table import layer_list
 from dynackd.subnet import FULL, Grid, Layer, Subnet, SubnetSpec
@@ -50,7 +51,7 @@ def rows(count=8):
 def trainer_of(tmp_path, stage, weights=CKD, sampler="all", supernet=None, grid=GRID, **arguments):
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     supernet = supernet or Supernet(tiny_model(**no_dropout), stage.grid_of(grid))
-    teacher = Supernet(tiny_model(seed=1, **no_dropout), grid)
+    teacher = Teacher(Supernet(tiny_model(seed=1, **no_dropout), grid), TASK.kind)
     options = {"use_cpu": True, "report_to": "none", "length_column_name": "length", "max_steps": 2, **arguments}
     tokenizer = tiny_tokenizer()
     return SupernetTrainer(
@@ -90,7 +91,8 @@ def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_p
     total, terms = 0, []
     for spec in stage.grid_of(DEEP).specs():
         with torch.no_grad():
-            output = trainer.teacher({"width": FULL, "depth": SubnetSpec(spec.width, 1.0)}[stage.name], **inputs)
+            imitated = {"width": FULL, "depth": SubnetSpec(spec.width, 1.0)}[stage.name]
+            output = trainer.teacher.network(imitated, **inputs)
         signal = TeacherSignal(settings, CLASSIFICATION, output.outputs, output.hidden_states, batch())
         own = trainer.model(spec, **inputs)
         layers = {1.0: (0, 1, 2, 3), 0.75: (0, 1, 3), 0.5: (1, 3)}[spec.depth]
@@ -146,11 +148,11 @@ def test_only_first_layers_are_common_and_one_is_left_to_run():
 
 def test_the_teacher_never_changes_and_takes_no_gradient(tmp_path):
     trainer = trainer_of(tmp_path, DEPTH_STAGE)
-    before = {name: tensor.clone() for name, tensor in trainer.teacher.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in trainer.teacher.network.state_dict().items()}
     trainer.train()
-    assert not trainer.teacher.training
-    assert all(p.grad is None and not p.requires_grad for p in trainer.teacher.parameters())
-    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.teacher.state_dict().items())
+    assert not trainer.teacher.network.training
+    assert all(p.grad is None and not p.requires_grad for p in trainer.teacher.network.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.teacher.network.state_dict().items())
 
 
 @pytest.mark.parametrize("stage", [WIDTH_STAGE, DEPTH_STAGE], ids=lambda stage: stage.name)
@@ -255,7 +257,7 @@ def test_dropout_is_set_for_training_and_the_config_keeps_its_own():
 
 def test_attention_is_plain_while_training_on_a_cpu_and_as_before_afterwards(tmp_path):
     trainer, seen = trainer_of(tmp_path, WIDTH_STAGE, max_steps=1), []
-    step, configs = trainer.training_step, [trainer.model.model.config, trainer.teacher.model.config]
+    step, configs = trainer.training_step, [trainer.model.model.config, trainer.teacher.network.model.config]
 
     def watched(*args, **kwargs):
         seen.extend(config._attn_implementation for config in configs)

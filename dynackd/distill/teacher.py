@@ -1,0 +1,44 @@
+"""Who is imitated."""
+
+import torch
+
+from dynackd.distill.matching import MATCHINGS
+from dynackd.distill.settings import DistillationSettings
+from dynackd.distill.signals import TeacherSignal
+from dynackd.errors import UserError
+from dynackd.subnet import Geometry, Subnet
+from dynackd.supernet.network import Supernet
+from dynackd.tasks.kind import Kind, Tensors
+
+
+class Teacher:
+    """A frozen network that sub-networks learn from: of their own shape, or of another hidden size, depth and family.
+
+    network: any of its sub-networks may be asked. kind: of the task, whose outputs it gives. matching: a name in
+    `MATCHINGS`. It reads the same tokens as its students.
+    """
+
+    def __init__(self, network: Supernet, kind: Kind, matching: str = "own") -> None:
+        self.network, self.kind, self.matching = network.frozen_copy(), kind, matching
+
+    def matched(self, student: Subnet, full: Geometry) -> tuple[int, ...]:
+        """The 0-based layers that a student's match, one for each; full: the sizes of the student's full network."""
+        return MATCHINGS[self.matching](student, full, self.network.geometry)
+
+    def signal(self, batch: Tensors, settings: DistillationSettings, subnet: Subnet) -> TeacherSignal:
+        """What its sub-network has to say of a batch: its outputs, and what the active terms want of its layers."""
+        inputs, _ = self.kind.split(batch)
+        with torch.no_grad():
+            output = self.network(subnet, **inputs)
+            outputs = self.kind.read(output.outputs, inputs)
+        return TeacherSignal(settings, self.kind, outputs, output.hidden_states, batch)
+
+    def check(self, full: Geometry, settings: DistillationSettings) -> None:
+        """Refuse (`UserError`) students whose full network has these sizes where a term or the matching cannot."""
+        own = self.network.geometry
+        self.matched(Subnet((), own.hidden), full)
+        if own.hidden != full.hidden and settings.active({"hidden_mse": 0}):
+            raise UserError(
+                f"the teacher's hidden size is {own.hidden} and the model's {full.hidden}, but the distillation term "
+                "'hidden_mse' needs equal ones; set distillation.signal to ckd, which compares relations alone"
+            )

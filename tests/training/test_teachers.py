@@ -1,0 +1,109 @@
+"""A teacher beside the model: another depth, hidden size and family, imitated by relations."""
+
+import json
+
+import pytest
+import torch
+from conftest import tiny_batch, tiny_config, tiny_model, tiny_recipe, tiny_tokenizer
+from transformers import AutoModelForSequenceClassification
+
+from dynackd.distill.settings import DistillationSettings
+from dynackd.distill.teacher import Teacher
+from dynackd.errors import UserError
+from dynackd.subnet import Grid, SubnetSpec
+from dynackd.supernet.network import Supernet, load_supernet
+from dynackd.tasks.classification import CLASSIFICATION
+from dynackd.training.recipe import make_recipe
+from dynackd.training.runs import RunMode
+from dynackd.training.stages import train_depth, train_width
+
+WIDE = {"num_hidden_layers": 6, "hidden_size": 48}
+OTHER = {"signal": "ckd", "matching": "uniform"}
+
+
+def saved(model, place):
+    model.save_pretrained(place)
+    tiny_tokenizer().save_pretrained(place)
+    return str(place)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe whose model is fine-tuned already, with a teacher of another shape and family."""
+    torch.manual_seed(0)
+    teacher = AutoModelForSequenceClassification.from_config(tiny_config("electra", **WIDE))
+    content = tiny_recipe(tmp_path)
+    content["model"] = saved(tiny_model(), tmp_path / "model")
+    content["teacher"] = saved(teacher, tmp_path / "teacher")
+    content["task"] = {**content["task"], "check_teacher": False}
+    return content
+
+
+def test_a_teacher_of_another_shape_is_imitated_by_a_supernet_that_starts_from_the_model(recipe, tmp_path):
+    recipe = make_recipe({**recipe, "distillation": OTHER})
+    width, depth = train_width(recipe, RunMode()), train_depth(recipe, RunMode())
+    for place in (width, depth):
+        supernet, _ = load_supernet(place)
+        assert (supernet.geometry.layers, supernet.geometry.hidden) == (4, 32)
+        assert supernet.origin.teacher == str(tmp_path / "teacher")
+        table = json.loads((place / "metrics.json").read_text())
+        teacher = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher")
+        assert table["teacher"]["parameters"] == sum(p.numel() for p in teacher.parameters())
+    record = json.loads((width / "origin.json").read_text())
+    assert (record["teacher"]["name"], record["model"]["name"]) == ("teacher", "model")
+    logged = [json.loads(line) for line in (width / "log.jsonl").read_text().splitlines()]
+    terms = {name for row in logged for name in row if name.startswith("loss_")}
+    assert {"loss_wr_pair", "loss_wr_triple", "loss_ltr_pair", "loss_ltr_triple", "loss_logits"} == terms
+
+
+@pytest.mark.parametrize(
+    ("distillation", "message"),
+    [
+        ({"signal": "ckd"}, "the teacher has 6 layers and the model 4"),
+        ({"matching": "uniform"}, "hidden size is 48 and the model's 32.*set distillation.signal to ckd"),
+    ],
+)
+def test_what_two_shapes_cannot_share_is_refused_before_any_data_are_read(recipe, distillation, message):
+    recipe = {**recipe, "distillation": distillation, "data": {"train": "none.tsv", "validation": "none.tsv"}}
+    with pytest.raises(UserError, match=message):
+        train_width(make_recipe(recipe), RunMode())
+
+
+def test_a_bare_model_of_another_shape_than_its_teacher_wants_a_head_first(recipe, tmp_path):
+    recipe = {**recipe, "model": str(tmp_path / "encoder"), "distillation": OTHER}
+    with pytest.raises(UserError, match=r"bare encoder of another shape than the teacher .*; run dynackd finetune"):
+        train_width(make_recipe(recipe), RunMode())
+
+
+def test_a_bare_model_of_its_teachers_shape_starts_from_the_teacher(recipe, tmp_path):
+    teacher = saved(tiny_model(seed=3), tmp_path / "alike")
+    recipe = {**recipe, "model": str(tmp_path / "encoder"), "teacher": teacher}
+    record = json.loads((train_width(make_recipe(recipe), RunMode()) / "origin.json").read_text())
+    assert record["teacher"]["name"] == "alike"
+    assert "model" not in record
+
+
+def test_a_teacher_with_other_words_or_outputs_is_refused(recipe, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["zzz"])
+    model = tiny_model(seed=1)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "words")
+    tokenizer.save_pretrained(tmp_path / "words")
+    outputs = saved(tiny_model(seed=1, id2label={0: "b", 1: "a"}, label2id={"b": 0, "a": 1}), tmp_path / "outputs")
+    for place, message in (
+        (str(tmp_path / "words"), "reads other tokens than"),
+        (outputs, r"the outputs of .* are LABEL_0, LABEL_1, the teacher's b, a; they must be the same"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train_width(make_recipe({**recipe, "teacher": place}), RunMode())
+
+
+def test_the_signal_is_that_of_the_sub_network_that_is_asked():
+    network = Supernet(tiny_model(), Grid((1.0, 0.5), (1.0,)))
+    teacher, batch = Teacher(network, CLASSIFICATION), tiny_batch()
+    settings = DistillationSettings(weights={"logits": 1.0})
+    for spec in (SubnetSpec(), SubnetSpec(0.5)):
+        signal = teacher.signal({**batch, "labels": torch.zeros(4, dtype=torch.long)}, settings, network.resolve(spec))
+        with torch.no_grad():
+            assert torch.equal(signal.outputs["logits"], network.eval()(spec, **batch).outputs["logits"])
