@@ -14,6 +14,9 @@ difference vector is ever made. The subtractions cancel digits, which is why eve
 float64, whatever the dtype of the hidden states and whatever autocast says. With the cosines of triples in float32
 instead, the terms took 10 % less time, and the error of nearly parallel vectors exceeded the naive evaluation's.
 
+One module because each relation's value, its comparison and its gradient are one piece of mathematics over the same
+chunks: a change of one without the others is a wrong gradient, and side by side they are read and tested together.
+
 Shapes: B sentences, K matched layers (the embedding output counts as one), L words, H hidden size. A group holds P
 points: P = L, K groups a sentence for WR; P = K, L groups a sentence for LTR.
 """
