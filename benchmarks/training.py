@@ -61,9 +61,10 @@ from dynackd.tasks import kind
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.training import stages, trainer
 from dynackd.training.recipe import Recipe, apply_overrides, make_recipe
+from dynackd.training.resumable import set_dropout
 from dynackd.training.runs import RunMode
 from dynackd.training.teachers import load_teacher
-from dynackd.training.trainer import WIDTH_STAGE, SupernetTrainer, set_dropout
+from dynackd.training.trainer import WIDTH_STAGE, SupernetTrainer
 
 # Recipe overrides by name, each a row of its own in every table: one line to add an idea. They are run in the `own`
 # shapes; in the `same` shapes only those that --same-variants names.

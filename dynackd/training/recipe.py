@@ -21,8 +21,9 @@ from dynackd.system.yamltext import MAX_CHARACTERS, read_yaml, write_yaml
 from dynackd.tasks.kind import Task
 from dynackd.training.arguments import FINETUNE, TRAINING_DEFAULTS, TrainingFields, check_training
 from dynackd.training.machine import check_machine, with_device
+from dynackd.training.samplers import SubnetSampler
 from dynackd.training.schema import DROPOUT, RECIPE_FILE, SIGNAL, WORKING_DIRECTORY, GridSection, Importance, RecipeFile
-from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, SubnetSampler, metric_names
+from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, metric_names
 
 STAGES = (FINETUNE, "width", "depth")
 

@@ -24,7 +24,7 @@ from dynackd.training.arguments import FINETUNE
 from dynackd.training.lineage import refuse_changed_content, refuse_changed_recipe, write_record
 from dynackd.training.progress import LOG_FILE
 from dynackd.training.recipe import Recipe, StageSettings
-from dynackd.training.trainer import one_device
+from dynackd.training.resumable import one_device
 
 TEACHER = "teacher"
 # What a command makes in a run's directory, and what its manifest calls that.

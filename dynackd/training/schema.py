@@ -20,7 +20,7 @@ from dynackd.tasks.kinds import KINDS
 from dynackd.tasks.metrics import METRICS
 from dynackd.tasks.task import resolve_task
 from dynackd.training.arguments import Training
-from dynackd.training.trainer import SubnetSampler
+from dynackd.training.samplers import SubnetSampler
 
 # What relative paths in a recipe file are relative to; recipes beside results say `recipe`.
 WORKING_DIRECTORY, RECIPE_FILE = "working directory", "recipe"

@@ -46,6 +46,7 @@ from dynackd.training.lineage import INHERITED, record_of, refuse_other, write_r
 from dynackd.training.progress import LOG_FILE, TrainingProgress, predicting, write_log
 from dynackd.training.rates import default_learning_rate, still_falling
 from dynackd.training.recipe import Recipe
+from dynackd.training.resumable import ResumableTrainer, check_steps, set_dropout
 from dynackd.training.rows import tokenized
 from dynackd.training.runs import RESULTS, TEACHER, Run, RunMode, alone, begin, checked, drop, prepare
 from dynackd.training.teachers import (
@@ -59,15 +60,7 @@ from dynackd.training.teachers import (
     start_of,
     teacher_of,
 )
-from dynackd.training.trainer import (
-    DEPTH_STAGE,
-    WIDTH_STAGE,
-    ResumableTrainer,
-    Stage,
-    SupernetTrainer,
-    check_steps,
-    set_dropout,
-)
+from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, Stage, SupernetTrainer
 
 
 @alone

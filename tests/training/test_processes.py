@@ -26,8 +26,9 @@ from dynackd.system.interruption import Interrupted, Interruption
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.training import evaluating, stages
 from dynackd.training.recipe import make_recipe
+from dynackd.training.resumable import ResumableTrainer
 from dynackd.training.runs import RunMode
-from dynackd.training.trainer import ResumableTrainer, SupernetTrainer
+from dynackd.training.trainer import SupernetTrainer
 
 FRESH = RunMode()
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -279,7 +280,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_loses_none_that_is_whole(road, tmp_
     code = f"""
 import resource, sys
 from dynackd.cli.command_line import main
-from dynackd.training.trainer import ResumableTrainer
+from dynackd.training.resumable import ResumableTrainer
 save = ResumableTrainer._save_checkpoint
 def full(self, *arguments):
     if self.state.global_step == 6:

@@ -10,8 +10,8 @@ from conftest import tiny_recipe
 from dynackd.training import stages
 from dynackd.training.rates import LARGEST_RATE, RATE_AT_768, default_learning_rate, still_falling
 from dynackd.training.recipe import make_recipe
+from dynackd.training.resumable import ResumableTrainer
 from dynackd.training.runs import RunMode
-from dynackd.training.trainer import ResumableTrainer
 
 
 @pytest.mark.parametrize("stage", RATE_AT_768)

@@ -18,17 +18,9 @@ from dynackd.subnet import FULL, Grid, Layer, Subnet, SubnetSpec
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.task import resolve_task
-from dynackd.training.trainer import (
-    DEPTH_STAGE,
-    WIDTH_STAGE,
-    ResumableTrainer,
-    SubnetSampler,
-    SupernetTrainer,
-    _common,
-    check_arguments,
-    check_steps,
-    set_dropout,
-)
+from dynackd.training.resumable import ResumableTrainer, check_steps, set_dropout
+from dynackd.training.samplers import SubnetSampler
+from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, SupernetTrainer, _common, check_arguments
 
 TASK = resolve_task({"kind": "classification", "text": "sentence", "label": "label"})
 CKD = {"ce": 0.1, "logits": 1.0, "wr_pair": 10.0, "wr_triple": 10.0, "ltr_pair": 10.0, "ltr_triple": 10.0}
