@@ -1,6 +1,8 @@
-"""A kind of task that stands in this file alone goes the whole way: nothing in the package knows of it.
+"""A kind of task and a family that stand in this file alone go the whole way: nothing in the package knows of them.
 
-It tags words: a row is a list of words with a tag for each, the output is `logits` [batch, length, tags].
+The task tags words: a row is a list of words with a tag for each, the output is `logits` [batch, length, tags]. The
+family has what none of the package's has: query, key and value in one product, a gated FFN whose halves are one, a head
+size that is not hidden size / heads, and a first layer unlike the others.
 """
 
 import json
@@ -11,18 +13,122 @@ import onnx
 import pyarrow as pa
 import pytest
 import torch
-from conftest import BAD, GOOD, PLAIN, tiny_config, tiny_tokenizer, write_recipe
-from transformers import AutoModelForTokenClassification, BertModel, DataCollatorForTokenClassification, pipeline
+from conftest import BAD, GOOD, PLAIN, VOCABULARY, tiny_tokenizer, write_recipe
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTokenClassification,
+    DataCollatorForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    pipeline,
+)
+from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 
 from dynackd.cli.command_line import main
 from dynackd.data.labels import LabelMap
 from dynackd.data.rows import Column
+from dynackd.families.family import HEAD, NEURON, Family, SlicedLinear
+from dynackd.families.table import FAMILIES
 from dynackd.students.loading import load_student
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import read_json
 from dynackd.tasks.kind import Kind, Labels, Output, Task
 from dynackd.tasks.kinds import KINDS
 from dynackd.tasks.losses import cross_entropy, soft_cross_entropy
+
+
+class ToyConfig(PreTrainedConfig):
+    model_type = "toy"
+    vocab_size: int = len(VOCABULARY)
+    width: int = 24
+    head_dim: int = 16  # not width / heads
+    num_attention_heads: int = 4
+    inner: int = 20
+    num_hidden_layers: int = 4
+    max_position_embeddings: int = 48
+    pad_token_id: int | None = 0
+    initializer_range: float = 0.1
+
+
+class ToyEmbeddings(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.words = nn.Embedding(config.vocab_size, config.width)
+
+    def forward(self, input_ids):
+        return self.words(input_ids)
+
+
+class ToyLayer(nn.Module):
+    """Query, key and value in one product, and a gated FFN."""
+
+    def __init__(self, config, index):
+        super().__init__()
+        self.heads, size = config.num_attention_heads, config.num_attention_heads * config.head_dim
+        self.qkv, self.out = nn.Linear(config.width, 3 * size), nn.Linear(size, config.width)
+        self.gate_up, self.down = nn.Linear(config.width, 2 * config.inner), nn.Linear(config.inner, config.width)
+        self.norm = nn.LayerNorm(config.width) if index else nn.Identity()  # it depends on the layer's place
+
+    def forward(self, x, mask):
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + mask
+        x = x + self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return x + self.down(gate.sigmoid() * up)
+
+
+class ToyPreTrained(PreTrainedModel):
+    config_class = ToyConfig
+    base_model_prefix = "toy"
+
+
+class ToyModel(ToyPreTrained):
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed = ToyEmbeddings(config)
+        self.blocks = nn.ModuleList(ToyLayer(config, index) for index in range(config.num_hidden_layers))
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask=None, output_hidden_states=False, return_dict=True, **_):
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        states = [self.embed(input_ids)]
+        for block in self.blocks:
+            states.append(block(states[-1], (1.0 - mask[:, None, None].to(states[0].dtype)) * -1e4))
+        return BaseModelOutput(states[-1], tuple(states) if output_hidden_states else None)
+
+
+class ToyForTokenClassification(ToyPreTrained):
+    def __init__(self, config):
+        super().__init__(config)
+        self.toy, self.classifier = ToyModel(config), nn.Linear(config.width, config.num_labels)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask=None, labels=None, **options):
+        output = self.toy(input_ids, attention_mask, **options)
+        logits = self.classifier(output.last_hidden_state)
+        loss = None if labels is None else nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return TokenClassifierOutput(loss, logits, output.hidden_states)
+
+
+TOY = Family(
+    layers="blocks",
+    linears=(
+        SlicedLinear("qkv", HEAD, 0, parts=3),
+        SlicedLinear("out", HEAD, 1),
+        SlicedLinear("gate_up", NEURON, 0, parts=2),
+        SlicedLinear("down", NEURON, 1),
+    ),
+    query="qkv",
+    attention_output="out",
+    head_count=("heads",),
+    embeddings=("embed",),
+    neurons_key="inner",
+    hidden_key="width",
+    head_size_key="head_dim",
+)
+
 
 TAGS = ("other", "praise", "blame")
 
@@ -121,7 +227,7 @@ def recipe(directory, **changes):
         "grid": {"widths": [0.5, 1.0], "depths": [0.5, 1.0]},
         "importance": {"rows": 16},
         "distillation": {"weights": {"ce": 0.5}},
-        "training": {"per_device_train_batch_size": 8, "num_train_epochs": 6, "learning_rate": 3e-3, "use_cpu": True},
+        "training": {"per_device_train_batch_size": 8, "num_train_epochs": 6, "learning_rate": 1e-2, "use_cpu": True},
         "output_dir": str(directory / "run"),
         **changes,
     })  # fmt: skip
@@ -139,7 +245,11 @@ def road(tmp_path_factory):
         for kind in (Tagging(), WordsAlone()):
             patch.setitem(KINDS, kind.name, kind)
         torch.manual_seed(0)
-        BertModel(tiny_config("bert")).save_pretrained(directory / "encoder")
+        patch.setitem(FAMILIES, "toy", TOY)
+        AutoConfig.register("toy", ToyConfig)
+        AutoModel.register(ToyConfig, ToyModel)
+        AutoModelForTokenClassification.register(ToyConfig, ToyForTokenClassification)
+        ToyModel(ToyConfig()).save_pretrained(directory / "encoder")
         tiny_tokenizer().save_pretrained(directory / "encoder")
         write_words(directory / "train.jsonl", 64, 1)
         write_words(directory / "validation.jsonl", 32, 2)
@@ -186,9 +296,17 @@ def test_a_new_kind_is_exported_compared_and_loaded_again(road):
     assert [word["entity"] for word in found] == [TAGS[i] for i in expected[0, 1:3].argmax(-1)]
 
 
-@pytest.mark.parametrize("option", ["--compat", "--static-length=16"])
-def test_a_new_kind_may_be_exported_in_every_way(road, tmp_path, option):
-    size = ["--width", "0.5", "--depth", "0.5", "--output", str(tmp_path / "s")]
+def test_a_stock_checkpoint_of_layers_that_depend_on_their_place_is_refused(road, tmp_path, capsys):
+    size = ["--width", "0.5", "--depth", "0.5", "--output", str(tmp_path / "s"), "--compat"]
+    assert main(["export", str(road / "run" / "depth"), *size]) == 2
+    told = "no stock checkpoint holds the layers 1, 3 alone: a toy's layers depend on their place"
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("depth", "option"), [("1", "--compat"), ("0.5", "--static-length=16")])
+def test_newcomers_may_be_exported_in_every_way(road, tmp_path, depth, option):
+    size = ["--width", "0.5", "--depth", depth, "--output", str(tmp_path / "s")]
     assert main(["export", str(road / "run" / "depth"), *size, option]) == 0
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "s")
     assert model(torch.tensor([[2, 4, 3]])).logits.shape == (1, 3, 3)

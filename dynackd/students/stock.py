@@ -42,7 +42,9 @@ def stock_heads(hidden: int, head_size: int, heads: int) -> int:
 def stock_model(student: PreTrainedModel) -> PreTrainedModel:
     """The stock model, in evaluation mode, that computes what the student does. Raises `UserError`."""
     config, family, geometry = student.config, family_of(student.config), geometry_of(student.config)
-    heads = stock_heads(geometry.hidden, geometry.head_size, max(config.layer_heads))
+    heads = max(config.layer_heads)
+    if not family.head_size_key:
+        heads = stock_heads(geometry.hidden, geometry.head_size, heads)
     auto = auto_class_of(type(student).__name__, getattr(config, FAMILY_KEY))
     stock = getattr(transformers, auto).from_config(_stock_config(student, heads))
     stock_geometry, state = geometry_of(stock.config), dict(student.state_dict())
@@ -56,6 +58,11 @@ def stock_model(student: PreTrainedModel) -> PreTrainedModel:
             place = room.blocks(filled).narrow(part.dim + 1, 0, part.kept).narrow(part.dim + 2, 0, part.size)
             place.copy_(part.blocks(tensor) * (scale if path == family.query else 1.0))
             state[f"{layer_list_name(stock)}.{index}.{path}.{name}"] = filled
+    if state.keys() != stock.state_dict().keys():
+        raise UserError(
+            f"no stock checkpoint holds the layers {', '.join(map(str, config.kept_layers))} alone: a "
+            f"{getattr(config, FAMILY_KEY)}'s layers depend on their place; export without --compat"
+        )
     stock.load_state_dict(state, strict=True)
     return stock.eval()
 

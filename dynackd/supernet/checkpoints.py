@@ -188,7 +188,7 @@ def load_classifier(
     kind = kind or kind_of(config)
     model, info = _load(getattr(transformers, kind.auto_class), path, config)
     # from_pretrained re-initialises what it does not find, without an error.
-    missing = sorted(name for name in info["missing_keys"] if not (new_head and _is_head(name)))
+    missing = sorted(name for name in info["missing_keys"] if not (new_head and _is_head(name, config)))
     mismatched = sorted(key for key in info["mismatched_keys"] if not (new_head and key[0].startswith(kind.head)))
     for name, theirs, ours in mismatched:
         if name.startswith(kind.head) and ours[0] == config.num_labels != theirs[0]:
@@ -243,8 +243,9 @@ def reset_head(model: PreTrainedModel, kind: Kind) -> None:
     nn.init.zeros_(output.bias)
 
 
-def _is_head(name: str) -> bool:
-    return "layer." not in name and "embeddings" not in name
+def _is_head(name: str, config: PreTrainedConfig) -> bool:
+    family = family_of(config)
+    return not any(f".{part}." in f".{name}" for part in (family.layers, *family.embeddings))
 
 
 # Counters that older libraries stored, and the pooler of a bare encoder, which not every classifier has.
@@ -258,7 +259,7 @@ def _refuse_unused(path: str, model: PreTrainedModel, unexpected: Iterable[str],
     prefix = f"{model.base_model_prefix}."
 
     def in_encoder(name: str) -> bool:
-        return name.startswith((prefix, "embeddings", "encoder.", "transformer."))
+        return name.startswith((prefix, *(f"{own}." for own, _ in model.base_model.named_children())))
 
     unused = sorted(name for name in unexpected if not _HARMLESS.search(name) and (in_encoder(name) or not new_head))
     if unused:
