@@ -14,8 +14,9 @@ from dynackd.students.registration import register
 from dynackd.version import __version__
 
 if TYPE_CHECKING:
+    from dynackd.grid import Grid
     from dynackd.students.loading import load_student
-    from dynackd.subnet import FULL, Grid, Layer, Subnet, SubnetSpec
+    from dynackd.subnet import FULL, Layer, Subnet, SubnetSpec
     from dynackd.supernet.network import Supernet, load_supernet
 
 __all__ = ["FULL", "Grid", "Layer", "Subnet", "SubnetSpec", "Supernet", "__version__", "load_student", "load_supernet"]
@@ -23,7 +24,7 @@ __all__ = ["FULL", "Grid", "Layer", "Subnet", "SubnetSpec", "Supernet", "__versi
 # The module of every name that is imported when it is asked for.
 _HOMES = {
     "FULL": "dynackd.subnet",
-    "Grid": "dynackd.subnet",
+    "Grid": "dynackd.grid",
     "Layer": "dynackd.subnet",
     "Subnet": "dynackd.subnet",
     "SubnetSpec": "dynackd.subnet",

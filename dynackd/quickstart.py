@@ -12,9 +12,10 @@ from typing import Any
 from dynackd.data.docstrings import write_docstring_dataset
 from dynackd.deploy.export import STUDENT, export_student, known_metrics
 from dynackd.errors import UserError
+from dynackd.grid import Grid
 from dynackd.measure.latency import benchmark
 from dynackd.report.terminal import benchmark_table, console, grid_table, plot_tradeoff, progress, say, show
-from dynackd.subnet import Grid, SubnetSpec
+from dynackd.subnet import SubnetSpec
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import (
     holds,

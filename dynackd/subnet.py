@@ -1,17 +1,10 @@
-"""The one dial: what a person types (`SubnetSpec`, or a file), the `Subnet` that it resolves to, which is all that is
-passed down, and the grid of those that are trained."""
+"""The one dial: the `SubnetSpec` that a person types, and the `Subnet` that it resolves to, which is all that is passed
+down."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from fractions import Fraction
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
-
-from dynackd.errors import UserError, refuse_unknown_keys, shown
-from dynackd.system.places import read_json
-from dynackd.system.settings import Among, section
+from dynackd.errors import UserError, shown
 
 
 @dataclass(frozen=True, order=True)
@@ -35,30 +28,6 @@ class SubnetSpec:
 
 
 FULL = SubnetSpec(1.0, 1.0)
-
-
-def share_of(value: Any) -> float:
-    """A share as people write it, a number or a text such as `0.5` or `2/3`; ValueError for anything else."""
-    number = value
-    if isinstance(value, str):
-        above, slash, below = value.partition("/")
-        try:
-            number = float(above) / float(below) if slash else float(above)
-        except (ValueError, ZeroDivisionError):
-            number = None
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise ValueError(f"{shown(value)} is no number; write a share such as 0.66 or 2/3")
-    if not 0 < number <= 1:
-        raise ValueError(f"{shown(number)} is outside (0, 1]")
-    return float(number)
-
-
-def multiplier(where: str, value: Any) -> float:
-    """`share_of` the value; `UserError` that names `where`."""
-    try:
-        return share_of(value)
-    except ValueError as error:
-        raise UserError(f"{where} {error}") from error
 
 
 @dataclass(frozen=True)
@@ -121,125 +90,6 @@ class Subnet:
 def full(geometry: Geometry) -> Subnet:
     """The full network."""
     return Subnet(tuple(Layer(i, geometry.heads, geometry.neurons) for i in range(geometry.layers)), geometry.hidden)
-
-
-def read_subnet(file: Path, geometry: Geometry) -> Subnet:
-    """The sub-network of a JSON file, `{"layers": [{"index": 0, "heads": 6, "neurons": 768}, ...]}`, each layer with
-    sizes of its own. Raises `UserError` for what this network does not hold."""
-    content = read_json(file)
-    if not isinstance(content, dict) or not isinstance(content.get("layers"), list) or not content["layers"]:
-        raise UserError(f'{file} must hold {{"layers": [{{"index": 0, "heads": 6, "neurons": 768}}, ...]}}')
-    refuse_unknown_keys(str(file), content, ("layers", "hidden"))
-    if content.get("hidden", geometry.hidden) != geometry.hidden:
-        raise UserError(f"{file}: hidden is {shown(content['hidden'])}, but only the full {geometry.hidden} can be cut")
-    most = {"index": geometry.layers - 1, "heads": geometry.heads, "neurons": geometry.neurons}
-    layers = []
-    for place, entry in enumerate(content["layers"]):
-        where = f"{file}: layers[{place}]"
-        if not isinstance(entry, dict) or set(entry) != set(most):
-            raise UserError(f"{where} must have the keys {', '.join(most)} and no others, not {shown(entry)}")
-        for key, largest in most.items():
-            least = 0 if key == "index" else 1
-            if type(entry[key]) is not int or not least <= entry[key] <= largest:
-                raise UserError(f"{where}.{key} is {shown(entry[key])}; it must be a number from {least} to {largest}")
-        layers.append(Layer(**entry))
-        if place and layers[-1].index <= layers[-2].index:
-            raise UserError(f"{where}.index is {layers[-1].index}; layers keep their order, each index above the last")
-    return Subnet(tuple(layers), geometry.hidden)
-
-
-def round_half_up(multiplier: float, total: int) -> int:
-    """`max(1, floor(multiplier * total + 0.5))`, exact in what was written: decimals, and fractions such as 11/24
-    (DynaBERT's code rounds half to even)."""
-    # The float product 0.29 * 50 is 14.499999999999998 and would round down; the nearest simple fraction is 29/100.
-    return max(1, int(Fraction(multiplier).limit_denominator(1_000_000) * total + Fraction(1, 2)))
-
-
-def keep_last(kept: int, total: int) -> tuple[int, ...]:
-    """Layers `(i * total) // kept`, i = 1..kept (1-based): DynaBERT's paper, §2.2; always keeps the last layer."""
-    return tuple((i * total) // kept - 1 for i in range(1, kept + 1))
-
-
-def keep_dynabert_code(kept: int, total: int) -> tuple[int, ...]:
-    """Layers `((i - 1) * total) // kept + 1` (1-based): what the authors' code does; loses the last layer."""
-    return tuple(((i - 1) * total) // kept for i in range(1, kept + 1))
-
-
-KEPT_LAYER_RULES: dict[str, Callable[[int, int], tuple[int, ...]]] = {
-    "last": keep_last,
-    "dynabert-code": keep_dynabert_code,
-}
-
-
-def resolve(spec: SubnetSpec, geometry: Geometry, kept_layers: str = "last") -> Subnet:
-    """What `spec` keeps of an encoder of this `geometry`, the layers chosen by the rule named `kept_layers`."""
-    heads = round_half_up(spec.width, geometry.heads)
-    # Neurons follow the heads, so that the FFN of a width that was rounded is rounded by the same share.
-    neurons = max(1, int(Fraction(geometry.neurons * heads, geometry.heads) + Fraction(1, 2)))
-    kept = KEPT_LAYER_RULES[kept_layers](round_half_up(spec.depth, geometry.layers), geometry.layers)
-    return Subnet(tuple(Layer(index, heads, neurons) for index in kept), geometry.hidden)
-
-
-def _from_the_full(values: tuple[float, ...]) -> tuple[float, ...]:
-    """A grid's widths or depths, sorted from large to small; ValueError for an empty or repeated list, or one without
-    the full network (it is the largest sub-network, and the one that synchronises several processes)."""
-    if not values:
-        raise ValueError("is empty; it needs at least 1.0")
-    if len(set(values)) < len(values):
-        raise ValueError(f"{shown(list(values))} holds a value twice")
-    if max(values) != 1:
-        raise ValueError(f"{shown(list(values))} lacks 1.0, the full network")
-    return tuple(sorted(values, reverse=True))
-
-
-WRITTEN_SHARE = Annotated[float, Field(gt=0, le=1)] | Annotated[str, Field(pattern=r"^\s*[0-9.]+\s*(/\s*[0-9.]+\s*)?$")]
-Share = Annotated[float, BeforeValidator(share_of, json_schema_input_type=WRITTEN_SHARE)]
-Shares = Annotated[tuple[Share, ...], AfterValidator(_from_the_full)]
-
-
-@section("grid")
-class Grid:
-    """The widths x depths that are trained, each sorted from large to small, and the rule that picks the layers.
-
-    Raises `UserError` for anything else.
-    """
-
-    widths: Shares = Field(default=(1.0, 0.75, 0.5, 0.25), description="Shares of heads and neurons that are trained")
-    depths: Shares = Field(default=(1.0, 0.75, 0.5), description="Shares of layers that are trained")
-    kept_layers: Annotated[str, Among(lambda: KEPT_LAYER_RULES)] = Field(
-        default="last", description="Which layers a depth keeps: the rule of DynaBERT's paper or that of its code"
-    )
-
-    def specs(self) -> list[SubnetSpec]:
-        """All sub-networks, the largest first."""
-        return [SubnetSpec(width, depth) for depth in self.depths for width in self.widths]
-
-    def resolve(self, spec: SubnetSpec, geometry: Geometry) -> Subnet:
-        """What `spec` keeps under this grid's rule for layers."""
-        return resolve(spec, geometry, self.kept_layers)
-
-    def subnets(self, geometry: Geometry) -> dict[SubnetSpec, Subnet]:
-        """All sub-networks by their names, the largest first. Raises `UserError` where two are the same network."""
-        found: dict[Subnet, SubnetSpec] = {}
-        for spec in self.specs():
-            subnet = self.resolve(spec, geometry)
-            if (other := found.setdefault(subnet, spec)) != spec:
-                raise UserError(
-                    f"the grid's ({other}) and ({spec}) are the same network here, {subnet.layers[0].heads} of "
-                    f"{geometry.heads} heads and {len(subnet.layers)} of {geometry.layers} layers; drop one of them"
-                )
-        return {spec: subnet for subnet, spec in found.items()}
-
-    def trained(self, subnet: Subnet, geometry: Geometry) -> SubnetSpec | None:
-        """The grid's name for a sub-network (width .49 of 12 heads is width .5), or None where it is none of them."""
-        return next((spec for spec, own in self.subnets(geometry).items() if own == subnet), None)
-
-    def nearest(self, spec: SubnetSpec) -> SubnetSpec:
-        """The trained sub-network closest to `spec`."""
-        return min(self.specs(), key=lambda s: (abs(s.width - spec.width) + abs(s.depth - spec.depth), -s.width))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"widths": list(self.widths), "depths": list(self.depths), "kept_layers": self.kept_layers}
 
 
 def describe(spec: SubnetSpec, subnet: Subnet, geometry: Geometry) -> str:

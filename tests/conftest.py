@@ -20,8 +20,9 @@ from transformers import (
 )
 
 from dynackd.families.table import FAMILIES
+from dynackd.grid import Grid
 from dynackd.students.cutting import cut
-from dynackd.subnet import Grid, Layer, Subnet
+from dynackd.subnet import Layer, Subnet
 from dynackd.supernet.network import Supernet
 
 SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 40, "hidden_size": 32}

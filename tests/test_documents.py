@@ -21,7 +21,8 @@ import dynackd
 from dynackd.cli.command_line import _parser
 from dynackd.deploy.export import export_student
 from dynackd.families.table import FAMILIES, REFUSED
-from dynackd.subnet import Grid, SubnetSpec
+from dynackd.grid import Grid
+from dynackd.subnet import SubnetSpec
 from dynackd.supernet.network import Supernet
 from dynackd.system.yamltext import read_yaml
 from dynackd.training.recipe import make_recipe

@@ -18,6 +18,7 @@ FLOORS = [
     {"supernet"},
     {"families", "tasks"},
     {"data"},
+    {"grid"},
     {"subnet"},
     {"report"},
     {"system"},

@@ -7,8 +7,9 @@ from conftest import tiny_recipe, write_rows
 
 from dynackd import quickstart as module
 from dynackd.errors import UserError
+from dynackd.grid import Grid
 from dynackd.quickstart import exported_sizes, quickstart
-from dynackd.subnet import Grid, SubnetSpec
+from dynackd.subnet import SubnetSpec
 from dynackd.training.runs import RunMode
 
 

@@ -5,20 +5,8 @@ import json
 import pytest
 
 from dynackd.errors import UserError
-from dynackd.subnet import (
-    FULL,
-    Geometry,
-    Grid,
-    Layer,
-    Subnet,
-    SubnetSpec,
-    describe,
-    keep_dynabert_code,
-    keep_last,
-    multiplier,
-    read_subnet,
-    resolve,
-)
+from dynackd.grid import Grid, keep_dynabert_code, keep_last, multiplier, read_subnet, resolve
+from dynackd.subnet import FULL, Geometry, Layer, Subnet, SubnetSpec, describe
 
 BERT_BASE = Geometry(layers=12, heads=12, head_size=64, neurons=3072, hidden=768)
 

@@ -32,7 +32,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _share(name: str, text: str) -> float:
-    from dynackd.subnet import multiplier
+    from dynackd.grid import multiplier
 
     return multiplier(name, text)
 
@@ -61,7 +61,8 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
 def export(options: argparse.Namespace) -> None:
     from dynackd.deploy.export import STUDENT
     from dynackd.families.table import geometry_of
-    from dynackd.subnet import SubnetSpec, read_subnet
+    from dynackd.grid import read_subnet
+    from dynackd.subnet import SubnetSpec
     from dynackd.supernet.network import check_supernet
 
     at_least_one(options, "max_length")

@@ -16,6 +16,7 @@ from dynackd.deploy.tokenizer_files import check_max_length, check_saved_tokeniz
 from dynackd.deploy.validation import Outputs, Validation, torch_predictor
 from dynackd.errors import UserError, one_of
 from dynackd.families.table import geometry_of, max_positions
+from dynackd.grid import Grid
 from dynackd.measure.latency import benchmark
 from dynackd.onnx.choices import FASTEST, MAX_DROP
 from dynackd.onnx.graphs import (
@@ -38,7 +39,7 @@ from dynackd.onnx.quantize import VARIANTS
 from dynackd.students.cutting import cut
 from dynackd.students.stock import stock_model
 from dynackd.students.travel import CODE_FILE, add_code
-from dynackd.subnet import Grid, Subnet, SubnetSpec
+from dynackd.subnet import Subnet, SubnetSpec
 from dynackd.supernet.checkpoints import load_classifier
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet

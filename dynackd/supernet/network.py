@@ -16,7 +16,8 @@ from dynackd.data.origins import is_place, local_model, located, portable, publi
 from dynackd.errors import UserError
 from dynackd.families.family import Family, set_heads, slices
 from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name
-from dynackd.subnet import FULL, Geometry, Grid, Layer, Subnet, SubnetSpec, full
+from dynackd.grid import Grid
+from dynackd.subnet import FULL, Geometry, Layer, Subnet, SubnetSpec, full
 from dynackd.supernet.checkpoints import load_classifier, load_config, load_tokenizer
 
 CONFIG_KEY = "dynackd"

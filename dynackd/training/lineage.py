@@ -11,7 +11,7 @@ from typing import Any
 
 from dynackd.data.origins import ORIGIN_FILE, Record, differences, original_rows, read_origin, rows_record
 from dynackd.errors import UserError
-from dynackd.subnet import Grid
+from dynackd.grid import Grid
 from dynackd.system.places import write_json
 from dynackd.system.yamltext import read_yaml
 from dynackd.tasks.loading import TaskData

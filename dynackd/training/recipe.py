@@ -14,7 +14,7 @@ from dynackd.data.words import AugmentationSettings
 from dynackd.distill.settings import SIGNALS, DistillationSettings
 from dynackd.distill.terms import TERMS
 from dynackd.errors import UserError, one_of, reason_of
-from dynackd.subnet import Grid
+from dynackd.grid import Grid
 from dynackd.system.places import at_home
 from dynackd.system.settings import checked
 from dynackd.system.yamltext import MAX_CHARACTERS, read_yaml, write_yaml

@@ -11,7 +11,7 @@ from pydantic import Field, PlainValidator, ValidationInfo
 from dynackd.data.sources import DataSource, resolve_source
 from dynackd.data.words import AugmentationSettings
 from dynackd.distill.settings import SIGNALS, DistillationSettings
-from dynackd.subnet import Grid
+from dynackd.grid import Grid
 from dynackd.supernet.importance import IMPORTANCE
 from dynackd.system.settings import Among, Json, Number, Settings, Whole, refused, schema_of, section
 from dynackd.tasks.glue import TASKS

@@ -13,9 +13,9 @@ from dynackd.data.origins import Record, is_place, local_model, model_record, re
 from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError, listed
 from dynackd.families.table import FAMILIES, FAMILY_KEY, geometry_of
+from dynackd.grid import Grid
 from dynackd.measure.teacher_check import doubt
 from dynackd.report.terminal import console
-from dynackd.subnet import Grid
 from dynackd.supernet.checkpoints import load_classifier, load_classifier_config, load_config, load_tokenizer
 from dynackd.supernet.network import CONFIG_KEY, Origin, Supernet
 from dynackd.tasks.kind import Kind

@@ -18,8 +18,9 @@ from dynackd.distill.settings import DistillationSettings
 from dynackd.distill.signals import Student, distillation_loss, term_counts
 from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError
+from dynackd.grid import Grid
 from dynackd.measure.evaluation import subnet_metrics
-from dynackd.subnet import Geometry, Grid, Subnet, SubnetSpec, full
+from dynackd.subnet import Geometry, Subnet, SubnetSpec, full
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.kind import Task
 from dynackd.training.resumable import REAL_ROWS, ResumableTrainer

@@ -14,8 +14,8 @@ from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
 import dynackd
 from dynackd.cli.command_line import main
 from dynackd.cli.commands import COMMANDS
+from dynackd.grid import Grid
 from dynackd.onnx import choices, graphs, quantize
-from dynackd.subnet import Grid
 from dynackd.supernet.network import Origin, Supernet
 from dynackd.training.recipe import load_recipe
 

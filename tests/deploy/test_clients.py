@@ -22,8 +22,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import dynackd  # noqa: F401  (registers the students)
 from dynackd.deploy.export import ExportOptions, export_student
+from dynackd.grid import Grid
 from dynackd.onnx.graphs import Fixed, Shape, example_batch
-from dynackd.subnet import Grid, SubnetSpec
+from dynackd.subnet import SubnetSpec
 from dynackd.supernet.network import Supernet, load_supernet
 
 CLIENTS = Path(__file__).parents[1] / "clients"

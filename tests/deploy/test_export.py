@@ -18,10 +18,11 @@ from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.validation import Validation, load_validation, torch_predictor
 from dynackd.errors import UserError
 from dynackd.families.table import max_positions
+from dynackd.grid import Grid, read_subnet
 from dynackd.onnx.graphs import GRAPHS, Fixed, Shape, example_batch, export_onnx, parity, parity_shapes
 from dynackd.onnx.quantize import VARIANTS, Variant
 from dynackd.students.cutting import cut
-from dynackd.subnet import FULL, Grid, Layer, Subnet, SubnetSpec, read_subnet
+from dynackd.subnet import FULL, Layer, Subnet, SubnetSpec
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Origin, Supernet
 from dynackd.system.places import write_json

@@ -13,8 +13,9 @@ from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.tokenizer_files import SAMPLES, check_saved_tokenizer, save_tokenizer
 from dynackd.deploy.validation import load_validation
 from dynackd.errors import UserError
+from dynackd.grid import Grid
 from dynackd.onnx.graphs import Fixed
-from dynackd.subnet import Grid, SubnetSpec
+from dynackd.subnet import SubnetSpec
 from dynackd.supernet.checkpoints import load_tokenizer
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.task import resolve_task

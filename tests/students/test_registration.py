@@ -11,9 +11,10 @@ from conftest import tiny_model, tiny_tokenizer
 
 import dynackd
 from dynackd.families.table import FAMILIES
+from dynackd.grid import Grid
 from dynackd.students.cutting import cut
 from dynackd.students.registration import ARCHITECTURES
-from dynackd.subnet import Grid, SubnetSpec
+from dynackd.subnet import SubnetSpec
 from dynackd.supernet.network import Origin, Supernet
 
 LOADED = """

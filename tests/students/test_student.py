@@ -27,11 +27,12 @@ import dynackd
 from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.errors import UserError
 from dynackd.families.table import family_of
+from dynackd.grid import Grid
 from dynackd.students.cutting import cut
 from dynackd.students.loading import load_student
 from dynackd.students.stock import stock_heads, stock_model
 from dynackd.students.travel import CODE_FILE, code_of
-from dynackd.subnet import Grid, SubnetSpec
+from dynackd.subnet import SubnetSpec
 from dynackd.supernet.network import Origin, Supernet
 
 SPEC = SubnetSpec(0.75, 0.5)

@@ -7,7 +7,8 @@ import torch
 from conftest import PATHS, tiny_batch, tiny_model
 
 from dynackd.families.table import layer_list
-from dynackd.subnet import Grid, SubnetSpec
+from dynackd.grid import Grid
+from dynackd.subnet import SubnetSpec
 from dynackd.supernet.importance import IMPORTANCE, gradient_importance, rewire
 from dynackd.supernet.network import Supernet
 

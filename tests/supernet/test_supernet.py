@@ -12,8 +12,9 @@ from transformers import AutoModelForSequenceClassification
 from dynackd.deploy.export import export_onnx
 from dynackd.errors import UserError
 from dynackd.families.table import family_of, layer_list
+from dynackd.grid import Grid
 from dynackd.students.cutting import cut
-from dynackd.subnet import FULL, Grid, SubnetSpec
+from dynackd.subnet import FULL, SubnetSpec
 from dynackd.supernet.network import Supernet, load_supernet
 
 

@@ -504,7 +504,7 @@ def test_no_result_names_this_machine(copied, tmp_path):
 
 
 def test_a_teacher_on_the_hub_is_named_as_it_is_there(copied, monkeypatch):
-    from dynackd.subnet import Grid
+    from dynackd.grid import Grid
     from dynackd.supernet.network import Origin, Supernet, load_supernet
 
     net = Supernet(tiny_model(), Grid((1.0, 0.5), (1.0,)), Origin("width", "owner/name", None, "0" * 64))

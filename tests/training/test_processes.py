@@ -19,7 +19,8 @@ from dynackd.distill.settings import DistillationSettings
 from dynackd.distill.signals import Student, TeacherSignal, distillation_loss, term_counts
 from dynackd.distill.terms import OUTPUT_COUNTS, OUTPUT_TERMS, TERMS
 from dynackd.errors import UserError
-from dynackd.subnet import FULL, Grid, SubnetSpec
+from dynackd.grid import Grid
+from dynackd.subnet import FULL, SubnetSpec
 from dynackd.supernet.network import Supernet
 from dynackd.system import processes
 from dynackd.system.interruption import Interrupted, Interruption

@@ -11,7 +11,7 @@ from dynackd.data.origins import resolve_model
 from dynackd.distill.relations import RELATION_TERMS
 from dynackd.distill.terms import TERMS
 from dynackd.errors import UserError
-from dynackd.subnet import Grid
+from dynackd.grid import Grid
 from dynackd.training.recipe import STAGES, StageSettings, apply_overrides, load_recipe, make_recipe
 from dynackd.training.runs import RunMode, prepare
 

@@ -10,7 +10,8 @@ from transformers import AutoModelForSequenceClassification
 from dynackd.distill.settings import DistillationSettings
 from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError
-from dynackd.subnet import Grid, SubnetSpec
+from dynackd.grid import Grid
+from dynackd.subnet import SubnetSpec
 from dynackd.supernet.network import Supernet, load_supernet
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.training.recipe import make_recipe

@@ -14,7 +14,8 @@ from dynackd.distill.signals import Student, TeacherSignal, distillation_loss
 from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError
 from dynackd.families.table import layer_list
-from dynackd.subnet import FULL, Grid, Layer, Subnet, SubnetSpec
+from dynackd.grid import Grid
+from dynackd.subnet import FULL, Layer, Subnet, SubnetSpec
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.task import resolve_task
