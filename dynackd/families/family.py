@@ -2,16 +2,20 @@
 
 Training, importance, rewiring, physical slicing, counting, export and stock checkpoints all go through `slices` and
 nothing else, so they cannot disagree. A family is one `Family` in a file of its own here, and a line in `table.py`.
+Nothing here imports torch, so that `import dynackd` can tell transformers which students there are.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynackd.subnet import Geometry, Layer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedConfig
 
 HEAD, NEURON = "head", "neuron"
 
@@ -108,8 +112,7 @@ def slices(module: nn.Module, layer: Layer, family: Family, geometry: Geometry) 
     """Every sliced tensor of a Transformer layer `module` of this `geometry`, with what `layer` keeps of it."""
     units = {HEAD: (geometry.heads, geometry.head_size, layer.heads), NEURON: (geometry.neurons, 1, layer.neurons)}
     for linear in family.linears:
-        weights = module.get_submodule(linear.path)
-        assert isinstance(weights, nn.Linear)
+        weights: Any = module.get_submodule(linear.path)
         part = Part(linear.dim, linear.unit, linear.parts, *units[linear.unit])
         yield Slice(linear.path, "weight", weights.weight, part)
         if linear.dim == 0 and weights.bias is not None:

@@ -1,7 +1,8 @@
 """Which family an architecture belongs to, and what of a model is asked through it."""
 
-from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from dynackd.errors import UserError
 from dynackd.families.bert import BERT
@@ -10,6 +11,10 @@ from dynackd.families.electra import ELECTRA
 from dynackd.families.family import Family
 from dynackd.families.roberta import ROBERTA
 from dynackd.subnet import Geometry
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # The model_type of a config -> its family.
 FAMILIES: dict[str, Family] = {
@@ -51,8 +56,7 @@ def max_positions(config: PreTrainedConfig) -> int:
 
 def layer_list(model: PreTrainedModel) -> nn.ModuleList:
     """The model's list of Transformer layers."""
-    layers = model.base_model.get_submodule(family_of(model.config).layers)
-    assert isinstance(layers, nn.ModuleList)
+    layers: Any = model.base_model.get_submodule(family_of(model.config).layers)
     return layers
 
 

@@ -98,6 +98,7 @@ def start_of(recipe: Recipe, teacher: str) -> str:
         refuse_other(finetuned, {"model": model_record(recipe.model, finetuned)}, keys, AGAIN[TEACHER])
         return _absolute(str(finetuned))
     theirs = load_config(resolve_model(teacher))
+    refuse_student(teacher, theirs)
     if (theirs.model_type, geometry_of(theirs)) != (config.model_type, geometry_of(config)):
         raise UserError(
             f"{recipe.model} is a bare encoder of another shape than the teacher {recipe.teacher}, so the supernet has "

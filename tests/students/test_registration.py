@@ -10,10 +10,8 @@ import pytest
 from conftest import tiny_model, tiny_tokenizer
 
 import dynackd
-from dynackd.families.table import FAMILIES
 from dynackd.grid import Grid
 from dynackd.students.cutting import cut
-from dynackd.students.registration import ARCHITECTURES
 from dynackd.subnet import SubnetSpec
 from dynackd.supernet.network import Origin, Supernet
 
@@ -71,7 +69,3 @@ def test_every_public_name_is_there_and_no_other():
         assert name in dir(dynackd)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         dynackd.nonsense  # noqa: B018
-
-
-def test_every_student_that_can_be_cut_is_announced():
-    assert set(FAMILIES) == set(ARCHITECTURES)
