@@ -194,7 +194,13 @@ CASES = [
     Bad(
         "an architecture outside the table",
         FRESH,
-        "the architecture 'albert' is not supported; dynackd knows bert, distilbert, electra, roberta",
+        "the architecture 'xlnet' is not supported; dynackd knows bert, ...",
+        edited("encoder/config.json", model_type="xlnet"),
+    ),
+    Bad(
+        "an architecture that cannot be sliced",
+        FRESH,
+        "the architecture 'albert' is not supported: all of its layers are one, so that none has a width of its own",
         edited("encoder/config.json", model_type="albert"),
     ),
     Bad(
