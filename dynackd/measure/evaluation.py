@@ -129,3 +129,8 @@ def evaluate_grid(
             for (spec, subnet), row in zip(subnets.items(), rows, strict=True)
         ],
     }
+
+
+def this_device() -> torch.device:
+    """The accelerator, or the CPU where there is none."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from dynackd.data.sources import DataSource
 from dynackd.data.words import Row, Slot, Slots, masked_slots, neighbour_slots, new_rows
 from dynackd.errors import UserError, listed
 from dynackd.families.table import max_positions
-from dynackd.measure.evaluation import batches_of, longest_first, predict
+from dynackd.measure.evaluation import batches_of, longest_first, predict, this_device
 from dynackd.measure.teacher_check import SAMPLE_ROWS
-from dynackd.report.terminal import console, progress_bar
+from dynackd.report.terminal import console, progress
 from dynackd.supernet.checkpoints import load_masked_lm, load_tokenizer
 from dynackd.supernet.network import Supernet
 from dynackd.system.places import new_directory, read_json, write_json
@@ -81,7 +82,7 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
     if settings.masked_lm is not None:
         resolve_model(settings.masked_lm)  # a missing package is told before anything is loaded
     source = teacher_of(recipe)
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    device = this_device()
     teacher = load_teacher(source, recipe.task.kind).to(device)
     tokenizer = load_tokenizer(resolve_model(source), teacher.model.config)
     # No new row may be a validation row, and not only one of those that this recipe evaluates on.
@@ -159,18 +160,17 @@ def _slots(
     model.to(next(teacher.parameters()).device)  # type: ignore[arg-type]
     ordered = sorted(texts, key=lambda text: (-len(text), text))  # the longest first: an ETA that only gets better
     slots: Slots = {}
-    with progress_bar() as progress:
-        bar = progress.add_task("the language model's candidates", total=len(ordered))
+    with progress("the language model's candidates", len(ordered)) as told:
 
         def candidates(part: Sequence[str]) -> Slots:
-            def told(done: int, total: int) -> None:
-                progress.update(bar, completed=len(slots) + len(part) * done / total)
+            def at(done: int, total: int) -> None:
+                told(completed=len(slots) + len(part) * done / total)
 
-            return masked_slots(part, own, model, settings, told)
+            return masked_slots(part, own, model, settings, at)
 
         for found in kept.parts("candidates", ordered, PART_TEXTS, candidates):
             slots |= {text: [Slot(*slot) for slot in some] for text, some in found.items()}
-            progress.update(bar, completed=len(slots))
+            told(completed=len(slots))
     return slots
 
 
@@ -185,8 +185,7 @@ def _teacher_labels(
     """The teacher's answer for each row, such as a class id."""
     labels: list[Any] = []
     kind = data.task.kind
-    with progress_bar() as progress:
-        bar = progress.add_task(f"the teacher labels {len(rows):,} new rows", total=len(rows))
+    with progress(f"the teacher labels {len(rows):,} new rows", len(rows)) as told:
 
         def label(part: Sequence[Row]) -> list[Any]:
             columns = dict(zip(data.task.text_columns, map(list, zip(*part, strict=True)), strict=True))
@@ -195,15 +194,14 @@ def _teacher_labels(
             if not labels:  # told once
                 warn_of_unknown(tokens, tokenizer, "new")
             batches = batches_of(tokens, kind, tokenizer, BATCH_SIZE)
-            whole = [teacher.whole]
-            (outputs,), _ = predict(teacher, whole, kind, batches, on_batch=lambda: progress.advance(bar, BATCH_SIZE))
+            (outputs,), _ = predict(teacher, [teacher.whole], kind, batches, on_batch=partial(told, advance=BATCH_SIZE))
             if not all(np.isfinite(array).all() for array in outputs.values()):
                 raise UserError("the teacher's outputs are not finite numbers, so it cannot label anything")
             return list(kind.answers(outputs)[np.argsort(longest_first(tokens))].tolist())
 
         for some in kept.parts("labels", rows, PART_ROWS, label):
             labels += some
-            progress.update(bar, completed=len(labels))
+            told(completed=len(labels))
     return labels
 
 

@@ -1,25 +1,22 @@
 """Every sub-network of a supernet on the validation rows of a recipe."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from dynackd.data.model_labels import labels_of
 from dynackd.data.origins import differences, read_origin
 from dynackd.errors import UserError
 from dynackd.families.table import max_positions
-from dynackd.measure.evaluation import batches_of, evaluate_grid
+from dynackd.measure.evaluation import batches_of, evaluate_grid, this_device
 from dynackd.measure.teacher_check import doubt
-from dynackd.report.terminal import console, progress_bar
+from dynackd.report.terminal import console, progress
 from dynackd.supernet.network import Supernet, load_supernet
 from dynackd.system.places import at_home
-from dynackd.tasks.loading import TaskData, load_task_data
+from dynackd.tasks.loading import load_task_data
 from dynackd.training.lineage import record_of
 from dynackd.training.recipe import Recipe
-from dynackd.training.rows import tokenized
+from dynackd.training.rows import Rows, tokenized
 from dynackd.training.teachers import load_teacher, teacher_of_supernet
 
 
@@ -39,12 +36,12 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
     keys = [f"validation{suffix}" for suffix in data.validation]
     if differences(read_origin(directory), record_of(recipe, data, {}), keys):
         console.print(f"note: these validation rows are not those of {directory / 'metrics.json'}")
-    _, validation = tokenized(data, recipe, tokenizer, positions)
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    found = doubt(original.to(device), data, validation[""], tokenizer, recipe.data.seed)
+    rows = tokenized(data, recipe, tokenizer, positions)
+    device = this_device()
+    found = doubt(original.to(device), data, rows.validation[""], tokenizer, recipe.data.seed)
     if found and data.task.check_teacher:
         console.print(f"warning: {found.told}", markup=False)
-    return evaluate_subnets(supernet.to(device), original.to(device), data, validation, tokenizer, length)
+    return evaluate_subnets(supernet.to(device), original.to(device), rows, length)
 
 
 def _refuse_missing_rows(recipe: Recipe) -> None:
@@ -57,16 +54,10 @@ def _refuse_missing_rows(recipe: Recipe) -> None:
             raise UserError(f"data.{key}: there is no file {file}; name it with --set data.{key}=FILE")
 
 
-def evaluate_subnets(
-    supernet: Supernet,
-    teacher: Supernet,
-    data: TaskData,
-    validation: dict[str, Dataset],
-    tokenizer: PreTrainedTokenizerBase,
-    length: int,
-) -> dict[str, Any]:
-    loaders = {suffix: batches_of(rows, data.task.kind, tokenizer, 64) for suffix, rows in validation.items()}
-    with progress_bar() as progress:
-        count = len(supernet.grid.specs())
-        bar = progress.add_task(f"evaluating {count} sub-networks", total=2 * sum(map(len, loaders.values())))
-        return evaluate_grid(supernet, teacher, data.task, loaders, length, lambda: progress.advance(bar))
+def evaluate_subnets(supernet: Supernet, teacher: Supernet, rows: Rows, length: int) -> dict[str, Any]:
+    """Every sub-network on the validation rows, FLOPs at `length` tokens; the content of `evaluate --json`."""
+    task = rows.data.task
+    loaders = {suffix: batches_of(some, task.kind, rows.tokenizer, 64) for suffix, some in rows.validation.items()}
+    total = 2 * sum(map(len, loaders.values()))
+    with progress(f"evaluating {len(supernet.grid.specs())} sub-networks", total) as told:
+        return evaluate_grid(supernet, teacher, task, loaders, length, partial(told, advance=1))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedConfig, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from dynackd.data.model_labels import WRITTEN_KEY, labels_of
@@ -22,7 +22,7 @@ from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError, out_of_memory
 from dynackd.families.table import family_of, max_positions
 from dynackd.measure.evaluation import batches_of
-from dynackd.report.terminal import console, grid_table, progress_bar, show
+from dynackd.report.terminal import console, grid_table, progress, show
 from dynackd.subnet import describe
 from dynackd.supernet.checkpoints import (
     load_classifier,
@@ -37,7 +37,7 @@ from dynackd.supernet.importance import IMPORTANCE, rewire
 from dynackd.supernet.network import Origin, Supernet, load_supernet
 from dynackd.system.interruption import Interrupted
 from dynackd.system.places import new_directory, write_json, writing
-from dynackd.tasks.kind import Kind, Task
+from dynackd.tasks.kind import Task
 from dynackd.tasks.kinds import KIND_KEY
 from dynackd.tasks.loading import TaskData, load_task_data
 from dynackd.tasks.task import compute_metrics
@@ -47,7 +47,7 @@ from dynackd.training.progress import LOG_FILE, TrainingProgress, predicting, wr
 from dynackd.training.rates import default_learning_rate, still_falling
 from dynackd.training.recipe import Recipe
 from dynackd.training.resumable import ResumableTrainer, check_steps, set_dropout
-from dynackd.training.rows import tokenized
+from dynackd.training.rows import Rows, tokenized
 from dynackd.training.runs import RESULTS, TEACHER, Run, RunMode, alone, begin, checked, drop, prepare
 from dynackd.training.teachers import (
     AGAIN,
@@ -74,8 +74,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     config = load_config(source)
     refuse_student(source, config)
     tokenizer = load_tokenizer(source, config)
-    data = load_task_data(recipe.task, recipe.data)
-    _check_rows(data, run)
+    data = _load(run)
     record = checked(run, record_of(recipe, data, {"model": model_record(recipe.model, run.directory)}))
     foreign_head = _has_foreign_head(source, config, data)
     kind = data.task.kind
@@ -87,12 +86,12 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     model = load_classifier(source, config, kind, new_head=True)
     if foreign_head:
         reset_head(model, kind)
-    train, validation = tokenized(data, recipe, tokenizer, max_positions(config))
+    rows = tokenized(data, recipe, tokenizer, max_positions(config))
     trainer = ResumableTrainer(
         model,
         run.arguments,
-        train_dataset=train,
-        eval_dataset=validation[""],
+        train_dataset=rows.train,
+        eval_dataset=rows.validation[""],
         processing_class=tokenizer,
         data_collator=kind.collator(tokenizer),
         stop=mode.interruption.asked,
@@ -102,8 +101,8 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     seconds = _train(trainer, run, record, "fine-tuning")
     metrics = {
         name: value
-        for suffix, rows in validation.items()
-        for name, value in _measured(data.task, _predicted(trainer, rows), suffix).items()
+        for suffix, some in rows.validation.items()
+        for name, value in _measured(data.task, _predicted(trainer, some), suffix).items()
     }
 
     def save(directory: Path) -> None:
@@ -126,25 +125,22 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     begin = start_of(recipe, source)
     teacher, start, tokenizer = load_pair(recipe, source, begin)
     recipe.grid.subnets(start.geometry)  # refuses a grid that names one network twice
-    data = load_task_data(recipe.task, recipe.data, model=labels_of(teacher.model.config))
-    _check_rows(data, run)
+    data = _load(run, teacher)
     grid, known = WIDTH_STAGE.grid_of(recipe.grid), models_of(recipe, run.directory)
     record = checked(run, record_of(recipe, data, known, grid))
     refuse_other_teacher(recipe, record)
     positions = min(max_positions(network.model.config) for network in (teacher, start))
-    train, validation = tokenized(data, recipe, tokenizer, positions)
+    rows = tokenized(data, recipe, tokenizer, positions)
     if run.checkpoint is None:
-        check_teacher(teacher.to(run.arguments.device), data, train, tokenizer, recipe.data.seed)
+        check_teacher(teacher.to(run.arguments.device), data, rows.train, tokenizer, recipe.data.seed)
     hashes = [known.get(key, known[TEACHER])["sha256"] for key in (TEACHER, "model")]
     origin = Origin(WIDTH_STAGE.name, source, begin, *hashes)
     supernet = Supernet(start.frozen_copy().requires_grad_(True).model, grid, origin)
     _remember_task(supernet.model.config, data)
-    _describe_grid(supernet)
-    _choose_rate(run, WIDTH_STAGE.name, supernet.model.config)
     if run.checkpoint is None:
-        _rewire(supernet.to(run.arguments.device), recipe, data.task.kind, train, tokenizer)
+        _rewire(supernet.to(run.arguments.device), recipe, rows)
     imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching)
-    return _train_stage(run, record, WIDTH_STAGE, supernet, imitated, teacher, data, train, validation, tokenizer)
+    return _train_stage(run, record, WIDTH_STAGE, supernet, imitated, teacher, rows)
 
 
 @alone
@@ -165,26 +161,27 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
             f"{parent} was trained at widths {list(teacher.grid.widths)} with the rule {teacher.grid.kept_layers!r}, "
             f"the recipe asks for {list(recipe.grid.widths)} with {recipe.grid.kept_layers!r}; make them agree"
         )
-    data = load_task_data(recipe.task, recipe.data, model=labels_of(teacher.model.config))
-    _check_rows(data, run)
+    data = _load(run, teacher)
     grid = DEPTH_STAGE.grid_of(recipe.grid)
     record = checked(run, record_of(recipe, data, {**known, "parent": own}, grid))
     refuse_other_teacher(recipe, record)
     refuse_other(parent, record, INHERITED, AGAIN["width"])
-    train, validation = tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
+    rows = tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
     if run.checkpoint is None:
-        check_teacher(teacher.to(run.arguments.device), data, train, tokenizer, recipe.data.seed)
+        check_teacher(teacher.to(run.arguments.device), data, rows.train, tokenizer, recipe.data.seed)
     origin = Origin(DEPTH_STAGE.name, source, str(parent), known[TEACHER]["sha256"], own["sha256"])
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid, origin)
-    _describe_grid(supernet)
-    _choose_rate(run, DEPTH_STAGE.name, supernet.model.config)
     original, imitated = load_teacher(source, recipe.task.kind), Teacher(teacher, data.task.kind)
-    return _train_stage(run, record, DEPTH_STAGE, supernet, imitated, original, data, train, validation, tokenizer)
+    return _train_stage(run, record, DEPTH_STAGE, supernet, imitated, original, rows)
 
 
-def _check_rows(data: TaskData, run: Run) -> None:
+def _load(run: Run, teacher: Supernet | None = None) -> TaskData:
+    """The recipe's rows, which must be enough for a step, with classes as the teacher numbers them."""
+    model = labels_of(teacher.model.config) if teacher is not None else None
+    data = load_task_data(run.recipe.task, run.recipe.data, model=model)
     if data.train is not None:
         check_steps(len(data.train), run.arguments)
+    return data
 
 
 def _remember_task(config: PreTrainedConfig, data: TaskData) -> None:
@@ -205,27 +202,19 @@ def _has_foreign_head(source: str, config: PreTrainedConfig, data: TaskData) -> 
     return not kept
 
 
-def _describe_grid(supernet: Supernet) -> None:
-    for spec, subnet in supernet.subnets.items():
-        console.print(describe(spec, subnet, supernet.geometry))
-
-
-def _rewire(
-    supernet: Supernet, recipe: Recipe, kind: Kind, train: Dataset, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def _rewire(supernet: Supernet, recipe: Recipe, rows: Rows) -> None:
     """Order heads and neurons by importance on a sample of the training rows."""
-    rows = train.shuffle(seed=recipe.data.seed).select(range(min(recipe.importance_rows, len(train))))
-    batches = batches_of(rows, kind, tokenizer, 32)
+    some = rows.train.shuffle(seed=recipe.data.seed).select(range(min(recipe.importance_rows, len(rows.train))))
+    batches = batches_of(some, rows.data.task.kind, rows.tokenizer, 32)
     device = next(supernet.parameters()).device
-    with progress_bar() as progress:
-        bar = progress.add_task(f"importance on {len(rows):,} training rows", total=len(batches))
+    with progress(f"importance on {len(some):,} training rows", len(batches)) as told:
 
-        def told() -> Any:
+        def on_device() -> Any:
             for batch in batches:
                 yield {name: tensor.to(device) for name, tensor in batch.items()}
-                progress.advance(bar)
+                told(advance=1)
 
-        rewire(supernet.model, IMPORTANCE[recipe.importance](supernet.model, told()))
+        rewire(supernet.model, IMPORTANCE[recipe.importance](supernet.model, on_device()))
 
 
 def _train_stage(
@@ -235,29 +224,31 @@ def _train_stage(
     supernet: Supernet,
     teacher: Teacher,
     original: Supernet,
-    data: TaskData,
-    train: Dataset,
-    validation: dict[str, Dataset],
-    tokenizer: PreTrainedTokenizerBase,
+    rows: Rows,
 ) -> Path:
+    """The stage's training, evaluation and result. original: whom fidelity is measured against."""
+    for spec, subnet in supernet.subnets.items():
+        console.print(describe(spec, subnet, supernet.geometry))
+    _choose_rate(run, stage.name, supernet.model.config)
+    task, tokenizer = rows.data.task, rows.tokenizer
     trainer = SupernetTrainer(
         supernet,
         teacher,
         stage,
-        data.task,
+        task,
         run.settings.distillation,
         run.arguments,
         run.recipe.sampler,
-        train_dataset=train,
-        eval_dataset=validation,
+        train_dataset=rows.train,
+        eval_dataset=rows.validation,
         processing_class=tokenizer,
-        data_collator=data.task.kind.collator(tokenizer),
+        data_collator=task.kind.collator(tokenizer),
         stop=run.mode.interruption.asked,
     )
     set_dropout(supernet, run.settings.dropout)
     seconds = _train(trainer, run, record, f"{stage.name} stage")
     length = run.recipe.data.max_length
-    evaluation = evaluate_subnets(supernet, original.to(run.arguments.device), data, validation, tokenizer, length)
+    evaluation = evaluate_subnets(supernet, original.to(run.arguments.device), rows, length)
     about = {**evaluation, "stage": stage.name, "train_seconds": round(seconds, 1)}
     set_attribute(tokenizer, "model_max_length", length)  # clients, and the export, cut where the training did
     _finish(run, trainer, record, lambda directory: supernet.save(directory, tokenizer), about)
@@ -298,13 +289,13 @@ def _train(trainer: ResumableTrainer, run: Run, record: Record, title: str) -> f
     if run.checkpoint is None and run.arguments.should_save:
         begin(run.recipe, record, run.checkpoints)
     run.mode.interruption.resumable = True
-    start, progress = time.monotonic(), TrainingProgress(title, run.checkpoints / LOG_FILE)
-    trainer.add_callback(progress)
+    start, shown = time.monotonic(), TrainingProgress(title, run.checkpoints / LOG_FILE)
+    trainer.add_callback(shown)
     try:
         with (
             run.mode.interruption.held(),
             writing(run.checkpoints, "; put that right and go on with --resume"),
-            closing(progress),
+            closing(shown),
         ):
             trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     except (MemoryError, RuntimeError) as error:
