@@ -194,8 +194,8 @@ CASES = [
     Bad(
         "an architecture outside the table",
         FRESH,
-        "the architecture 'xlnet' is not supported; dynackd knows bert, ...",
-        edited("encoder/config.json", model_type="xlnet"),
+        "the architecture 'megatron-bert' is not supported; dynackd knows bert, ...",
+        edited("encoder/config.json", model_type="megatron-bert"),
     ),
     Bad(
         "an architecture that cannot be sliced",
