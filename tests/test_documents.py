@@ -22,7 +22,7 @@ from dynackd.cli.command_line import _parser
 from dynackd.deploy.export import export_student
 from dynackd.families.table import FAMILIES, REFUSED
 from dynackd.grid import Grid
-from dynackd.subnet import SubnetSpec
+from dynackd.subnet import Geometry, SubnetSpec, read_subnet
 from dynackd.supernet.network import Supernet
 from dynackd.system.yamltext import read_yaml
 from dynackd.training.recipe import make_recipe
@@ -104,6 +104,14 @@ def test_every_recipe_and_every_part_of_one_passes(document):
         content = read_yaml(text)
         content.pop("paths", None)
         make_recipe({**copy.deepcopy(BASE), **content})
+
+
+def test_every_spec_is_one_of_minilm(tmp_path):
+    shown = [text for document in DOCUMENTS for text in blocks(document, "json") if '"layers"' in text]
+    assert len(shown) >= 2
+    for text in shown:
+        (tmp_path / "spec.json").write_text(text, encoding="utf-8")
+        read_subnet(tmp_path / "spec.json", Geometry(layers=6, heads=12, head_size=32, neurons=1536, hidden=384))
 
 
 @pytest.fixture
