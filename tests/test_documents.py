@@ -171,6 +171,11 @@ commands("finetune recipe.yaml", "train-width recipe.yaml", "export run/width --
 assert Path("student/onnx/model_rounded.onnx").is_file()
 assert "dynackd, checked before it is built" in Path("student/README.md").read_text()
 assert keep_first(2, 4) == (0, 1)
+rating = {"kind": "rating", "text": "sentence", "label": "label"}
+write_recipe(Path.cwd(), tiny_recipe(Path.cwd(), task=rating, output_dir="rated"))
+commands("finetune recipe.yaml", "train-width recipe.yaml", "export rated/width --width 0.5 --output rater")
+assert "stars_right" in Path("rated/width/metrics.json").read_text()
+assert "A smaller rater" in Path("rater/README.md").read_text()
 export_student(net, tiny_tokenizer(), SubnetSpec(0.5, 0.5), Path("ernie"))
 assert AutoModelForSequenceClassification.from_pretrained("ernie").config.model_type == "dynackd-ernie"
 """
