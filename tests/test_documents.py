@@ -21,10 +21,12 @@ import dynackd
 from dynackd.cli.command_line import _parser
 from dynackd.deploy.export import export_student
 from dynackd.families.table import FAMILIES, REFUSED
-from dynackd.grid import Grid
-from dynackd.subnet import Geometry, SubnetSpec, read_subnet
+from dynackd.grid import Grid, read_subnet
+from dynackd.subnet import Geometry, SubnetSpec
 from dynackd.supernet.network import Supernet
 from dynackd.system.yamltext import read_yaml
+from dynackd.tasks.glue import TASKS
+from dynackd.tasks.kinds import KINDS
 from dynackd.training.recipe import make_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -225,6 +227,17 @@ def test_the_map_of_the_code_names_every_package_in_the_order_of_the_floors():
     named = [row[0].strip("`") for row in table_rows(part)][1:]
     assert set(named) == set.union(*FLOORS) - {"__main__", "version"}
     assert sorted(named, key=floor_of) == named
+
+
+def test_the_page_about_tasks_names_all_of_them_as_they_are():
+    rows = {row[0].strip("`"): row[1:] for row in table_rows(prose(ROOT / "docs" / "tasks.md")) if len(row) == 4}
+    for name, task in TASKS.items():
+        columns, labels, metrics = rows[name]
+        assert columns == ", ".join(task.text_columns)
+        assert labels == (", ".join(task.label_names) if task.label_names else "a number")
+        assert metrics.startswith(", ".join(task.metrics))
+    text = prose(ROOT / "docs" / "tasks.md")
+    assert all(f"`{name}`" in text for kind in KINDS.values() for name in (kind.name, *kind.metrics))
 
 
 def test_the_page_about_families_names_all_of_them():
