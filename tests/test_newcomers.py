@@ -304,10 +304,10 @@ def test_a_stock_checkpoint_of_layers_that_depend_on_their_place_is_refused(road
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize(("depth", "option"), [("1", "--compat"), ("0.5", "--static-length=16")])
-def test_newcomers_may_be_exported_in_every_way(road, tmp_path, depth, option):
+@pytest.mark.parametrize(("depth", "options"), [("1", "--compat"), ("0.5", "--static-length 16 --int8 --max-drop 1")])
+def test_newcomers_may_be_exported_in_every_way(road, tmp_path, depth, options):
     size = ["--width", "0.5", "--depth", depth, "--output", str(tmp_path / "s")]
-    assert main(["export", str(road / "run" / "depth"), *size, option]) == 0
+    assert main(["export", str(road / "run" / "depth"), *size, *options.split()]) == 0
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "s")
     assert model(torch.tensor([[2, 4, 3]])).logits.shape == (1, 3, 3)
 
