@@ -50,6 +50,10 @@ class Regression(Kind):
     def answers(self, outputs: Arrays) -> np.ndarray:
         return outputs["logits"].reshape(-1).astype(np.float64)
 
+    def own_labels(self, outputs: Tensors) -> dict[str, Tensor]:
+        """One above the model's own values: at these themselves the loss has no slope."""
+        return {"labels": outputs["logits"].reshape(-1).detach() + 1}
+
     def measure(self, task: Task, outputs: Arrays, labels: Arrays) -> dict[str, float]:
         predictions, references = self.answers(outputs), labels["labels"].astype(np.float64)
         return {name: METRICS[name](predictions, references, 1) for name in task.metrics}
