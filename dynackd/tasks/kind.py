@@ -4,6 +4,7 @@ Whatever differs between kinds is answered by this object: how a recipe's `task`
 is, what it gives, how that is learned, judged and told. Nothing outside asks for a kind by name.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +49,7 @@ class Labels:
     note: str = ""
 
 
-class Kind:
+class Kind(ABC):
     """What a task is: override what differs. `outputs` are [rows, ...] tensors or arrays by name throughout."""
 
     name: str  # in a recipe, `task.kind`
@@ -201,11 +202,11 @@ class Kind:
 
     def label_loss(self, outputs: Tensors, batch: Tensors) -> Tensor:
         """The loss against the labels, a mean over `label_count`."""
-        raise NotImplementedError(f"a {self.name} has no labels to learn from")
+        raise UserError(f"the distillation term 'ce' needs labels, and a {self.name} has none")
 
+    @abstractmethod
     def output_loss(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:
         """How far the outputs are from the teacher's, a mean over `output_count`."""
-        raise NotImplementedError
 
     def label_count(self, batch: Tensors) -> Any:
         """What `label_loss` is a mean over: rows."""
@@ -232,17 +233,17 @@ class Kind:
 
     # ------------------------------------------------------------------------------------------------------- judging
 
+    @abstractmethod
     def answers(self, outputs: Arrays) -> np.ndarray:
         """The labels that a model itself gives, one for each row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, task: "Task", outputs: Arrays, labels: Arrays) -> dict[str, float]:
         """The task's metrics."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fidelity(self, outputs: Arrays, teacher: Arrays) -> dict[str, float]:
         """How closely outputs follow the teacher's, whoever is right."""
-        raise NotImplementedError
 
     def same_answers(self, ours: Arrays, theirs: Arrays) -> np.ndarray | None:
         """Whether two models give the same label, for each row; None where outputs are no labels."""
