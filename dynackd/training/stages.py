@@ -122,8 +122,8 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     directory."""
     run = prepare(recipe, "width", "width", mode)
     source = teacher_of(recipe)
-    begin = start_of(recipe, source)
-    teacher, start, tokenizer = load_pair(recipe, source, begin)
+    begins_as = start_of(recipe, source)
+    teacher, start, tokenizer = load_pair(recipe, source, begins_as)
     recipe.grid.subnets(start.geometry)  # refuses a grid that names one network twice
     data = _load(run, teacher)
     grid, known = WIDTH_STAGE.grid_of(recipe.grid), models_of(recipe, run.directory)
@@ -134,7 +134,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     if run.checkpoint is None:
         check_teacher(teacher.to(run.arguments.device), data, rows.train, tokenizer, recipe.data.seed)
     hashes = [known.get(key, known[TEACHER])["sha256"] for key in (TEACHER, "model")]
-    origin = Origin(WIDTH_STAGE.name, source, begin, *hashes)
+    origin = Origin(WIDTH_STAGE.name, source, begins_as, *hashes)
     supernet = Supernet(start.frozen_copy().requires_grad_(True).model, grid, origin)
     _remember_task(supernet.model.config, data)
     if run.checkpoint is None:
