@@ -77,11 +77,16 @@ A smaller {_kind(about).noun}{task}, cut by dynackd out of a supernet that was d
 | | student | full network |
 |---|---|---|
 | layers | {len(about["layers"])} (0-based {shape}) | {geometry.layers} |
-| heads per layer | {about["heads"]} of size {geometry.head_size} | {geometry.heads} |
-| FFN neurons per layer | {about["neurons"]} | {geometry.neurons} |
+| heads per layer | {_sizes(about["heads"])} of size {geometry.head_size} | {geometry.heads} |
+| FFN neurons per layer | {_sizes(about["neurons"])} | {geometry.neurons} |
 | parameters | {about["parameters"]:,} | {full_parameters:,} |
 | FLOPs at {about["flops"]["length"]} tokens | {about["flops"]["student"] / 1e6:,.0f} M | {
         about["flops"]["full"] / 1e6:,.0f} M |"""
+
+
+def _sizes(value: int | list[int]) -> str:
+    """One number for all layers, or one for each."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _quality(about: About) -> str:

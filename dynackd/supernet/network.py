@@ -31,10 +31,6 @@ class SubnetOutput:
     outputs: dict[str, Tensor]
     hidden_states: tuple[Tensor, ...]
 
-    @property
-    def logits(self) -> Tensor:
-        return self.outputs["logits"]
-
 
 @dataclass(frozen=True)
 class Origin:

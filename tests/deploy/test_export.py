@@ -72,7 +72,9 @@ def test_layers_with_sizes_of_their_own_are_exported_with_the_same_parity(supern
     with torch.no_grad():
         expected = supernet(UNEVEN, **tiny_batch()).outputs["logits"]
         torch.testing.assert_close(loaded(**tiny_batch()).logits, expected, atol=1e-6, rtol=0)
-    assert "with a size for each layer" in (tmp_path / "s" / "README.md").read_text()
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert "with a size for each layer" in card
+    assert "| heads per layer | 1, 4, 2 of size 8 | 4 |" in card
 
 
 def write(file, content):
