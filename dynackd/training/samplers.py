@@ -1,5 +1,6 @@
 """Which sub-networks train at a step. Add a sampler: one function, one line."""
 
+import inspect
 import random
 import re
 from collections.abc import Callable
@@ -10,12 +11,12 @@ from dynackd.errors import UserError, shown
 from dynackd.subnet import Subnet
 
 
-def sample_all(subnets: list[Subnet], _count: int, _rng: random.Random) -> list[Subnet]:
+def sample_all(subnets: list[Subnet], _rng: random.Random) -> list[Subnet]:
     """Every sub-network at every step, as both papers do."""
     return subnets
 
 
-def sample_sandwich(subnets: list[Subnet], count: int, rng: random.Random) -> list[Subnet]:
+def sample_sandwich(subnets: list[Subnet], rng: random.Random, count: int) -> list[Subnet]:
     """The largest, the smallest and `count` random ones between (Yu and Huang 2019, "sandwich rule")."""
     if len(subnets) <= 2:
         return subnets
@@ -23,29 +24,27 @@ def sample_sandwich(subnets: list[Subnet], count: int, rng: random.Random) -> li
     return [largest, *rng.sample(between, min(count, len(between))), smallest]
 
 
-SAMPLERS: dict[str, Callable[[list[Subnet], int, random.Random], list[Subnet]]] = {
-    "all": sample_all,
-    "sandwich": sample_sandwich,
-}
+# name -> those of a step; one with a `count` is written `name(2)`.
+SAMPLERS: dict[str, Callable[..., list[Subnet]]] = {"all": sample_all, "sandwich": sample_sandwich}
 
 
 @dataclass(frozen=True)
 class SubnetSampler:
-    """Which sub-networks train at a step: `all`, or `sandwich(k)`."""
+    """Which sub-networks train at a step: a name in `SAMPLERS`, and its count where it takes one."""
 
     name: str = "all"
-    count: int = 0
+    counts: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, text: Any) -> "SubnetSampler":
         """From a recipe's `all` or `sandwich(2)`; `UserError` otherwise."""
-        found = re.fullmatch(r"(all)|(sandwich)\(([0-9]{1,4})\)", text) if isinstance(text, str) else None
-        if found is None:
-            raise UserError(f"grid.sampler {shown(text)} is unknown; it is all, or sandwich(2)")
-        return cls(str(found[1] or found[2]), int(found[3] or 0))
+        written = {name: "(2)" * ("count" in inspect.signature(own).parameters) for name, own in SAMPLERS.items()}
+        found = re.fullmatch(r"(\w+)(?:\(([0-9]{1,4})\))?", text) if isinstance(text, str) else None
+        if found is None or found[1] not in SAMPLERS or bool(found[2]) != bool(written[found[1]]):
+            known = ", or ".join(name + count for name, count in written.items())
+            raise UserError(f"grid.sampler {shown(text)} is unknown; it is {known}")
+        return cls(found[1], (int(found[2]),) if found[2] else ())
 
     def sample(self, subnets: list[Subnet], seed: int, step: int) -> list[Subnet]:
         """The sub-networks of this step, the same on every process and after every resume; `subnets` largest first."""
-        return SAMPLERS[self.name](subnets, self.count, random.Random(f"{seed}/{step}"))
-
-
+        return SAMPLERS[self.name](subnets, random.Random(f"{seed}/{step}"), *self.counts)
