@@ -20,6 +20,7 @@ from test_layering import FLOORS, floor_of
 import dynackd
 from dynackd.cli.command_line import _parser
 from dynackd.deploy.export import export_student
+from dynackd.distill.terms import TERMS
 from dynackd.families.table import FAMILIES, REFUSED
 from dynackd.grid import Grid, read_subnet
 from dynackd.subnet import Geometry, SubnetSpec
@@ -227,6 +228,11 @@ def test_the_map_of_the_code_names_every_package_in_the_order_of_the_floors():
     named = [row[0].strip("`") for row in table_rows(part)][1:]
     assert set(named) == set.union(*FLOORS) - {"__main__", "version"}
     assert sorted(named, key=floor_of) == named
+
+
+def test_the_page_about_the_signal_names_every_term():
+    rows = table_rows(prose(ROOT / "docs" / "how-it-works.md"))
+    assert set(TERMS) == {row[0].strip("`") for row in rows if len(row) == 3} - {"term"}
 
 
 def test_the_page_about_tasks_names_all_of_them_as_they_are():
