@@ -4,7 +4,7 @@
 
 For each size the students are exported, compared with the torch student on the recipe's validation rows, and timed
 in turns with the teacher, in torch and in ONNX Runtime: the ratios are to the teacher in the same minutes.
-`--graph plain dynamo fused` compares the ways of writing a graph (see dynackd/graph.py). One or two minutes
+`--graph plain dynamo fused` compares the ways of writing a graph (see dynackd/onnx/graphs.py). One or two minutes
 a size.
 """
 

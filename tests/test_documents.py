@@ -65,6 +65,13 @@ def test_every_relative_link_leads_somewhere(document):
             assert place in map(anchor, HEADING.findall(prose(file))), f"{target}: no such heading"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_every_file_that_a_page_names_is_there(document):
+    named = re.findall(r"`((?:dynackd|tests|benchmarks|recipes|docs)/[\w./-]+)`", prose(document))
+    missing = {name for name in named if not (ROOT / name).exists()}
+    assert missing <= {"dynackd/families/ernie.py"}  # which the reader is to write
+
+
 def test_every_page_is_reached_from_the_front_page():
     linked = set(LINK.findall(prose(ROOT / "README.md")))
     assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= linked
