@@ -29,7 +29,7 @@ from dynackd.onnx.quantize import VARIANTS
 from dynackd.report.terminal import machine_name
 from dynackd.students.loading import load_student
 from dynackd.subnet import SubnetSpec
-from dynackd.supernet.checkpoints import load_classifier
+from dynackd.supernet.checkpoints import load_model
 from dynackd.supernet.network import Supernet, load_supernet
 from dynackd.system.places import write_json
 from dynackd.tasks.task import main_metric
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     recipe = load_recipe(options.supernet / "recipe.yaml", options.set)
     validation = load_validation(recipe.task, recipe.data, supernet.model, tokenizer)
     teacher = options.teacher or str(supernet.origin.teacher)
-    predict = torch_predictor(load_classifier(teacher).eval(), validation.task.kind)
+    predict = torch_predictor(load_model(teacher).eval(), validation.task.kind)
     metrics = validation.metrics(validation.outputs(predict, 32))
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:

@@ -40,7 +40,7 @@ from dynackd.students.cutting import cut
 from dynackd.students.stock import stock_model
 from dynackd.students.travel import CODE_FILE, add_code
 from dynackd.subnet import Subnet, SubnetSpec
-from dynackd.supernet.checkpoints import load_classifier
+from dynackd.supernet.checkpoints import load_model
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet
 from dynackd.system.places import MANIFEST, new_directory, read_json, write_json
@@ -296,7 +296,7 @@ def _metrics(supernet: Supernet, validation: Validation, own: dict[str, Any]) ->
     teacher = supernet.origin.teacher_here()
     metrics: dict[str, Any] = {"rows": f"On {len(validation):,} validation rows", "student": own["metrics"]}
     if teacher:
-        predict = torch_predictor(load_classifier(teacher, kind=validation.task.kind).eval(), validation.task.kind)
+        predict = torch_predictor(load_model(teacher, kind=validation.task.kind).eval(), validation.task.kind)
         metrics["teacher"] = validation.metrics(validation.outputs(predict, 32))
     return metrics
 

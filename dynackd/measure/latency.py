@@ -21,7 +21,7 @@ import numpy as np
 
 from dynackd.errors import UserError
 from dynackd.report.terminal import machine_name
-from dynackd.supernet.checkpoints import load_classifier, load_config, load_tokenizer
+from dynackd.supernet.checkpoints import load_config, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,7 +76,7 @@ def _load(path: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     config = load_config(path)
     if config.model_type.startswith(MODEL_TYPE_PREFIX):
         return load_student(path)
-    return load_classifier(path, config).eval(), load_tokenizer(path, config)
+    return load_model(path, config).eval(), load_tokenizer(path, config)
 
 
 def _onnx_runner(case: Case) -> Runner:

@@ -13,14 +13,13 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from dynackd.families.table import FAMILIES, FAMILY_KEY
 from dynackd.students.registration import MODEL_TYPE_PREFIX
 from dynackd.students.shrink import full_depth, shrink
+from dynackd.tasks.kinds import KINDS
 
-# transformers' Auto classes for which students are registered.
-AUTO_CLASSES = (
-    "AutoModelForSequenceClassification",
-    "AutoModelForTokenClassification",
-    "AutoModelForQuestionAnswering",
-    "AutoModel",
-)
+
+def auto_classes() -> list[str]:
+    """transformers' Auto classes for which students are registered: those of the kinds, and what users may want."""
+    common = ("AutoModelForTokenClassification", "AutoModelForQuestionAnswering", "AutoModel")
+    return list(dict.fromkeys([*(kind.auto_class for kind in KINDS.values()), *common]))
 
 
 def shrink_table(name: str) -> dict[str, Any]:
@@ -77,7 +76,7 @@ def model_class(name: str, auto: str) -> type[PreTrainedModel]:
 
 def auto_class_of(model_class_name: str, name: str) -> str:
     """The Auto class that makes the stock class, or the student's, of this name."""
-    for auto in AUTO_CLASSES:
+    for auto in auto_classes():
         stock = getattr(transformers, auto)._model_mapping.get(CONFIG_MAPPING[name], None)
         if stock is not None and model_class_name in (stock.__name__, f"Dynackd{stock.__name__}"):
             return auto
@@ -86,5 +85,5 @@ def auto_class_of(model_class_name: str, name: str) -> str:
 
 def register(name: str) -> None:
     """Make the students of an architecture known to transformers' Auto classes."""
-    for auto in AUTO_CLASSES:
+    for auto in auto_classes():
         model_class(name, auto)

@@ -10,7 +10,7 @@ from dynackd.errors import UserError, reason_of
 from dynackd.families.table import FAMILIES, FAMILY_KEY, family_of, geometry_of
 from dynackd.students.classes import auto_class_of, config_class, model_class
 from dynackd.students.registration import MODEL_TYPE_PREFIX
-from dynackd.supernet.checkpoints import check_safetensors_file, fit_tokenizer, load_classifier, neutral
+from dynackd.supernet.checkpoints import check_safetensors_file, fit_tokenizer, load_model, neutral
 from dynackd.system.places import read_json
 
 MOST_LAYERS = 1000  # of any teacher
@@ -34,7 +34,7 @@ def load_student(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever a library makes of a tampered file is the user's one sentence
         raise _refused(directory, f"its tokenizer cannot be read: {reason_of(error)}") from error
-    return load_classifier(str(directory), config).eval(), fit_tokenizer(tokenizer, config, str(directory))
+    return load_model(str(directory), config).eval(), fit_tokenizer(tokenizer, config, str(directory))
 
 
 def _refused(directory: Path, reason: str) -> UserError:

@@ -71,7 +71,7 @@ def neutral(config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
-def load_classifier_config(path: str) -> PreTrainedConfig:
+def load_model_config(path: str) -> PreTrainedConfig:
     """The config of a fine-tuned model, whose `id2label` and `label2id` then name every output and agree.
 
     transformers alone drops a `label2id` without `id2label`, and counts {0: pos, 2: neg} as two outputs. `UserError`
@@ -174,7 +174,7 @@ def set_attribute(tokenizer: PreTrainedTokenizerBase, name: str, value: Any) -> 
     tokenizer.init_kwargs[name] = value
 
 
-def load_classifier(
+def load_model(
     path: str, config: PreTrainedConfig | None = None, kind: Kind | None = None, new_head: bool = False
 ) -> PreTrainedModel:
     """A model for a kind of task, by default the one that its config says, in float32, from safetensors only, every
@@ -184,7 +184,7 @@ def load_classifier(
     fine-tuning a bare encoder, or a classifier of other classes. `UserError` for a missing, damaged, foreign or
     incomplete checkpoint.
     """
-    config = config or load_classifier_config(path)
+    config = config or load_model_config(path)
     kind = kind or kind_of(config)
     model, info = _load(getattr(transformers, kind.auto_class), path, config)
     # from_pretrained re-initialises what it does not find, without an error.

@@ -18,7 +18,7 @@ from dynackd.families.family import Family, set_heads, slices
 from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name
 from dynackd.grid import Grid
 from dynackd.subnet import FULL, Geometry, Layer, Subnet, SubnetSpec, full
-from dynackd.supernet.checkpoints import load_classifier, load_config, load_tokenizer
+from dynackd.supernet.checkpoints import load_config, load_model, load_tokenizer
 
 CONFIG_KEY = "dynackd"
 
@@ -237,6 +237,6 @@ def load_supernet(directory: str | Path) -> tuple[Supernet, PreTrainedTokenizerB
         grid, origin = Grid(**about["grid"]), Origin.from_dict(about, directory)
     except (KeyError, TypeError) as error:
         raise UserError(f"{directory}/config.json is damaged: its {CONFIG_KEY!r} part lacks {error}") from error
-    model = load_classifier(str(directory), config)
+    model = load_model(str(directory), config)
     return Supernet(model, grid, origin), load_tokenizer(str(directory), config)
 

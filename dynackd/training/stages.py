@@ -25,9 +25,9 @@ from dynackd.measure.evaluation import batches_of
 from dynackd.report.terminal import console, grid_table, progress, show
 from dynackd.subnet import describe
 from dynackd.supernet.checkpoints import (
-    load_classifier,
-    load_classifier_config,
     load_config,
+    load_model,
+    load_model_config,
     load_tokenizer,
     name_outputs,
     reset_head,
@@ -83,7 +83,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     _remember_task(config, data)
     _choose_rate(run, "finetune", config)
     torch.manual_seed(run.arguments.seed)  # the new head is random
-    model = load_classifier(source, config, kind, new_head=True)
+    model = load_model(source, config, kind, new_head=True)
     if foreign_head:
         reset_head(model, kind)
     rows = tokenized(data, recipe, tokenizer, max_positions(config))
@@ -196,7 +196,7 @@ def _has_foreign_head(source: str, config: PreTrainedConfig, data: TaskData) -> 
     kind = data.task.kind
     if not kind.has_head((config.architectures or [""])[0]):
         return False
-    before = labels_of(load_classifier_config(source))
+    before = labels_of(load_model_config(source))
     kept, told = kind.head_fits(source, before, kind.output_names(data.label_names))
     console.print(told, markup=False)
     return not kept

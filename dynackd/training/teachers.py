@@ -16,7 +16,7 @@ from dynackd.families.table import FAMILIES, FAMILY_KEY, geometry_of
 from dynackd.grid import Grid
 from dynackd.measure.teacher_check import doubt
 from dynackd.report.terminal import console
-from dynackd.supernet.checkpoints import load_classifier, load_classifier_config, load_config, load_tokenizer
+from dynackd.supernet.checkpoints import load_config, load_model, load_model_config, load_tokenizer
 from dynackd.supernet.network import CONFIG_KEY, Origin, Supernet
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.loading import TaskData, load_task_data
@@ -143,9 +143,9 @@ def models_of(recipe: Recipe, directory: Path) -> dict[str, Record]:
 def load_teacher(source: str, kind: Kind) -> Supernet:
     """A fine-tuned model as a frozen supernet, of which only the full network is asked."""
     source = resolve_model(source)
-    config = load_classifier_config(source)
+    config = load_model_config(source)
     refuse_student(source, config)
-    return Supernet(load_classifier(source, config, kind), Grid((1.0,), (1.0,))).frozen_copy()
+    return Supernet(load_model(source, config, kind), Grid((1.0,), (1.0,))).frozen_copy()
 
 
 def teacher_of_supernet(directory: Path, origin: Origin, named: str | None) -> str:

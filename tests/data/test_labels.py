@@ -16,7 +16,7 @@ from dynackd.data.rows import held_out_rows
 from dynackd.data.sources import resolve_source
 from dynackd.data.wanted_labels import wanted_labels
 from dynackd.errors import UserError
-from dynackd.supernet.checkpoints import load_classifier
+from dynackd.supernet.checkpoints import load_model
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.doubts import confusion_of, doubt_of_classes, doubt_of_values
 from dynackd.tasks.loading import load_task_data
@@ -98,13 +98,13 @@ def saved(directory, num_labels=2, **changes):
 
 
 def test_a_loaded_model_has_as_many_outputs_as_its_weights_and_both_maps_agree(tmp_path):
-    gaps = load_classifier(str(saved(tmp_path / "gaps", 3, id2label={"0": "pos", "2": "neg"})))
+    gaps = load_model(str(saved(tmp_path / "gaps", 3, id2label={"0": "pos", "2": "neg"})))
     assert gaps.config.id2label == {0: "pos", 1: "LABEL_1", 2: "neg"}
     assert gaps.config.label2id == {"pos": 0, "LABEL_1": 1, "neg": 2}
-    alone = load_classifier(str(saved(tmp_path / "alone", 3, label2id={"x": 2, "y": 1, "z": 0})))
+    alone = load_model(str(saved(tmp_path / "alone", 3, label2id={"x": 2, "y": 1, "z": 0})))
     assert labels_of(alone.config).names == ("z", "y", "x")
     with pytest.raises(UserError, match=r"config.json names 2 outputs \(a, b\), but the weights have 3$"):
-        load_classifier(str(saved(tmp_path / "two", 3, id2label={"0": "a", "1": "b"})))
+        load_model(str(saved(tmp_path / "two", 3, id2label={"0": "a", "1": "b"})))
 
 
 # --- where the two meet ----------------------------------------------------------------------------------------------
@@ -430,7 +430,7 @@ def test_augment_writes_the_teachers_class_however_the_labels_met(road, tmp_path
     directory, about = augment(make_recipe({**content, "task": {**OWN, **task}}), FRESH)
     rows = [json.loads(line) for line in (directory / "train.jsonl").read_text().splitlines()]
     new = rows[about["rows"]["original"] :]
-    teacher, tokenizer = load_classifier(str(tmp_path / "teacher")), tiny_tokenizer()
+    teacher, tokenizer = load_model(str(tmp_path / "teacher")), tiny_tokenizer()
     with torch.no_grad():
         for row in new[::9]:
             answer = int(teacher(**tokenizer(row["sentence"], return_tensors="pt")).logits.argmax())
@@ -472,10 +472,10 @@ def test_finetune_from_a_classifier_of_other_classes_makes_a_new_head_and_says_s
         assert main(["finetune", str(write_recipe(tmp_path, {**content, **changes}))]) == 0
         printed = " ".join(capsys.readouterr().out.split())
         assert "; a new one of 2 classes (LABEL_0, LABEL_1) is made" in printed
-        model = load_classifier(str(tmp_path / f"run-{name}" / "teacher"))
+        model = load_model(str(tmp_path / f"run-{name}" / "teacher"))
         heads[name] = model.classifier.weight
         assert model.config.num_labels == 2
-    assert heads["two"].std() < 0.1 < load_classifier(str(tmp_path / "two")).classifier.weight.std()
+    assert heads["two"].std() < 0.1 < load_model(str(tmp_path / "two")).classifier.weight.std()
 
 
 # --- kinds that are not there ----------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from dynackd.families.table import max_positions
 from dynackd.measure.latency import RUNNERS, Case
 from dynackd.onnx.graphs import Shape, example_batch
 from dynackd.subnet import FULL
-from dynackd.supernet.checkpoints import fit_tokenizer, load_classifier, load_config, load_masked_lm, load_tokenizer
+from dynackd.supernet.checkpoints import fit_tokenizer, load_config, load_masked_lm, load_model, load_tokenizer
 from dynackd.supernet.network import Supernet, load_supernet
 from dynackd.tasks.tokens import unknown
 
@@ -87,7 +87,7 @@ def test_a_flag_of_the_config_changes_neither_the_model_nor_what_is_saved_of_it(
     model.save_pretrained(tmp_path / "flagged")
     edit(tmp_path / "flagged" / "config.json", **{flag: HARMLESS[flag]})
     for place in ("plain", "flagged"):
-        loaded = load_classifier(str(tmp_path / place)).eval()
+        loaded = load_model(str(tmp_path / place)).eval()
         output = loaded(**tiny_batch(length=9))
         assert output.keys() == {"logits"}
         assert output.logits.dtype == torch.float32
@@ -117,13 +117,13 @@ def test_a_config_of_another_kind_of_model_is_refused_by_the_key(key, tmp_path):
     tiny_model().save_pretrained(tmp_path / "m")
     edit(tmp_path / "m" / "config.json", **{key: FOREIGN[key]})
     with pytest.raises(UserError, match=f"{tmp_path}/m cannot be used: its config.json has '{key}'"):
-        load_classifier(str(tmp_path / "m"))
+        load_model(str(tmp_path / "m"))
 
 
 def test_absolute_positions_may_be_named(tmp_path):
     tiny_model().save_pretrained(tmp_path / "m")
     edit(tmp_path / "m" / "config.json", position_embedding_type="absolute", pruned_heads={}, is_decoder=False)
-    assert load_classifier(str(tmp_path / "m")).config.num_hidden_layers == 4
+    assert load_model(str(tmp_path / "m")).config.num_hidden_layers == 4
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_a_weight_that_the_model_would_not_use_is_named_and_refused(family, name
     name = name.format(base=model.base_model_prefix, layers=layers)
     add_weights(tmp_path / "m", **{name: 1})
     with pytest.raises(UserError, match=f"holds 1 weights for which a {family} .* the first is '{name}'"):
-        load_classifier(str(tmp_path / "m"))
+        load_model(str(tmp_path / "m"))
 
 
 def test_more_layers_than_the_config_says_are_refused_with_and_without_a_head(family, tmp_path):
@@ -158,7 +158,7 @@ def test_more_layers_than_the_config_says_are_refused_with_and_without_a_head(fa
     for place, new_head in (("m", False), ("bare", True)):
         edit(tmp_path / place / "config.json", **{key: 2})
         with pytest.raises(UserError, match=r"holds 32 weights .* no place, the first is '\S*layer\.2\."):
-            load_classifier(str(tmp_path / place), new_head=new_head)
+            load_model(str(tmp_path / place), new_head=new_head)
     AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "mlm")
     edit(tmp_path / "mlm" / "config.json", **{key: 2})
     with pytest.raises(UserError, match=r"the first is '\S*layer\.2\."):
@@ -169,7 +169,7 @@ def test_more_layers_than_the_config_says_are_refused_with_and_without_a_head(fa
 def test_a_bare_encoder_may_bring_the_head_of_its_pretraining(family, auto, tmp_path):
     source = auto.from_config(tiny_config(family))
     source.save_pretrained(tmp_path / "m")
-    model = load_classifier(str(tmp_path / "m"), new_head=True)
+    model = load_model(str(tmp_path / "m"), new_head=True)
     for name, weight in source.base_model.state_dict().items():
         if "pooler" not in name:
             assert torch.equal(model.base_model.state_dict()[name], weight)
@@ -180,14 +180,14 @@ def test_counters_that_older_libraries_stored_are_no_weights(family, tmp_path):
     model.save_pretrained(tmp_path / "m")
     base = model.base_model_prefix
     add_weights(tmp_path / "m", **{f"{base}.embeddings.position_ids": 1, f"{base}.embeddings.token_type_ids": 1})
-    assert torch.equal(load_classifier(str(tmp_path / "m")).eval()(**tiny_batch()).logits, model(**tiny_batch()).logits)
+    assert torch.equal(load_model(str(tmp_path / "m")).eval()(**tiny_batch()).logits, model(**tiny_batch()).logits)
 
 
 def test_an_adapter_is_not_taken_for_a_model(tmp_path):
     tiny_model().save_pretrained(tmp_path / "m")
     (tmp_path / "m" / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="is an adapter to another model; merge the two"):
-        load_classifier(str(tmp_path / "m"))
+        load_model(str(tmp_path / "m"))
 
 
 # --- tokenizers ------------------------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ def test_what_is_neutral_for_us_is_neutral_for_stock_transformers(tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path / "m")
     edit(tmp_path / "m" / "config.json", return_dict=False)
-    load_classifier(str(tmp_path / "m")).save_pretrained(tmp_path / "n")
+    load_model(str(tmp_path / "m")).save_pretrained(tmp_path / "n")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "n")
     assert torch.equal(loaded(**tiny_batch()).logits, model(**tiny_batch()).logits)
 

@@ -220,7 +220,7 @@ def holder():
 @pytest.mark.parametrize("command", ["finetune", "train-width", "train-depth", "augment"])
 def test_a_second_command_in_a_run_is_refused_before_anything_is_loaded(made, holder, capsys, monkeypatch, command):
     first = holder(made / "run")
-    for name in ("load_config", "load_classifier", "load_supernet", "load_task_data"):
+    for name in ("load_config", "load_model", "load_supernet", "load_task_data"):
         for module in (stages, teachers):
             monkeypatch.setattr(module, name, lambda *_a, **_k: pytest.fail("something was loaded"), raising=False)
     before = entries(made)
