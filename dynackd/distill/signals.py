@@ -22,7 +22,7 @@ from dynackd.distill.relations import (
     relation_losses,
 )
 from dynackd.distill.settings import GOALS, DistillationSettings
-from dynackd.distill.terms import OUTPUT_COUNTS, OUTPUT_TERMS, TERMS, Outputs, of_words
+from dynackd.distill.terms import OUTPUT_TERMS, TERMS, Outputs, of_words
 from dynackd.errors import UserError
 from dynackd.tasks.kind import Kind, Tensors
 
@@ -139,7 +139,7 @@ def distillation_loss(
             teacher.kind, student.outputs, teacher.outputs, teacher.batch, settings.temperature,
             student.hidden_states, teacher_states, teacher.real_words,
         )  # fmt: skip
-        losses.append({name: OUTPUT_TERMS[name](outputs) for name in settings.active(OUTPUT_TERMS)})
+        losses.append({name: OUTPUT_TERMS[name].loss(outputs) for name in settings.active(OUTPUT_TERMS)})
         weighted += [
             settings.weights[name] * (1.0 if name in GOALS else factor) * scales[name] * loss
             for name, loss in losses[-1].items()
@@ -192,7 +192,7 @@ def term_counts(settings: DistillationSettings, kind: Kind, batch: Tensors) -> d
     piece when each part's terms count in proportion. All terms are means over what the kind says, words, or pairs and
     triples of words of a layer; those of LTR are over pairs and triples of a word's layers, as many for each word.
     """
-    counts = {name: OUTPUT_COUNTS[name](kind, batch) for name in settings.active(OUTPUT_TERMS)}
+    counts = {name: OUTPUT_TERMS[name].mean_over(kind, batch) for name in settings.active(OUTPUT_TERMS)}
     for name in settings.active(RELATION_TERMS):
         term = RELATION_TERMS[name]
         # Any number of layers of which there are pairs and triples.

@@ -1,7 +1,7 @@
 """All terms of distillation by name: those that are no relations are functions here, the relations are CKD's.
 
 To add a relation term: one `Relation` and a line in `RELATION_TERMS` of `relations.py`; any other term: one function
-and a line each in `OUTPUT_TERMS` and `OUTPUT_COUNTS` here.
+and a line in `OUTPUT_TERMS` here.
 """
 
 from __future__ import annotations
@@ -73,17 +73,18 @@ def of_words(hidden: Tensor, words: Tensor) -> Tensor:
     return hidden.flatten(0, 1).index_select(0, words)
 
 
-OUTPUT_TERMS: dict[str, Callable[[Outputs], Tensor]] = {
-    "ce": label_loss,
-    "logits": output_loss,
-    "hidden_mse": hidden_mse,
+@dataclass(frozen=True)
+class OutputTerm:
+    """A term that is no relation: its value, and what that is a mean over in a batch."""
+
+    loss: Callable[[Outputs], Tensor]
+    mean_over: Callable[[Kind, Tensors], Any]
+
+
+OUTPUT_TERMS: dict[str, OutputTerm] = {
+    "ce": OutputTerm(label_loss, lambda kind, batch: kind.label_count(batch)),
+    "logits": OutputTerm(output_loss, lambda kind, batch: kind.output_count(batch)),
+    "hidden_mse": OutputTerm(hidden_mse, lambda kind, batch: batch["attention_mask"].sum()),
 }
 
-TERMS: dict[str, Callable[[Outputs], Tensor] | Relation] = {**OUTPUT_TERMS, **RELATION_TERMS}
-
-# What each is a mean over in a batch.
-OUTPUT_COUNTS: dict[str, Callable[[Kind, Tensors], Any]] = {
-    "ce": lambda kind, batch: kind.label_count(batch),
-    "logits": lambda kind, batch: kind.output_count(batch),
-    "hidden_mse": lambda kind, batch: batch["attention_mask"].sum(),
-}
+TERMS: dict[str, OutputTerm | Relation] = {**OUTPUT_TERMS, **RELATION_TERMS}
