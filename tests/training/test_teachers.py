@@ -7,6 +7,7 @@ import torch
 from conftest import tiny_batch, tiny_config, tiny_model, tiny_recipe, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
+from dynackd.cli.command_line import main
 from dynackd.distill.settings import DistillationSettings
 from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError
@@ -55,6 +56,11 @@ def test_a_teacher_of_another_shape_is_imitated_by_a_supernet_that_starts_from_t
     logged = [json.loads(line) for line in (width / "log.jsonl").read_text().splitlines()]
     terms = {name for row in logged for name in row if name.startswith("loss_")}
     assert {"loss_wr_pair", "loss_wr_triple", "loss_ltr_pair", "loss_ltr_triple", "loss_logits"} == terms
+    # Both stand beside each other in the commands that follow, too.
+    assert main(["evaluate", str(depth), "--json", str(tmp_path / "e.json")]) == 0
+    assert json.loads((tmp_path / "e.json").read_text())["teacher"] == table["teacher"]
+    assert main(["export", str(depth), "--width", "0.5", "--validation", "--output", str(tmp_path / "student")]) == 0
+    assert set(json.loads((tmp_path / "student" / "export.json").read_text())["metrics"]) >= {"student", "teacher"}
 
 
 @pytest.mark.parametrize(
