@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "distill"))
 
 SHAPES = [(32, 128, 768, 7, 21), (32, 64, 384, 7, 21), (8, 512, 768, 13, 21)]
 TERMS = ("wr_pair", "wr_triple", "ltr_pair", "ltr_triple")
