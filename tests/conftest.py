@@ -144,6 +144,17 @@ def write_recipe(directory, content=None):
     return path
 
 
+def trained_to_width(directory):
+    """The tiny recipe over files in `directory`, its teacher and its width stage trained."""
+    from dynackd.training import runs, stages
+    from dynackd.training.recipe import make_recipe
+
+    recipe = make_recipe(tiny_recipe(directory))
+    stages.finetune(recipe, runs.RunMode())
+    stages.train_width(recipe, runs.RunMode())
+    return recipe
+
+
 @pytest.fixture(autouse=True)
 def threads_stay():
     """A test that measures in this process leaves torch's threads as they were: results depend on them bit by bit."""

@@ -97,3 +97,18 @@ def test_the_tests_stand_in_the_same_tree():
     packages = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     folders = {path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")}
     assert folders <= packages
+
+
+def show():
+    """`python tests/test_layering.py`: the tree with lines a module, and which packages each package imports."""
+    lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
+    packages = [package for floor in FLOORS for package in sorted(floor)]
+    for package in packages:
+        own = {module: count for module, count in lines.items() if package_of(module) == package}
+        below = {package_of(other) for module in own for other in imported(MODULES[module])} - {package}
+        inner = ", ".join(f"{module.partition('.')[2]} {count}" for module, count in own.items() if "." in module)
+        print(f"{package} {sum(own.values())} <- {', '.join(p for p in packages if p in below) or '-'}\n    {inner}")
+
+
+if __name__ == "__main__":
+    show()

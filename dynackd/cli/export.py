@@ -165,7 +165,7 @@ def _export_validation(options: argparse.Namespace, supernet: Any, tokenizer: An
         raise UserError(f"no validation data: {error} (--set data.validation=FILE, or --no-validation)") from error
 
 
-def _export_facts(options: argparse.Namespace, resolved: Any) -> dict[str, Any]:
+def _export_facts(options: argparse.Namespace, subnet: Any) -> dict[str, Any]:
     """What the supernet's directory knows about its data, its teacher's licence and this sub-network's metrics."""
     from dynackd.deploy.card import licence_of
     from dynackd.deploy.export import known_metrics
@@ -179,7 +179,7 @@ def _export_facts(options: argparse.Namespace, resolved: Any) -> dict[str, Any]:
         if licence := licence_of([recipe.teacher, recipe.output_dir / "teacher", recipe.model]):
             facts["licence"] = licence
     if options.validation is None and not options.variants:
-        facts |= known_metrics(options.supernet, resolved)
+        facts |= known_metrics(options.supernet, subnet)
     return facts
 
 

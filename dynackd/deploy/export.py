@@ -98,8 +98,6 @@ def export_student(
     """
     options = options or ExportOptions()
     subnet = supernet.resolve(which)
-    heads, neurons = subnet.sizes
-    share = {"width": which.width, "depth": which.depth} if isinstance(which, SubnetSpec) else {}
     with new_directory(Path(directory), STUDENT, overwrite) as temporary:
         student = cut(supernet, subnet)
         names, longest = input_names(student, tokenizer), max_positions(student.config)
@@ -116,24 +114,10 @@ def export_student(
                 f"the ONNX graph of ({which}) differs from the torch student by {difference:.1e}, more than "
                 f"{MAX_ABS_DIFF:.0e}; {directory} was not written"
             )
-        flops = FlopCounter(supernet)
-        length = min(FLOPS_LENGTH, longest)
         about = {
             "name": Path(directory).name,
-            "family": supernet.model.config.model_type,
-            **share,
-            "heads": heads,
-            "neurons": neurons,
-            "layers": list(subnet.indices),
-            "subnet": subnet.to_dict(),
-            "kind": kind_of_model(student).name,
-            "labels": student.config.num_labels,
-            "parameters": count_parameters(supernet, subnet),
-            "flops": {
-                "length": length,
-                "student": flops.count(subnet, length),
-                "full": flops.count(supernet.whole, length),
-            },
+            **({"width": which.width, "depth": which.depth} if isinstance(which, SubnetSpec) else {}),
+            **_what_it_is(supernet, subnet, student, min(FLOPS_LENGTH, longest)),
             "parity_max_abs_diff": difference,
             "opset": OPSET,
             "inputs": names,
@@ -160,6 +144,26 @@ def export_student(
         about["files"] = _sizes(temporary, onnx_facts)
         write_json(temporary / "export.json", about)
     return about
+
+
+def _what_it_is(supernet: Supernet, subnet: Subnet, student: PreTrainedModel, length: int) -> dict[str, Any]:
+    """What export.json says of a student's sizes, kind and cost; FLOPs at `length` tokens."""
+    (heads, neurons), flops = subnet.sizes, FlopCounter(supernet)
+    return {
+        "family": supernet.model.config.model_type,
+        "heads": heads,
+        "neurons": neurons,
+        "layers": list(subnet.indices),
+        "subnet": subnet.to_dict(),
+        "kind": kind_of_model(student).name,
+        "labels": student.config.num_labels,
+        "parameters": count_parameters(supernet, subnet),
+        "flops": {
+            "length": length,
+            "student": flops.count(subnet, length),
+            "full": flops.count(supernet.whole, length),
+        },
+    }
 
 
 def known_metrics(supernet_directory: Path, subnet: Subnet) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from conftest import tiny_model, tiny_recipe, write_recipe, write_rows
+from conftest import tiny_model, tiny_recipe, trained_to_width, write_recipe, write_rows
 from safetensors.torch import load_file
 from test_stages import kill
 
@@ -136,9 +136,7 @@ def test_two_processes_and_accumulated_steps_train_as_one(tmp_path):
 @pytest.fixture(scope="module")
 def road(tmp_path_factory):
     directory = tmp_path_factory.mktemp("road")
-    recipe = make_recipe(tiny_recipe(directory))
-    stages.finetune(recipe, FRESH)
-    stages.train_width(recipe, FRESH)
+    trained_to_width(directory)
     return directory
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import tiny_recipe
+from conftest import tiny_recipe, trained_to_width
 from safetensors.torch import load_file
 
 from dynackd.errors import UserError
@@ -26,10 +26,7 @@ FRESH = RunMode()
 def road(tmp_path_factory):
     """A teacher, a width stage and a depth stage, run once; tests copy it before they change it."""
     directory = tmp_path_factory.mktemp("road")
-    recipe = make_recipe(tiny_recipe(directory))
-    stages.finetune(recipe, FRESH)
-    stages.train_width(recipe, FRESH)
-    stages.train_depth(recipe, FRESH)
+    stages.train_depth(trained_to_width(directory), FRESH)
     return directory
 
 
