@@ -24,7 +24,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # this tree's, whichever is installed
 from conftest import BAD, GOOD, PLAIN, tiny_model, tiny_recipe, write_recipe  # noqa: E402
 
 TRAINING = {"per_device_train_batch_size": 4, "num_train_epochs": 1, "learning_rate": 1e-3, "use_cpu": True}

@@ -15,10 +15,11 @@ from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError
 from dynackd.families.table import layer_list
 from dynackd.grid import Grid
-from dynackd.subnet import FULL, Layer, Subnet, SubnetSpec
+from dynackd.subnet import FULL, Layer, Subnet, SubnetSpec, full
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.task import resolve_task
+from dynackd.training import trainer as trainer_module
 from dynackd.training.resumable import ResumableTrainer, check_steps, set_dropout
 from dynackd.training.samplers import SubnetSampler
 from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, SupernetTrainer, _common, check_arguments
@@ -101,6 +102,21 @@ def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_p
         torch.testing.assert_close(logged, sum(of_one[name] for of_one in terms))
     for name, parameter in trainer.model.named_parameters():
         torch.testing.assert_close(grads[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_layers_learn_from_those_that_the_teachers_rule_names(tmp_path, monkeypatch):
+    trainer, seen = trainer_of(tmp_path, DEPTH_STAGE, grid=DEEP), {}
+    deeper = Supernet(tiny_model(seed=1, num_hidden_layers=6), DEEP)
+    trainer.teacher = Teacher(deeper, TASK.kind, "last")
+
+    def watched(settings, students, *rest):
+        seen.update({len(student.layers): student.layers for student in students})
+        return distillation_loss(settings, students, *rest)
+
+    monkeypatch.setattr(trainer_module, "distillation_loss", watched)
+    monkeypatch.setattr(trainer, "stage", replace(trainer.stage, teacher_of=lambda _, geometry: full(geometry)))
+    gradients(trainer)
+    assert seen == {4: (2, 3, 4, 5), 3: (3, 4, 5), 2: (4, 5)}  # of 6; its own would be 0-3, 0 1 3 and 1 3
 
 
 def test_the_schedule_follows_the_stages_steps(tmp_path):
