@@ -71,7 +71,7 @@ def numbers(directory: Path, family: str, changes: Mapping[str, Any]) -> dict[st
     for command in ("finetune", "train-width", "train-depth"):
         dynackd(command, recipe)
     dynackd("evaluate", run / "depth", "--json", directory / "e.json", "--length", 16)
-    dynackd("export", run / "depth", "--width", 0.5, "--depth", 0.5, "--output", student, "--int8")
+    dynackd("export", run / "depth", "--width", 0.5, "--depth", 0.5, "--output", student, "--int8", "--max-drop", 9)
     exported = read(student / "export.json")
     int8 = {key: value for key, value in exported["files"]["onnx/model_quantized.onnx"].items() if key != "size_bytes"}
     return {
