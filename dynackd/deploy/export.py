@@ -43,7 +43,7 @@ from dynackd.subnet import Subnet, SubnetSpec
 from dynackd.supernet.checkpoints import load_model
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet
-from dynackd.system.places import MANIFEST, new_directory, read_json, write_json
+from dynackd.system.places import MANIFEST, new_directory, read_json, write_files, write_json
 from dynackd.tasks.task import main_metric
 
 MAX_ABS_DIFF = 1e-4
@@ -132,6 +132,7 @@ def export_student(
             "versions": {name: version(name) for name in ("dynackd", "torch", "transformers", "onnx", "onnxruntime")},
             **_write_torch(student, longest, temporary, options),
         }
+        write_files(temporary, kind_of_model(student).files(student.config))
         onnx_facts, measured = _write_variants(student, names, longest, temporary, options, validation, difference)
         if validation is not None:
             about["metrics"] = _metrics(supernet, validation, onnx_facts[ONNX_FILE])
@@ -202,7 +203,7 @@ def _write_stock(student: PreTrainedModel, longest: int, directory: Path) -> dic
     names, kind = ["input_ids", "attention_mask"], kind_of_model(student)
     for shape in parity_shapes(min(FLOPS_LENGTH, longest)):
         batch = example_batch(shape, names, student)
-        ours, theirs = (kind.read(model(**batch), batch) for model in (student, stock))
+        ours, theirs = (kind.read(model(**batch), batch, model.config) for model in (student, stock))
         difference = max(float((theirs[name] - output).abs().max()) for name, output in ours.items())
         if not difference <= MAX_ABS_DIFF:
             raise UserError(f"the stock checkpoint differs from the student by {difference:.1e}; nothing was written")

@@ -110,6 +110,7 @@ def torch_predictor(model: PreTrainedModel, kind: Kind) -> Callable[[Feed], Feed
     @torch.no_grad()
     def predict(batch: Feed) -> Feed:
         inputs: dict[str, Tensor] = {name: torch.from_numpy(array) for name, array in batch.items()}
-        return {name: output.float().numpy() for name, output in kind.read(model(**inputs), inputs).items()}
+        read = kind.read(model(**inputs), inputs, model.config)
+        return {name: output.float().numpy() for name, output in read.items()}
 
     return predict

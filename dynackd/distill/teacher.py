@@ -30,7 +30,7 @@ class Teacher:
         inputs, _ = self.kind.split(batch)
         with torch.no_grad():
             output = self.network(subnet, **inputs)
-            outputs = self.kind.read(output.outputs, inputs)
+            outputs = self.kind.read(output.outputs, inputs, self.network.model.config)
         return TeacherSignal(settings, self.kind, outputs, output.hidden_states, batch)
 
     def check(self, full: Geometry, settings: DistillationSettings) -> None:

@@ -60,7 +60,7 @@ def predict(
         known.append(arrays(labels, mask))
         for index, subnet in enumerate(subnets):
             fields = supernet(subnet, **inputs).outputs
-            read = {name: output.float() for name, output in kind.read(fields, inputs).items()}
+            read = {name: output.float() for name, output in kind.read(fields, inputs, supernet.model.config).items()}
             outputs[index].append(arrays(read, mask))
         on_batch()
     supernet.train(was_training)

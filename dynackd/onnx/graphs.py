@@ -69,7 +69,7 @@ class _Function(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         batch = dict(zip(self.names, tensors, strict=True))
-        return tuple(self.kind.read(self.model(**batch), batch).values())
+        return tuple(self.kind.read(self.model(**batch), batch, self.model.config).values())
 
 
 def kind_of_model(model: PreTrainedModel) -> Kind:
@@ -302,7 +302,7 @@ def parity(model: PreTrainedModel, names: Sequence[str], longest: int, file: Pat
     for shape in parity_shapes(longest, graph.fixed):
         batch = example_batch(shape, names, model)
         outputs = graph({name: tensor.numpy() for name, tensor in batch.items()})
-        for name, expected in kind.read(model(**batch), batch).items():
+        for name, expected in kind.read(model(**batch), batch, model.config).items():
             difference = np.abs(outputs[name] - expected.numpy()).max()
             # max() would drop a NaN.
             worst = float(difference) if not difference <= worst else worst

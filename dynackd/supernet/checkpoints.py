@@ -186,6 +186,8 @@ def load_model(
     """
     config = config or load_model_config(path)
     kind = kind or kind_of(config)
+    for key, value in kind.settled(config, Path(path)).items():
+        setattr(config, key, value)
     model, info = _load(getattr(transformers, kind.auto_class), path, config)
     # from_pretrained re-initialises what it does not find, without an error.
     missing = sorted(name for name in info["missing_keys"] if not (new_head and _is_head(name, config)))

@@ -56,10 +56,17 @@ def read_json(file: Path) -> Any:
         raise UserError(f"{file} is damaged: {error}") from error
 
 
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
+def write_json(file: Path, content: Any) -> None:
     """Write JSON in one rename; `UserError` where it cannot be written."""
     with new_file(file) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_files(directory: Path, contents: Mapping[str, Any]) -> None:
+    """Write JSON files: their paths in the directory -> their contents."""
+    for name, content in contents.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        write_json(directory / name, content)
 
 
 @contextmanager

@@ -7,10 +7,12 @@ is, what it gives, how that is learned, judged and told. Nothing outside asks fo
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorWithPadding
 
@@ -23,7 +25,7 @@ from dynackd.system.settings import Settings
 from dynackd.tasks.doubts import Doubt
 
 MULTI_LABEL = "multi_label_classification"
-RESERVED_COLUMNS = ("label", "labels", "length")  # the names that our own columns take
+RESERVED_COLUMNS = ("label", "labels", "length", "row")  # the names that our own columns take
 OWN_TASK = "a task of your own"
 
 Tensors = Mapping[str, Tensor]
@@ -70,6 +72,8 @@ class Kind(ABC):
     augmentable = False  # whether a row's texts may be changed by `dynackd augment`
     # --- the columns of a batch that are no inputs of the model
     label_columns: tuple[str, ...] = ("labels",)
+    stock_labels: tuple[str, ...] = ("labels",)  # of these, what a Hugging Face model makes its own loss of, if any
+    together: str | None = None  # of these, the one whose equal values are rows that are trained in one batch
     # --- the model card
     pipeline_tag = "text-classification"
     pipeline: str | None = None  # of transformers, that runs it
@@ -103,7 +107,15 @@ class Kind(ABC):
         """The task with a recipe's `task.labels`. Raises UserError."""
         raise UserError(f"task.labels: a {self.name} has no classes; remove it")
 
+    def can_finetune(self, task: "Task") -> bool:
+        """Whether rows hold what a bare encoder could be fine-tuned with."""
+        return self.label_column(task) is not None
+
     # ---------------------------------------------------------------------------------------------------- the rows
+
+    def of_split(self, task: "Task", split: str) -> "Task":
+        """The task as the rows of a split ("train", "validation", ...) are read, where these have other columns."""
+        return task
 
     def columns(self, task: "Task") -> list[Column]:
         """The columns of a row but its label's, which are kept on disk under their own names."""
@@ -127,6 +139,15 @@ class Kind(ABC):
         return label
 
     # --------------------------------------------------------------------------------------------------- the model
+
+    def settled(self, config: Any, directory: Path) -> Mapping[str, Any]:
+        """What the config of a model that is loaded from `directory`, or is a name on the hub, must say for its outputs
+        to be told, such as a pooling: keys and values."""
+        return {}
+
+    def files(self, config: Any) -> Mapping[str, Any]:
+        """JSON files that stand beside a model of this config for its clients: path -> content."""
+        return {}
 
     def check_model(self, task: "Task", model: ModelLabels | None) -> None:
         """Refuse (UserError) a trained model whose outputs are of another kind; None: the head is still to be made."""
@@ -166,7 +187,11 @@ class Kind(ABC):
         return tokenizer(*(batch[name] for name in task.text_columns), **options)
 
     def features(self, task: "Task", tokenizer: Any, batch: Mapping[str, list[Any]], max_length: int) -> dict[str, Any]:
-        """The model's inputs of some rows, cut to `max_length` tokens, and their labels where the rows have any."""
+        """The model's inputs of some rows, cut to `max_length` tokens, and their labels where the rows have any.
+
+        A row may become several inputs: `batch["row"]` holds the rows' numbers, from 0, for a label column that says
+        which row an input is of. The kind sees to it that the values of `together` are those of a split.
+        """
         encoded = self.encode(task, tokenizer, batch, truncation=True, max_length=max_length)
         return {**encoded, **({"labels": batch["label"]} if "label" in batch else {})}
 
@@ -186,8 +211,9 @@ class Kind(ABC):
 
     # -------------------------------------------------------------------------------------------------- the outputs
 
-    def read(self, fields: Any, batch: Tensors) -> dict[str, Tensor]:
-        """The outputs, in the order of `self.outputs`, from the fields of a model's Hugging Face output."""
+    def read(self, fields: Any, batch: Tensors, config: Any) -> dict[str, Tensor]:
+        """The outputs, in the order of `self.outputs`, from the fields of the Hugging Face output of a model of this
+        config."""
         return {output.name: fields[output.name] for output in self.outputs}
 
     def flat(self, arrays: Arrays, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -217,14 +243,21 @@ class Kind(ABC):
         return len(batch["attention_mask"])
 
     def importance_loss(self, model: Any, batch: Tensors) -> Tensor:
-        """The loss by whose change a head or neuron of a Hugging Face model is judged: transformers' own, against the
-        model's own answers where the batch has no labels."""
+        """The loss by whose change a head or neuron of a Hugging Face model is judged: the one that it is fine-tuned
+        with, against the model's own answers where the batch has no labels."""
         inputs, labels = self.split(batch)
-        if not labels:
+        if not set(self.label_columns) <= set(labels):
             with torch.no_grad():
-                labels = self.own_labels(self.read(model(**inputs), inputs))
-        loss: Tensor = model(**inputs, **labels).loss
-        return loss
+                labels |= self.own_labels(self.read(model(**inputs), inputs, model.config))
+        return self.model_loss(model, {**inputs, **labels})[0]
+
+    def model_loss(self, model: Any, batch: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss that a Hugging Face model is fine-tuned with, and its outputs: transformers' own where the model
+        makes one of `stock_labels`, else `label_loss`."""
+        inputs, labels = self.split(batch)
+        fields = model(**inputs, **{name: labels[name] for name in self.stock_labels})
+        outputs = self.read(fields, inputs, getattr(model, "module", model).config)  # which several processes wrap
+        return (fields.loss if self.stock_labels else self.label_loss(outputs, batch)), outputs
 
     def own_labels(self, outputs: Tensors) -> dict[str, Tensor]:
         """The labels of a batch as its outputs would have them."""
@@ -270,7 +303,8 @@ class Task:
     of the metrics' names to the split on the hub. `class_order` is set by `load_task_data` when a model orders the
     classes of a declared task differently: `class_order[model's id]` is the task's own id, in which metrics count.
     `labels` is the recipe's map from what stands in the data to class ids or names. `check_teacher`: whether a teacher
-    that is worse than chance on the training rows is an error.
+    that is worse than chance on the training rows is an error. `rows` are the validation rows as they were read, by
+    suffix, and `judged` those of them that a call of `Kind.measure` is about, for metrics that need texts.
     """
 
     name: str
@@ -285,6 +319,8 @@ class Task:
     class_order: tuple[int, ...] | None = None
     labels: Mapping[str, int | str] | None = None
     check_teacher: bool = True
+    rows: Mapping[str, Dataset] = field(default_factory=dict, compare=False, repr=False)
+    judged: Dataset | None = field(default=None, compare=False, repr=False)
 
 
 def _outputs(names: Sequence[str]) -> str:

@@ -61,7 +61,8 @@ def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("tra
     validation = {split.removeprefix("validation"): _subset(rows, source.validation_rows, source.seed)
                   for split, rows in built.items()}
     notes = dict.fromkeys([*(note for rows in raw.values() for note in rows.notes), *filter(None, [labels.note])])
-    return TaskData(_with_names(task, labels.names), train, validation, labels.names, tuple(notes))
+    known = dataclasses.replace(_with_names(task, labels.names), rows=validation)
+    return TaskData(known, train, validation, labels.names, tuple(notes))
 
 
 def _read_splits(task: Task, source: DataSource, splits: Sequence[str]) -> dict[str, Rows]:
@@ -82,6 +83,7 @@ def _read_splits(task: Task, source: DataSource, splits: Sequence[str]) -> dict[
 
 def _read_split(task: Task, source: DataSource, key: str, named: str | None, default: str) -> Rows:
     """named: the path or split that the user gave for `key`; default: the task's split on the hub."""
+    task = task.kind.of_split(task, key)
     columns, label = task.kind.columns(task), task.kind.label_column(task)
     wanted = [column.name for column in (*columns, *([label] if label else []))]
     if source.hub is None and named is None:

@@ -65,14 +65,14 @@ def tokenize(dataset: Dataset, task: Task, tokenizer: Any, max_length: int, spli
     if max_length < least:
         raise UserError(f"data.max_length: {max_length} leaves no room for a text; it takes {least} or more")
 
-    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        features = task.kind.features(task, tokenizer, batch, max_length)
+    def encode(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, Any]:
+        features = task.kind.features(task, tokenizer, {**batch, "row": numbers}, max_length)
         return {**features, "length": [len(ids) for ids in features["input_ids"]]}
 
     def write(path: Path) -> Dataset:
         # With a file of its own `map` keeps no row in memory.
-        return dataset.map(encode, batched=True, batch_size=_rows_at_once(dataset), load_from_cache_file=False,
-                           remove_columns=dataset.column_names, cache_file_name=str(path))
+        return dataset.map(encode, with_indices=True, batched=True, batch_size=_rows_at_once(dataset),
+                           load_from_cache_file=False, remove_columns=dataset.column_names, cache_file_name=str(path))
 
     with _quiet():
         tokens = on_disk(write)

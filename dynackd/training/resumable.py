@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -43,6 +45,35 @@ class _EpochLengthSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
+class _TogetherSampler(Sampler[int]):
+    """Rows that belong together, one behind the other; the groups in an order that depends on the seed and the epoch
+    alone. groups: what each row belongs to. lengths: where given, groups of like length come near one another."""
+
+    def __init__(self, groups: Sequence[int], seed: int, batch_size: int, lengths: Sequence[int] | None = None) -> None:
+        self.rows, self.seed, self.epoch = len(groups), seed, 0
+        _, numbers = np.unique(np.asarray(groups), return_inverse=True)
+        order = np.argsort(numbers, kind="stable")
+        self.members = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+        together = max(1, batch_size * len(self.members) // max(1, self.rows))
+        longest = None if lengths is None else [max(lengths[row] for row in group) for group in self.members]
+        self.by_length = None if longest is None else _EpochLengthSampler(together, longest, seed)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[int]:
+        if self.by_length is not None:
+            self.by_length.set_epoch(self.epoch)
+            order = list(self.by_length)
+        else:
+            generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+            order = torch.randperm(len(self.members), generator=generator).tolist()
+        return (int(row) for group in order for row in self.members[group])
+
+
 class _StopCallback(TrainerCallback):
     """Ends a training that is asked to stop, with a checkpoint of the step just done."""
 
@@ -68,11 +99,17 @@ class ResumableTrainer(Trainer):
     for rounding not on how the batch is spread over processes and the steps of gradient accumulation either.
 
     A loss that is a mean over a batch counts in each part of the batch by the part's share of what it is a mean over.
-    stop: asked after each step whether to end there, with a checkpoint.
+    stop: asked after each step whether to end there, with a checkpoint. together: the column of the training rows whose
+    equal values are rows that come one behind the other; a batch's end may part the last ones.
     """
 
     def __init__(
-        self, model: nn.Module, args: TrainingArguments, stop: Callable[[], bool] = lambda: False, **options: Any
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        stop: Callable[[], bool] = lambda: False,
+        together: str | None = None,
+        **options: Any,
     ) -> None:
         one_device(args)
         super().__init__(model, args, **options)
@@ -80,6 +117,7 @@ class ResumableTrainer(Trainer):
         # processes' batches; they do not, and loss and gradients would come out times the number of processes.
         self.model_accepts_loss_kwargs = False
         _check_spread(self.args)
+        self._together = together
         self._stop = _StopCallback(lambda: self._in_any_process(stop()))
         self.add_callback(self._stop)
         for printing in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):  # see `progress.py`
@@ -123,13 +161,16 @@ class ResumableTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
         # The data set that is passed in has lost its length column already.
-        lengths = cast(Dataset, self.train_dataset)[self.args.length_column_name][:]
+        rows, by_length = cast(Dataset, self.train_dataset), self.args.train_sampling_strategy == "group_by_length"
+        if not by_length and self._together is None:
+            return super()._get_train_sampler(train_dataset)
+        lengths = rows[self.args.length_column_name][:] if by_length else None
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return _EpochLengthSampler(batch_size, lengths, seed)
+        if self._together is not None:
+            return _TogetherSampler(rows[self._together][:], seed, batch_size, lengths)
+        return _EpochLengthSampler(batch_size, cast(list[int], lengths), seed)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """This process's batches of a step, and what each term is a mean over in all batches of all processes; None

@@ -36,12 +36,13 @@ from dynackd.supernet.checkpoints import (
 from dynackd.supernet.importance import IMPORTANCE, rewire
 from dynackd.supernet.network import Origin, Supernet, load_supernet
 from dynackd.system.interruption import Interrupted
-from dynackd.system.places import new_directory, write_json, writing
+from dynackd.system.places import new_directory, write_files, write_json, writing
 from dynackd.tasks.kind import Task
 from dynackd.tasks.kinds import KIND_KEY
 from dynackd.tasks.loading import TaskData, load_task_data
 from dynackd.tasks.task import compute_metrics
 from dynackd.training.evaluating import evaluate_subnets
+from dynackd.training.finetuner import FineTuner
 from dynackd.training.lineage import INHERITED, record_of, refuse_other, write_record
 from dynackd.training.progress import LOG_FILE, TrainingProgress, predicting, write_log
 from dynackd.training.rates import default_learning_rate, still_falling
@@ -66,7 +67,7 @@ from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, Stage, SupernetTr
 @alone
 def finetune(recipe: Recipe, mode: RunMode) -> Path:
     """Stage 0: fine-tune a bare encoder with the stock Trainer. Returns the teacher's directory."""
-    if recipe.task.kind.label_column(recipe.task) is None:
+    if not recipe.task.kind.can_finetune(recipe.task):
         raise UserError(f"task: a {recipe.task.kind.name} has no labels to fine-tune with; name a fine-tuned model "
                         f"under 'teacher'")
     run = prepare(recipe, "finetune", TEACHER, mode)
@@ -87,13 +88,13 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     if foreign_head:
         reset_head(model, kind)
     rows = tokenized(data, recipe, tokenizer, max_positions(config))
-    trainer = ResumableTrainer(
+    trainer = FineTuner(
         model,
+        kind,
         run.arguments,
         train_dataset=rows.train,
         eval_dataset=rows.validation[""],
         processing_class=tokenizer,
-        data_collator=kind.collator(tokenizer),
         stop=mode.interruption.asked,
         compute_metrics=lambda found: _measured(data.task, found),
     )
@@ -109,6 +110,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
         model.save_pretrained(directory)
         set_attribute(tokenizer, "model_max_length", recipe.data.max_length)  # clients cut where the training did
         tokenizer.save_pretrained(directory)
+        write_files(directory, kind.files(config))
 
     about = {"task": data.task.name, "metrics": metrics, "train_seconds": round(seconds, 1)}
     _finish(run, trainer, record, save, about)

@@ -113,11 +113,11 @@ class SupernetTrainer(ResumableTrainer):
         **options: Any,
     ) -> None:
         check_arguments(args)
-        super().__init__(supernet, args, **options)
+        super().__init__(supernet, args, together=task.kind.together, **options)
         self.stage, self.task, self.settings = stage, task, settings
         self.sampler = sampler or SubnetSampler()
         self.names = {subnet: spec for spec, subnet in supernet.subnets.items()}
-        self.geometry, self.teacher = supernet.geometry, teacher
+        self.geometry, self.teacher, self.config = supernet.geometry, teacher, supernet.model.config
         self.teacher.network.to(args.device)
         # The supernet's forward takes **batch, from which the Trainer cannot tell which columns are inputs.
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
@@ -211,7 +211,7 @@ class SupernetTrainer(ResumableTrainer):
             )
             with self.compute_loss_context_manager():
                 output = model(subnet, below=states[: shared + 1], **inputs)
-                outputs = self.task.kind.read(output.outputs, inputs)
+                outputs = self.task.kind.read(output.outputs, inputs, self.config)
             matched = self.teacher.matched(subnet, self.geometry)
             done.append(Student(outputs, output.hidden_states, matched, subnet.width(self.geometry)))
         return done

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from dynackd.supernet.network import Supernet
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.task import resolve_task
 from dynackd.training import trainer as trainer_module
-from dynackd.training.resumable import ResumableTrainer, check_steps, set_dropout
+from dynackd.training.resumable import ResumableTrainer, _TogetherSampler, check_steps, set_dropout
 from dynackd.training.samplers import SubnetSampler
 from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, SupernetTrainer, _common, check_arguments
 
@@ -359,3 +360,21 @@ def test_a_sampler_that_there_is_not_is_refused(text):
 def test_an_optimizer_that_steps_inside_backward_is_refused_by_the_trainer_itself(tmp_path):
     with pytest.raises(UserError, match=r"^training.optim: lomo is not possible for a supernet"):
         check_arguments(arguments_of(tmp_path, optim="lomo"))
+
+
+@pytest.mark.parametrize("lengths", [None, [3, 9, 3, 9, 3, 9, 3]])
+def test_rows_that_belong_together_come_together_in_an_order_of_the_epoch_alone(lengths):
+    groups = [7, 1, 7, 1, 4, 1, 4]
+    sampler = _TogetherSampler(groups, seed=5, batch_size=4, lengths=lengths)
+    orders = []
+    for epoch in (0, 1, 2, 0):
+        sampler.set_epoch(epoch)
+        torch.rand(3)  # the global generator has no say
+        orders.append(list(sampler))
+    assert sorted(orders[0]) == list(range(len(sampler))) == list(range(7))
+    assert orders[0] == orders[3], "a resumed epoch has another order"
+    assert len({tuple(order) for order in orders}) > 1, "every epoch has the same order"
+    for order in orders:
+        seen = [groups[row] for row in order]
+        assert sorted(set(seen), key=seen.index) == [key for key, _ in groupby(seen)], "a group is torn apart"
+        assert all(own == sorted(own) for key in set(groups) if (own := [row for row in order if groups[row] == key]))
