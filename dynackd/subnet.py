@@ -62,6 +62,11 @@ class Subnet:
         """The places of its layers in the full network."""
         return tuple(layer.index for layer in self.layers)
 
+    @property
+    def most_heads(self) -> int:
+        """The heads of its widest layer."""
+        return max((layer.heads for layer in self.layers), default=0)
+
     def __str__(self) -> str:
         return "layers " + ", ".join(f"{own.index} ({own.heads} heads, {own.neurons} neurons)" for own in self.layers)
 

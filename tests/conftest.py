@@ -15,6 +15,7 @@ from transformers import (
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
+    MPNetConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
 )
@@ -36,6 +37,7 @@ CONFIGS = {
     "bert": lambda **k: BertConfig(**SIZES, **k),
     "roberta": lambda **k: RobertaConfig(**SIZES, **k),
     "electra": lambda **k: ElectraConfig(**SIZES, embedding_size=16, **k),
+    "mpnet": lambda **k: MPNetConfig(**SIZES, **k),
     "distilbert": lambda **k: DistilBertConfig(n_layers=4, n_heads=4, hidden_dim=40, dim=32, **k),
 }
 
@@ -44,12 +46,15 @@ CONFIGS = {
 PATHS = dict.fromkeys(
     ("bert", "roberta", "electra"),
     ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense"),
-) | {"distilbert": ("attention.q_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2")}
+) | {
+    "distilbert": ("attention.q_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"),
+    "mpnet": ("attention.attn.q", "attention.attn.o", "intermediate.dense", "output.dense"),
+}
 
 
 def tiny_config(family, num_labels=2, **changes):
-    # RoBERTa's positions begin behind the padding token's id, 0; with these sizes every family takes 48 tokens.
-    positions = 48 + FAMILIES[family].positions_follow_padding
+    # RoBERTa's positions begin behind the padding token's id, 0, MPNet's at 2; so every family takes 48 tokens.
+    positions = 48 + FAMILIES[family].positions_follow_padding + FAMILIES[family].reserved_positions
     config = CONFIGS[family](
         vocab_size=len(VOCABULARY), max_position_embeddings=positions, pad_token_id=0, eos_token_id=3, bos_token_id=2
     )
@@ -73,10 +78,10 @@ def tiny_model(family="bert", num_labels=2, seed=0, **changes):
     return randomise(AutoModelForSequenceClassification.from_config(config), seed).eval()
 
 
-def uneven_student(family, heads=(1, 3, 2, 4), neurons=(10, 20, 30, 40)):
+def uneven_student(family, heads=(1, 3, 2, 4), neurons=(10, 20, 30, 40), **changes):
     """A student whose layers differ."""
     layers = [Layer(index, *sizes) for index, sizes in enumerate(zip(heads, neurons, strict=True))]
-    return cut(Supernet(tiny_model(family, seed=1)), Subnet(tuple(layers), 32))
+    return cut(Supernet(tiny_model(family, seed=1, **changes)), Subnet(tuple(layers), 32))
 
 
 def tiny_batch(batch_size=4, length=9, seed=0):

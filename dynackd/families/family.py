@@ -26,13 +26,28 @@ class SlicedLinear:
 
     unit: heads or neurons. dim 0: they index rows (output features, the bias too); 1: columns (input features). parts:
     how many equal blocks stand one behind the other along it (3 for a fused query-key-value, 2 for the two halves of a
-    GLU); each is sliced alike.
+    GLU); each is sliced alike. optional: some models of the family have none there.
     """
 
     path: str
     unit: str
     dim: int
     parts: int = 1
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class SharedBias:
+    """An embedding [rows, heads] that all layers read: what it gives is added to the attention scores of each.
+
+    Its columns are the heads of every layer, so that one order of the heads must do for all layers, and a sub-network
+    keeps as many as its widest layer has. path: from the base model. reader: the module, from a layer, that is given
+    the bias [batch, heads, length, length] by the keyword `argument`; in a narrower layer it takes the first heads.
+    """
+
+    path: str
+    reader: str
+    argument: str
 
 
 @dataclass(frozen=True)
@@ -41,10 +56,14 @@ class Family:
 
     layers: the path of the layer list from the base model. query: the path of the linear layer whose outputs are
     divided by √head size; attention_output: of the one that reads the heads. head_count: paths, from a layer, of
-    attributes that hold the number of heads (some models reshape by them, so they must follow the width). embeddings:
-    what makes the first hidden state, one after the other, as far as a model has it. head_size_key: where a config says
-    the head size, else it is hidden size / heads. positions_follow_padding: positions
-    start behind the number of the padding token, so that no token can use the position embeddings up to there.
+    attributes that hold the number of heads (some models reshape by them, so they must follow the width); head_width:
+    of those that hold heads * head size. position_query: a linear layer like `query`, over relative positions. shared:
+    the biases that all layers read. embeddings: what makes the first hidden state, one after the other, as far as a
+    model has it; embedding_inputs: its arguments that are called otherwise than in a batch, each with the batch's
+    name. first_layer_only: modules, from the base model, that the encoder runs behind the first layer that it has.
+    head_size_key: where a config says the head size, else it is hidden size / heads; head_size_copies: where it may
+    repeat that quotient. positions_follow_padding: positions start behind the number of the padding token, so that no
+    token can use the position embeddings up to there; reserved_positions: so many at the start are never used.
     """
 
     layers: str
@@ -52,13 +71,20 @@ class Family:
     query: str
     attention_output: str
     head_count: tuple[str, ...]
+    head_width: tuple[str, ...] = ()
+    position_query: str | None = None
+    shared: tuple[SharedBias, ...] = ()
     embeddings: tuple[str, ...] = ("embeddings",)
+    embedding_inputs: tuple[tuple[str, str], ...] = ()
+    first_layer_only: tuple[str, ...] = ()
     layers_key: str = "num_hidden_layers"
     heads_key: str = "num_attention_heads"
     neurons_key: str = "intermediate_size"
     hidden_key: str = "hidden_size"
     head_size_key: str | None = None
+    head_size_copies: tuple[str, ...] = ()
     positions_follow_padding: bool = False
+    reserved_positions: int = 0
 
     def geometry(self, config: PreTrainedConfig) -> Geometry:
         """The sizes that a config names."""
@@ -96,7 +122,7 @@ class Part(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """A weight or bias of one Transformer layer, and the part of it that belongs to a sub-network."""
+    """A weight or bias, of one Transformer layer or shared by all, and the part of it that belongs to a sub-network."""
 
     path: str
     name: str
@@ -111,7 +137,7 @@ class Slice(NamedTuple):
 def slices(module: nn.Module, layer: Layer, family: Family, geometry: Geometry) -> Iterator[Slice]:
     """Every sliced tensor of a Transformer layer `module` of this `geometry`, with what `layer` keeps of it."""
     units = {HEAD: (geometry.heads, geometry.head_size, layer.heads), NEURON: (geometry.neurons, 1, layer.neurons)}
-    for linear in family.linears:
+    for linear in linears_of(module, family):
         weights: Any = module.get_submodule(linear.path)
         part = Part(linear.dim, linear.unit, linear.parts, *units[linear.unit])
         yield Slice(linear.path, "weight", weights.weight, part)
@@ -119,8 +145,37 @@ def slices(module: nn.Module, layer: Layer, family: Family, geometry: Geometry) 
             yield Slice(linear.path, "bias", weights.bias, part)
 
 
-def set_heads(module: nn.Module, heads: int, family: Family) -> None:
-    """Tell a Transformer layer that it has this many heads."""
-    for path in family.head_count:
+def shared_slices(base: nn.Module, heads: int, family: Family, geometry: Geometry) -> Iterator[Slice]:
+    """Every sliced tensor of the base model that all layers share, with what layers of at most `heads` heads keep."""
+    for bias in family.shared:
+        weights: Any = base.get_submodule(bias.path)
+        yield Slice(bias.path, "weight", weights.weight, Part(1, HEAD, 1, geometry.heads, 1, heads))
+
+
+def linears_of(module: nn.Module, family: Family) -> Iterator[SlicedLinear]:
+    """The sliced linear layers that this Transformer layer has."""
+    for linear in family.linears:
+        holder, _, name = linear.path.rpartition(".")
+        if not linear.optional or hasattr(module.get_submodule(holder), name):
+            yield linear
+
+
+def set_heads(module: nn.Module, heads: int, widest: int, family: Family, geometry: Geometry) -> None:
+    """Tell a Transformer layer that it has this many heads, beside layers that have up to `widest`."""
+    values = dict.fromkeys(family.head_count, heads) | dict.fromkeys(family.head_width, heads * geometry.head_size)
+    for path, value in values.items():
         holder, _, attribute = path.rpartition(".")
-        setattr(module.get_submodule(holder), attribute, heads)
+        setattr(module.get_submodule(holder), attribute, value)
+    if heads < widest:
+        for bias in family.shared:
+            hook = first_heads(bias.argument, heads)
+            module.get_submodule(bias.reader).register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def first_heads(argument: str, heads: int) -> Any:
+    """A forward pre-hook: the module takes the first heads of a bias [batch, heads, length, length] for all layers."""
+
+    def take(_module: Any, inputs: Any, named: Any) -> tuple[Any, dict[str, Any]]:
+        return inputs, {**named, argument: named[argument][:, :heads]}
+
+    return take

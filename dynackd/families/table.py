@@ -9,6 +9,7 @@ from dynackd.families.bert import BERT
 from dynackd.families.distilbert import DISTILBERT
 from dynackd.families.electra import ELECTRA
 from dynackd.families.family import Family
+from dynackd.families.mpnet import MPNET
 from dynackd.families.roberta import ROBERTA
 from dynackd.subnet import Geometry
 
@@ -22,6 +23,7 @@ FAMILIES: dict[str, Family] = {
     "camembert": ROBERTA,
     "distilbert": DISTILBERT,
     "electra": ELECTRA,
+    "mpnet": MPNET,
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
 }
@@ -39,7 +41,10 @@ def family_of(config: PreTrainedConfig) -> Family:
     if name in REFUSED:
         raise UserError(f"the architecture {name!r} is not supported: {REFUSED[name]}")
     if name not in FAMILIES:
-        raise UserError(f"the architecture {name!r} is not supported; dynackd knows {', '.join(sorted(FAMILIES))}")
+        raise UserError(
+            f"the architecture {name!r} is not supported; dynackd knows {', '.join(sorted(FAMILIES))}; "
+            "docs/extending.md says how to add one"
+        )
     return FAMILIES[name]
 
 
@@ -50,7 +55,8 @@ def geometry_of(config: PreTrainedConfig) -> Geometry:
 
 def max_positions(config: PreTrainedConfig) -> int:
     """The longest sequence that the model has position embeddings for, in tokens."""
-    reserved = config.pad_token_id + 1 if family_of(config).positions_follow_padding else 0
+    family = family_of(config)
+    reserved = config.pad_token_id + 1 if family.positions_follow_padding else family.reserved_positions
     return config.max_position_embeddings - reserved
 
 
@@ -62,5 +68,9 @@ def layer_list(model: PreTrainedModel) -> nn.ModuleList:
 
 def layer_list_name(model: PreTrainedModel) -> str:
     """The dotted name of the layer list from `model`, which may be the base model or carry a task head."""
-    path = family_of(model.config).layers
+    return name_from(model, family_of(model.config).layers)
+
+
+def name_from(model: PreTrainedModel, path: str) -> str:
+    """The dotted name from `model`, which may be the base model or carry a task head, of a path from the base model."""
     return path if model.base_model is model else f"{model.base_model_prefix}.{path}"

@@ -25,9 +25,10 @@ def auto_classes() -> list[str]:
 def shrink_table(name: str) -> dict[str, Any]:
     """What `shrink` needs to know of a family, in plain values."""
     family = FAMILIES[name]
-    linears = tuple((linear.path, linear.unit, linear.dim) for linear in family.linears)
-    keys = {key: getattr(family, key) for key in ("layers", "layers_key", "heads_key", "neurons_key", "head_count")}
-    return {**keys, "linears": linears}
+    linears = tuple((linear.path, linear.unit, linear.dim, linear.optional) for linear in family.linears)
+    shared = tuple((bias.path, bias.reader, bias.argument) for bias in family.shared)
+    names = ("layers", "layers_key", "heads_key", "neurons_key", "head_count", "head_width")
+    return {**{name: getattr(family, name) for name in names}, "linears": linears, "shared": shared}
 
 
 @functools.cache

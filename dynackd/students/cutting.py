@@ -8,7 +8,7 @@ import torch_pruning
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from dynackd.families.family import set_heads, slices
+from dynackd.families.family import set_heads, shared_slices, slices
 from dynackd.families.table import family_of, geometry_of, layer_list
 from dynackd.students.classes import auto_class_of, config_class, model_class
 from dynackd.subnet import Subnet
@@ -35,7 +35,10 @@ def slice_model(model: PreTrainedModel, subnet: Subnet) -> PreTrainedModel:
             removed = part.positions(range(part.kept, part.total))
             if removed and weight == "weight":  # the bias goes with it
                 _PRUNE[part.dim](module.get_submodule(path), removed)
-        set_heads(module, layer.heads, family)
+        set_heads(module, layer.heads, subnet.most_heads, family, geometry)
+    for path, _, _, part in list(shared_slices(sliced.base_model, subnet.most_heads, family, geometry)):
+        if removed := part.positions(range(part.kept, part.total)):
+            torch_pruning.prune_embedding_out_channels(sliced.base_model.get_submodule(path), removed)
     return sliced
 
 

@@ -1,6 +1,6 @@
 """How a stock model becomes a student: built at the full depth, then cut to the layers and sizes that its config lists.
 
-It imports nothing of dynackd, because its text travels with a student on request (`travel.py`).
+Its text travels with a student on request (`travel.py`), with the text of the one function that it imports.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+
+from dynackd.families.family import first_heads
 
 
 @contextmanager
@@ -32,12 +34,25 @@ def shrink(model: Any, config: Any, family: Mapping[str, Any]) -> None:
     totals = {"head": getattr(config, family["heads_key"]), "neuron": getattr(config, family["neurons_key"])}
     for layer, heads, neurons in zip(layers, config.layer_heads, config.layer_neurons, strict=True):
         kept = {"head": heads, "neuron": neurons}
-        for path, unit, dim in family["linears"]:
+        for path, unit, dim, optional in family["linears"]:
+            place, _, name = path.rpartition(".")
+            if optional and not hasattr(layer.get_submodule(place), name):
+                continue
             old: Any = layer.get_submodule(path)
             sizes = [old.out_features, old.in_features]
             sizes[dim] = sizes[dim] * kept[unit] // totals[unit]
             new = nn.Linear(sizes[1], sizes[0], old.bias is not None, old.weight.device, old.weight.dtype)
             layer.set_submodule(path, new)
-        for path in family["head_count"]:
+        values = dict.fromkeys(family["head_count"], heads)
+        values |= dict.fromkeys(family["head_width"], heads * config.head_size)
+        for path, value in values.items():
             place, _, attribute = path.rpartition(".")
-            setattr(layer.get_submodule(place), attribute, heads)
+            setattr(layer.get_submodule(place), attribute, value)
+    widest = max(config.layer_heads)
+    for path, reader, argument in family["shared"]:
+        table: Any = model.base_model.get_submodule(path)
+        options = {"device": table.weight.device, "dtype": table.weight.dtype}
+        model.base_model.set_submodule(path, nn.Embedding(table.num_embeddings, widest, **options))
+        for layer, heads in zip(layers, config.layer_heads, strict=True):
+            if heads < widest:
+                layer.get_submodule(reader).register_forward_pre_hook(first_heads(argument, heads), with_kwargs=True)

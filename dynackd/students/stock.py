@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from dynackd.errors import UserError
-from dynackd.families.family import slices
-from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name
+from dynackd.families.family import Slice, shared_slices, slices
+from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name, name_from
 from dynackd.students.classes import auto_class_of
 from dynackd.subnet import Layer
 
@@ -53,11 +54,16 @@ def stock_model(student: PreTrainedModel) -> PreTrainedModel:
         layer = Layer(index, config.layer_heads[index], config.layer_neurons[index])
         own = replace(geometry, heads=layer.heads, neurons=layer.neurons)
         pairs = zip(slices(module, layer, family, own), slices(padded, layer, family, stock_geometry), strict=True)
-        for (path, name, tensor, part), (_, _, larger, room) in pairs:
-            filled = torch.zeros_like(larger)
-            place = room.blocks(filled).narrow(part.dim + 1, 0, part.kept).narrow(part.dim + 2, 0, part.size)
-            place.copy_(part.blocks(tensor) * (scale if path == family.query else 1.0))
-            state[f"{layer_list_name(stock)}.{index}.{path}.{name}"] = filled
+        for piece, room in pairs:
+            factor = scale if piece.path in (family.query, family.position_query) else 1.0
+            state[f"{layer_list_name(stock)}.{index}.{piece.path}.{piece.name}"] = _padded(piece, room) * factor
+    widest = max(config.layer_heads)
+    biases = (
+        shared_slices(model.base_model, widest, family, own)
+        for model, own in ((student, replace(geometry, heads=widest)), (stock, stock_geometry))
+    )
+    for piece, room in zip(*biases, strict=True):
+        state[name_from(stock, f"{piece.path}.{piece.name}")] = _padded(piece, room)
     if state.keys() != stock.state_dict().keys():
         raise UserError(
             f"no stock checkpoint holds the layers {', '.join(map(str, config.kept_layers))} alone: a "
@@ -65,6 +71,15 @@ def stock_model(student: PreTrainedModel) -> PreTrainedModel:
         )
     stock.load_state_dict(state, strict=True)
     return stock.eval()
+
+
+def _padded(piece: Slice, room: Slice) -> Tensor:
+    """A student's tensor in one of the stock model's size, zeros around it."""
+    filled = torch.zeros_like(room.tensor)
+    dim, kept, size = piece.part.dim, piece.part.kept, piece.part.size
+    place = room.part.blocks(filled).narrow(dim + 1, 0, kept).narrow(dim + 2, 0, size)
+    place.copy_(piece.part.blocks(piece.tensor))
+    return filled
 
 
 def _stock_config(student: PreTrainedModel, heads: int) -> Any:
@@ -76,4 +91,7 @@ def _stock_config(student: PreTrainedModel, heads: int) -> Any:
     }
     values[family.heads_key] = heads
     values[family.neurons_key] = max(config.layer_neurons)
+    for key in family.head_size_copies:
+        if key in values:
+            values[key] = geometry_of(config).hidden // heads
     return AutoConfig.for_model(getattr(config, FAMILY_KEY), **values)

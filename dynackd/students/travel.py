@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from dynackd.families.family import first_heads
 from dynackd.families.table import FAMILY_KEY
 from dynackd.students import shrink
 from dynackd.students.classes import auto_class_of, config_class, model_class, shrink_table
@@ -59,7 +60,8 @@ def code_of(student: PreTrainedModel) -> str:
     """The text of the file for this student's family and head."""
     name = getattr(student.config, FAMILY_KEY)
     config, model, auto = _classes(student)
-    source = inspect.getsource(shrink)
+    imported = f"from {first_heads.__module__} import first_heads\n"
+    source = inspect.getsource(shrink).replace(imported, f"\n{inspect.getsource(first_heads)}")
     return _TEMPLATE.format(
         family=name,
         version=__version__,

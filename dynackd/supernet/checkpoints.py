@@ -247,7 +247,8 @@ def reset_head(model: PreTrainedModel, kind: Kind) -> None:
 
 def _is_head(name: str, config: PreTrainedConfig) -> bool:
     family = family_of(config)
-    return not any(f".{part}." in f".{name}" for part in (family.layers, *family.embeddings))
+    encoder = family.layers.rpartition(".")[0] or family.layers
+    return not any(f".{part}." in f".{name}" for part in (encoder, *family.embeddings))
 
 
 # Counters that older libraries stored, and the pooler of a bare encoder, which not every classifier has.

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from dynackd.families.family import slices
+from dynackd.families.family import shared_slices, slices
 from dynackd.families.table import family_of, layer_list
 from dynackd.subnet import Subnet
 from dynackd.supernet.network import Supernet
@@ -17,11 +17,12 @@ from dynackd.supernet.network import Supernet
 def count_parameters(supernet: Supernet, subnet: Subnet) -> int:
     """All parameters of the sub-network, embeddings and task head included."""
     layers, geometry, family = layer_list(supernet.model), supernet.geometry, family_of(supernet.model.config)
+    parts = list(shared_slices(supernet.model.base_model, subnet.most_heads, family, geometry))
     count = _count(supernet.model) - _count(layers)
     for own in subnet.layers:
-        parts = slices(layers[own.index], own, family, geometry)
-        count += _count(layers[own.index]) - sum(part.tensor.numel() - part.view().numel() for part in parts)
-    return count
+        parts += slices(layers[own.index], own, family, geometry)
+        count += _count(layers[own.index])
+    return count - sum(part.tensor.numel() - part.view().numel() for part in parts)
 
 
 def _count(module: nn.Module) -> int:
@@ -35,6 +36,8 @@ class FlopCounter:
         model = cast(PreTrainedModel, cast(nn.Module, copy.deepcopy(supernet.model)).to("meta"))
         # The counter knows plain matrix products; sdpa's kernels differ from device to device.
         model.set_attn_implementation("eager")
+        # Some models look for forgotten padding among the ids, and these hold no numbers to look at.
+        model.config.pad_token_id = None
         self._supernet = Supernet(model, supernet.grid)
 
     def count(self, subnet: Subnet, length: int) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from dynackd.families.family import HEAD, NEURON, Slice, slices
+from dynackd.families.family import HEAD, NEURON, Slice, shared_slices, slices
 from dynackd.families.table import family_of, geometry_of, layer_list
 from dynackd.subnet import full
 from dynackd.tasks.kinds import kind_of
@@ -72,13 +72,20 @@ IMPORTANCE: dict[str, Callable[[PreTrainedModel, Batches], Importance]] = {
 
 @torch.no_grad()
 def rewire(model: PreTrainedModel, importance: Importance) -> None:
-    """Permute the heads and neurons of every layer in place, most important first. The output does not change."""
+    """Permute the heads and neurons of every layer in place, most important first. The output does not change.
+
+    Where the layers share a bias, its columns are the heads of all of them: the order of the heads is then one, by the
+    sum of their scores over the layers.
+    """
+    family, geometry = family_of(model.config), geometry_of(model.config)
+    heads = importance.heads.sum(0).expand_as(importance.heads) if family.shared else importance.heads
     orders = {
         # Stable, so that equal scores keep their order and a second rewiring changes nothing.
         unit: torch.argsort(scores, dim=1, descending=True, stable=True).tolist()
-        for unit, scores in ((HEAD, importance.heads), (NEURON, importance.neurons))
+        for unit, scores in ((HEAD, heads), (NEURON, importance.neurons))
     }
-    for index, own in enumerate(_whole_layers(model)):
+    layers = [*enumerate(_whole_layers(model)), (0, shared_slices(model.base_model, geometry.heads, family, geometry))]
+    for index, own in layers:
         for _, _, tensor, part in own:
             order = torch.tensor(part.positions(orders[part.unit][index]), device=tensor.device)
             tensor.copy_(tensor.index_select(part.dim, order))

@@ -14,8 +14,8 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from dynackd.data.origins import is_place, local_model, located, portable, public_name, weights_sha256
 from dynackd.errors import UserError
-from dynackd.families.family import Family, set_heads, slices
-from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name
+from dynackd.families.family import Family, linears_of, set_heads, shared_slices, slices
+from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name, name_from
 from dynackd.grid import Grid
 from dynackd.subnet import FULL, Geometry, Layer, Subnet, SubnetSpec, full
 from dynackd.supernet.checkpoints import load_config, load_model, load_tokenizer
@@ -107,7 +107,10 @@ class Supernet(nn.Module):
         """The embedding output, [batch, length, hidden], which is the first hidden state of every sub-network."""
         embeddings, *projections = _embedding_layers(self.model).values()
         known = inspect.signature(embeddings.forward).parameters
-        output = embeddings(**{name: tensor for name, tensor in batch.items() if name in known})
+        inputs: dict[str, Tensor | None] = {name: tensor for name, tensor in batch.items() if name in known}
+        for argument, name in family_of(self.model.config).embedding_inputs:
+            inputs[argument] = batch.get(name)
+        output = embeddings(**inputs)
         for projection in projections:
             output = projection(output)
         return cast(Tensor, output)
@@ -168,14 +171,18 @@ def _shallow(module: nn.Module, paths: Iterable[str]) -> nn.Module:
     return twin
 
 
-def _narrow(module: nn.Module, layer: Layer, family: Family, geometry: Geometry) -> nn.Module:
+def _narrow(module: nn.Module, layer: Layer, widest: int, family: Family, geometry: Geometry) -> nn.Module:
     """The layer with the first heads and neurons of its weights (views: gradients land in the full ones)."""
-    holders = [path.rpartition(".")[0] for path in family.head_count]
-    twin = _shallow(module, [*(linear.path for linear in family.linears), *holders])
+    holders = [path.rpartition(".")[0] for path in (*family.head_count, *family.head_width)]
+    readers = [bias.reader for bias in family.shared]
+    twin = _shallow(module, [*(linear.path for linear in linears_of(module, family)), *holders, *readers])
+    for reader in map(twin.get_submodule, readers):  # hooks of its own, for `set_heads`
+        reader._forward_pre_hooks = copy.copy(reader._forward_pre_hooks)
+        reader._forward_pre_hooks_with_kwargs = copy.copy(reader._forward_pre_hooks_with_kwargs)
     for part in slices(module, layer, family, geometry):
         weights: dict[str, Any] = twin.get_submodule(part.path)._parameters
         weights[part.name] = part.view()
-    set_heads(twin, layer.heads, family)
+    set_heads(twin, layer.heads, widest, family, geometry)
     return twin
 
 
@@ -203,15 +210,22 @@ def _subnet(model: PreTrainedModel, subnet: Subnet, below: Sequence[Tensor]) -> 
     weights by `torch.func.functional_call` does.
     """
     family, geometry, path = family_of(model.config), geometry_of(model.config), layer_list_name(model)
-    layers, whole = layer_list(model), (geometry.heads, geometry.neurons)
-    kept = [
-        layers[own.index] if (own.heads, own.neurons) == whole else _narrow(layers[own.index], own, family, geometry)
-        for own in subnet.layers
-    ]
-    twin = cast(PreTrainedModel, _shallow(model, [path]))
-    twin.get_submodule(path)._modules = {str(position): layer for position, layer in enumerate(kept)}
+    layers, whole, widest = layer_list(model), (geometry.heads, geometry.neurons), subnet.most_heads
+    twin = cast(PreTrainedModel, _shallow(model, [path, *(name_from(model, bias.path) for bias in family.shared)]))
+    for part in shared_slices(model.base_model, widest, family, geometry):
+        weights: dict[str, Any] = twin.base_model.get_submodule(part.path)._parameters
+        weights[part.name] = part.view()
+    twin.get_submodule(path)._modules = {
+        str(position): layers[own.index]
+        if (own.heads, own.neurons) == whole
+        else _narrow(layers[own.index], own, widest, family, geometry)
+        for position, own in enumerate(subnet.layers)
+    }
     for name in _embedding_layers(model) if below else ():
         twin.base_model._modules[name] = _Given(below[-1])
+    for module in family.first_layer_only if len(below) > 1 else ():
+        holder, _, name = module.rpartition(".")
+        twin.base_model.get_submodule(holder)._modules[name] = None
     return twin
 
 

@@ -29,6 +29,8 @@ from dynackd.system.places import write_json
 from dynackd.tasks.task import resolve_task
 
 SPEC = SubnetSpec(0.5, 0.5)
+# Their scores have another addend, which ONNX Runtime's Attention node knows nothing of: they stay as they are.
+RELATIVE = {"mpnet"}
 
 
 @pytest.fixture
@@ -189,14 +191,16 @@ def put(monkeypatch, write):
 
 
 @pytest.mark.parametrize("graph", ["plain", "fused"])
-def test_the_graphs_of_every_family_pass_parity_and_make_smaller_files(supernet, tokenizer, tmp_path, graph):
+def test_the_graphs_of_every_family_pass_parity_and_make_smaller_files(supernet, tokenizer, tmp_path, graph, family):
     options = ExportOptions(variants=("int8", "fp16"), graph=graph)
     about = export_student(supernet, tokenizer, SPEC, tmp_path / "student", options=options)
     assert about["graph"] == graph
     assert about["parity_max_abs_diff"] <= 1e-5
     assert about["files"]["onnx/model_fp16.onnx"]["max_abs_diff"] < 0.05
     operators = [node.op_type for node in onnx.load(tmp_path / "student" / "onnx" / "model.onnx").graph.node]
-    assert operators.count("Attention") == (len(about["layers"]) if graph == "fused" else 0)
+    assert ("SkipLayerNormalization" in operators) == (graph == "fused")
+    fused = graph == "fused" and family not in RELATIVE
+    assert operators.count("Attention") == (len(about["layers"]) if fused else 0)
     quantised = onnx.load(tmp_path / "student" / "onnx" / "model_quantized.onnx").graph
     table = next(tensor for tensor in quantised.initializer if tensor.name.endswith("_int8"))
     assert len(onnx.numpy_helper.to_array(table)) == 27  # the word embeddings, a row for each word

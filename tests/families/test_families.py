@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY, randomise, tiny_batch, tiny_model
+from conftest import PATHS, VOCABULARY, randomise, tiny_batch, tiny_model
 from onnxruntime import InferenceSession
 from transformers import AutoModelForSequenceClassification, CamembertConfig, XLMRobertaConfig
 
@@ -39,6 +39,21 @@ def test_the_kept_part_of_one_block_is_a_view_so_that_gradients_land_in_the_full
     for piece in slices(layer_list(model)[0], half, family_of(model.config), geometry_of(model.config)):
         assert piece.view().data_ptr() == piece.tensor.data_ptr()
         assert piece.view().numel() * 2 == piece.tensor.numel()
+
+
+@torch.no_grad()
+def test_layers_with_sizes_of_their_own_are_the_full_model_whose_other_units_are_silent(family):
+    supernet, silenced = Supernet(tiny_model(family)), tiny_model(family)
+    _, attention_output, _, ffn_output = PATHS[family]
+    layers = tuple(Layer(index, *sizes) for index, sizes in enumerate([(1, 40), (4, 9), (2, 1), (3, 33)]))
+    for own in layers:
+        module = layer_list(silenced)[own.index]
+        module.get_submodule(attention_output).weight[:, own.heads * 8 :] = 0
+        module.get_submodule(ffn_output).weight[:, own.neurons :] = 0
+    expected = silenced(**tiny_batch()).logits
+    for found in (supernet(Subnet(layers, 32), **tiny_batch()).outputs["logits"],
+                  cut(supernet, Subnet(layers, 32))(**tiny_batch()).logits):  # fmt: skip
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", ALIKE)
