@@ -2,13 +2,14 @@
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dynackd.cli.arguments import add_overwrite, add_set, add_supernet, at_least_one, path, say_next
 from dynackd.errors import UserError
-from dynackd.onnx.choices import FASTEST, GRAPHS, MAX_DROP, VARIANTS
+from dynackd.onnx.choices import FASTEST, FEWEST_OF_CLASS, GRAPHS, MAX_DROP, VARIANTS
 from dynackd.system.places import occupied_output, refuse_existing
 
 
@@ -42,6 +43,11 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", action="append_const", dest="variants", const=name, help=text)
     drop = f"leave out such a file if it loses more than this of the task's metric (default: {MAX_DROP})"
     parser.add_argument("--max-drop", type=float, default=MAX_DROP, metavar="X", help=drop)
+    per_class = (
+        "also if it loses more than this of any one class's own score, such as its recall; classes with fewer than "
+        f"{FEWEST_OF_CLASS} in the validation data do not decide (default: not asked)"
+    )
+    parser.add_argument("--max-drop-per-class", type=float, metavar="X", help=per_class)
     parser.add_argument(
         "--validation",
         action=argparse.BooleanOptionalAction,
@@ -99,10 +105,22 @@ def _export(options: argparse.Namespace, which: Any, export_options: Any, output
             change = f", metric {0.0 - own['drop']:+.4f}" if "drop" in own else ""
             size = own["size_bytes"] / 1e6
             console.print(f"{file}: {size:.1f} MB, differs from torch by {own['max_abs_diff']:.1e}{change}")
+            _say_classes(own)
     say(f"results: {output}")
     for file, own in about.get("refused", {}).items():
         raise UserError(f"{file} was left out of {output}: {own['reason']}; the other files are there")
     say_next(["dynackd", "benchmark", str(output)])
+
+
+def _say_classes(facts: Mapping[str, Any]) -> None:
+    """Which class a smaller file loses most of, and one that loses more but has too few rows to decide."""
+    from dynackd.deploy.gates import undecided_class, worst_class
+    from dynackd.report.terminal import console
+
+    if (worst := worst_class(facts)) and worst[1] > 0:
+        console.print(f"  of its classes '{worst[0]}' loses most, {worst[1]:.4f} of {worst[2]:,}")
+    if few := undecided_class(facts):
+        console.print(f"  note: '{few[0]}' loses {few[1]:.4f}, but of {few[2]:,} alone, too few to decide")
 
 
 def _say_size(supernet: Any, which: Any) -> None:
@@ -124,13 +142,14 @@ def _say_size(supernet: Any, which: Any) -> None:
 
 def _export_options(options: argparse.Namespace) -> Any:
     from dynackd.deploy.export import ExportOptions
+    from dynackd.deploy.gates import Gates
     from dynackd.onnx.graphs import Fixed
 
     return ExportOptions(
         variants=tuple(dict.fromkeys(options.variants or ())),
         graph=options.graph,
         fixed=Fixed(options.static_batch, options.static_length),
-        max_drop=options.max_drop,
+        gates=Gates(options.max_drop, options.max_drop_per_class),
         compat=options.compat,
         with_code=options.with_code,
         measure=options.measure,

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from dynackd.data.origins import local_model
+from dynackd.deploy.gates import worst_class
 from dynackd.errors import UserError
 from dynackd.subnet import Geometry
 from dynackd.system.yamltext import read_yaml
@@ -101,14 +102,15 @@ def _quality(about: About) -> str:
 
 
 def _files(about: About) -> str:
-    columns = ["file", "MB", "largest difference from torch", "change of the metric", "same label"]
+    columns = ["file", "MB", "largest difference from torch", "change of the metric", "worst class", "same label"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, facts in about["files"].items():
         if "max_abs_diff" in facts or name.endswith(".safetensors"):
             difference = f"{facts['max_abs_diff']:.1e}" if "max_abs_diff" in facts else ""
             change = f"{0.0 - facts['drop']:+.4f}" if "drop" in facts else ""
             same = f"{facts['agreement']:.1%}" if "agreement" in facts else ""
-            lines.append(f"| `{name}` | {facts['size_bytes'] / 1e6:.1f} | {difference} | {change} | {same} |")
+            size = f"{facts['size_bytes'] / 1e6:.1f}"
+            lines.append(f"| `{name}` | {size} | {difference} | {change} | {_worst(facts)} | {same} |")
     text = "\n".join(lines)
     sizes = [f"{name} {about[key]}" for name, key in (("batch", "static_batch"), ("length", "static_length"))
              if about.get(key)]
@@ -123,6 +125,12 @@ def _files(about: About) -> str:
             f"{compat['flops'] / about['flops']['student']:.2f} times the FLOPs; the ONNX files are not padded."
         )
     return text
+
+
+def _worst(facts: Mapping[str, Any]) -> str:
+    """The change of the class that a file loses most of."""
+    worst = worst_class(facts)
+    return f"{0.0 - worst[1]:+.4f} ({worst[0]})".replace("|", "/") if worst else ""
 
 
 def _as_trained(about: About) -> str:

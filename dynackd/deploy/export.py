@@ -12,13 +12,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynackd.deploy.card import licence_of, model_card
+from dynackd.deploy.gates import USUAL, Gates, class_drops
 from dynackd.deploy.tokenizer_files import check_max_length, check_saved_tokenizer, save_tokenizer
 from dynackd.deploy.validation import Outputs, Validation, torch_predictor
 from dynackd.errors import UserError, one_of
 from dynackd.families.table import geometry_of, max_positions
 from dynackd.grid import Grid
 from dynackd.measure.latency import benchmark
-from dynackd.onnx.choices import FASTEST, MAX_DROP
+from dynackd.onnx.choices import FASTEST
 from dynackd.onnx.graphs import (
     DYNAMIC,
     GRAPHS,
@@ -57,14 +58,14 @@ class ExportOptions:
     """What is written beside the torch student and its float32 graph, and how.
 
     `variants` are names in `quantize.VARIANTS`; `graph` a name in `graph.GRAPHS`, or "fastest" to measure them all
-    here; `max_drop` how much of the task's main metric a variant may lose, in the metric's unit; `max_length` where
-    the tokenizer cuts texts, in tokens, by default at what is known of the training (`tokenizer.model_max_length`).
+    here; `gates` what a variant may lose; `max_length` where the tokenizer cuts texts, in tokens, by default at what is
+    known of the training (`tokenizer.model_max_length`).
     """
 
     variants: tuple[str, ...] = ()
     graph: str = "plain"
     fixed: Fixed = DYNAMIC
-    max_drop: float = MAX_DROP
+    gates: Gates = USUAL
     compat: bool = False
     with_code: bool = False
     measure: bool = False
@@ -74,8 +75,6 @@ class ExportOptions:
         one_of("--graph", self.graph, [*GRAPHS, FASTEST])
         for name in self.variants:
             one_of("variants", name, VARIANTS)
-        if not self.max_drop >= 0:  # nor NaN
-            raise UserError(f"--max-drop is {self.max_drop}; it must be 0 or more")
         if self.compat and self.with_code:
             raise UserError("--compat and --with-code exclude each other: a stock checkpoint needs no code")
 
@@ -93,8 +92,8 @@ def export_student(
     """Slice a sub-network out, write the student directory and return the content of its `export.json`.
 
     Raises `UserError`, and leaves no file behind, where the ONNX outputs differ from torch's by more than 1e-4. A
-    variant that loses more than `options.max_drop` of the metric on the validation data is left out, and why stands
-    under "refused". `facts` are added to export.json; the card tells "task", "data", "licence" and "metrics" of them.
+    variant that loses more than `options.gates` allow on the validation data is left out, and why stands under
+    "refused". `facts` are added to export.json; the card tells "task", "data", "licence" and "metrics" of them.
     """
     options = options or ExportOptions()
     subnet = supernet.resolve(which)
@@ -261,6 +260,7 @@ def _write_variants(
     facts: dict[str, dict[str, Any]] = {ONNX_FILE: {"max_abs_diff": difference}}
     if validation is not None:
         facts[ONNX_FILE]["metrics"] = validation.metrics(reference)
+        options.gates.check(validation.task.kind.name, validation.per_class(reference))
     refused = {}
     for name in options.variants:
         file = directory / VARIANTS[name].file
@@ -269,16 +269,12 @@ def _write_variants(
         finite = math.isfinite(own["max_abs_diff"])
         if validation is not None and finite:
             own |= _loss(validation, facts[ONNX_FILE]["metrics"], reference, _outputs(file, validation))
-        if not finite:
-            refused[VARIANTS[name].file] = {"reason": "its outputs are not finite numbers"}
-        elif own.get("drop", 0.0) > options.max_drop:
-            metric = main_metric(validation.task) if validation else "the metric"
-            reason = f"it loses {own['drop']:.4f} of {metric}, more than --max-drop {options.max_drop:g}"
-            refused[VARIANTS[name].file] = {"reason": reason, **own}
-        else:
+        reason = options.gates.refusal(own, main_metric(validation.task) if validation else "the metric")
+        if reason is None:
             facts[VARIANTS[name].file] = own
-            continue
-        file.unlink()
+        else:
+            refused[VARIANTS[name].file] = {"reason": reason, **(own if finite else {})}
+            file.unlink()
     return facts, {"refused": refused} if refused else {}
 
 
@@ -293,7 +289,9 @@ def _loss(validation: Validation, before: dict[str, float], reference: Outputs, 
     """What a variant loses against the float32 graph on the validation rows."""
     after = validation.metrics(outputs)
     lost = {"drop": validation.drop(before, after)} if after else {}  # rows without labels have no metrics
-    return {"metrics": after, **lost, **validation.agreement(outputs, reference)}
+    classes = class_drops(validation.per_class(reference), validation.per_class(outputs))
+    of_classes = {"class_drops": classes} if classes else {}
+    return {"metrics": after, **lost, **of_classes, **validation.agreement(outputs, reference)}
 
 
 def _metrics(supernet: Supernet, validation: Validation, own: dict[str, Any]) -> dict[str, Any]:

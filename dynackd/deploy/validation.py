@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from dynackd.families.table import max_positions
 from dynackd.measure.evaluation import batches_of, joined
 from dynackd.onnx.graphs import Feed
 from dynackd.report.terminal import console
-from dynackd.tasks.kind import Arrays, Kind, Task
+from dynackd.tasks.kind import Arrays, ClassScore, Kind, Task
 from dynackd.tasks.loading import load_task_data
-from dynackd.tasks.task import compute_metrics, main_metric
+from dynackd.tasks.task import compute_metrics, compute_per_class, main_metric
 from dynackd.tasks.tokens import tokenize, unknown
 
 Outputs = dict[str, Arrays]  # by the suffix of the set
@@ -53,12 +54,26 @@ class Validation:
     def metrics(self, outputs: Outputs) -> dict[str, float]:
         """The task's metrics of what `outputs` returned."""
         metrics: dict[str, float] = {}
-        for suffix, rows in self.rows.items():
-            labels = joined(
-                self.task.kind.flat(labels, inputs["attention_mask"]) for inputs, labels in self._batches(rows, 64)
-            )
+        for suffix, labels in self.labels.items():
             metrics |= compute_metrics(self.task, outputs[suffix], labels, suffix)
         return metrics
+
+    def per_class(self, outputs: Outputs) -> dict[str, ClassScore]:
+        """How well each class is found by what `outputs` returned, in every set; none without classes or labels."""
+        found: dict[str, ClassScore] = {}
+        for suffix, labels in self.labels.items():
+            found |= compute_per_class(self.task, outputs[suffix], labels, suffix)
+        return found
+
+    @cached_property
+    def labels(self) -> Outputs:
+        """The labels of every set, in the order of its outputs."""
+        return {
+            suffix: joined(
+                self.task.kind.flat(labels, inputs["attention_mask"]) for inputs, labels in self._batches(rows, 64)
+            )
+            for suffix, rows in self.rows.items()
+        }
 
     def drop(self, before: dict[str, float], after: dict[str, float]) -> float:
         """By how much the task's main metric got worse, in its own unit; of several sets the worst."""

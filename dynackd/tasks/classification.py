@@ -15,7 +15,7 @@ from dynackd.data.rows import Column, Rows, read_class
 from dynackd.data.wanted_labels import resolve_wanted, wanted_labels
 from dynackd.errors import UserError, listed
 from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes
-from dynackd.tasks.kind import Arrays, Kind, Labels, Task, Tensors
+from dynackd.tasks.kind import Arrays, ClassScore, Kind, Labels, Task, Tensors
 from dynackd.tasks.losses import cross_entropy, soft_cross_entropy
 from dynackd.tasks.metrics import METRICS
 
@@ -81,6 +81,13 @@ class Classification(Kind):
             predictions, references = order[predictions], order[references]
         classes = outputs["logits"].shape[-1]
         return {name: METRICS[name](predictions, references, classes) for name in task.metrics}
+
+    def per_class(self, task: Task, outputs: Arrays, labels: Arrays) -> dict[str, ClassScore]:
+        """Each class's recall: the share of its rows that are found."""
+        right, references = self.answers(outputs) == labels["labels"], labels["labels"]
+        own = {i: right[references == i] for i in np.unique(references)}
+        names = task.label_names or ()
+        return {names[i] if names else str(i): ClassScore(float(r.mean()), len(r)) for i, r in own.items()}
 
     def fidelity(self, outputs: Arrays, teacher: Arrays) -> dict[str, float]:
         """`agreement`, the share of rows with the teacher's label, and `kl`, the mean over rows of KL(teacher ‖

@@ -51,6 +51,14 @@ class Labels:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class ClassScore:
+    """How well one class is found, 0 to 1, and how many of it the labels have."""
+
+    score: float
+    count: int
+
+
 class Kind(ABC):
     """What a task is: override what differs. `outputs` are [rows, ...] tensors or arrays by name throughout."""
 
@@ -273,6 +281,11 @@ class Kind(ABC):
     @abstractmethod
     def measure(self, task: "Task", outputs: Arrays, labels: Arrays) -> dict[str, float]:
         """The task's metrics."""
+
+    def per_class(self, task: "Task", outputs: Arrays, labels: Arrays) -> dict[str, ClassScore]:
+        """How well each class that the labels have is found, by its name, where more is better; none without classes.
+        A mean over rows hides a rare class that is lost, and `export --max-drop-per-class` does not."""
+        return {}
 
     @abstractmethod
     def fidelity(self, outputs: Arrays, teacher: Arrays) -> dict[str, float]:

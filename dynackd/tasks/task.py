@@ -12,7 +12,7 @@ import numpy as np
 
 from dynackd.errors import UserError, nearest, one_of, refuse_unknown_keys
 from dynackd.tasks.glue import TASKS
-from dynackd.tasks.kind import OWN_TASK, Arrays, Task
+from dynackd.tasks.kind import OWN_TASK, Arrays, ClassScore, Task
 from dynackd.tasks.kinds import KINDS
 
 NAMED_TASK_KEYS = ("name", "labels", "check_teacher")
@@ -67,6 +67,12 @@ def compute_metrics(task: Task, outputs: Arrays, labels: Arrays, suffix: str = "
     about = dataclasses.replace(task, judged=task.rows.get(suffix))
     found = task.kind.measure(about, outputs, labels) if labels else {}
     return {name + suffix: value for name, value in found.items()}
+
+
+def compute_per_class(task: Task, outputs: Arrays, labels: Arrays, suffix: str = "") -> dict[str, ClassScore]:
+    """How well each class is found, each name followed by `suffix`; none without classes or labels."""
+    found = task.kind.per_class(task, outputs, labels) if labels else {}
+    return {name + suffix: score for name, score in found.items()}
 
 
 def compute_fidelity(task: Task, outputs: Arrays, teacher: Arrays, suffix: str = "") -> dict[str, float]:

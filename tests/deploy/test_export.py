@@ -15,6 +15,7 @@ from dynackd.cli.command_line import main
 from dynackd.data.sources import resolve_source
 from dynackd.deploy.card import licence_of
 from dynackd.deploy.export import ExportOptions, export_student
+from dynackd.deploy.gates import Gates
 from dynackd.deploy.validation import Validation, load_validation, torch_predictor
 from dynackd.errors import UserError
 from dynackd.families.table import max_positions
@@ -235,7 +236,7 @@ def test_eight_bit_embeddings_have_a_scale_for_each_row(net, tokenizer, tmp_path
 
 
 def test_each_file_is_judged_on_the_validation_rows(net, tokenizer, validation, tmp_path):
-    options = ExportOptions(variants=("int8", "fp16"), max_drop=1.0)
+    options = ExportOptions(variants=("int8", "fp16"), gates=Gates(1.0))
     about = export_student(net, tokenizer, SPEC, tmp_path / "s", options=options, validation=validation)
     outputs = validation.outputs(torch_predictor(cut(net, net.resolve(SPEC)), validation.task.kind), 8)
     assert about["metrics"]["student"] == validation.metrics(outputs) == about["files"]["onnx/model.onnx"]["metrics"]
@@ -303,7 +304,7 @@ def test_sizes_that_no_input_has_are_refused(net, tokenizer, tmp_path):
         with pytest.raises(UserError, match=message):
             export_student(net, tokenizer, SPEC, tmp_path / "s", options=ExportOptions(fixed=fixed))
     with pytest.raises(UserError, match="--max-drop is nan"):
-        ExportOptions(max_drop=float("nan"))
+        Gates(float("nan"))
     assert not (tmp_path / "s").exists()
 
 
