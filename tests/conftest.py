@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     MPNetConfig,
@@ -33,10 +34,21 @@ PLAIN = ["a", "the", "film", "book", "day", "was", "is", "very", "quite", "and",
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 VOCABULARY = SPECIAL + GOOD + BAD + PLAIN
 
+# What v3 says of itself; the convolution is v2's, and the shared key v3's: together all parts are there.
+DEBERTA_V3 = {
+    "relative_attention": True,
+    "position_buckets": 8,
+    "max_relative_positions": -1,
+    "norm_rel_ebd": "layer_norm",
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 CONFIGS = {
     "bert": lambda **k: BertConfig(**SIZES, **k),
     "roberta": lambda **k: RobertaConfig(**SIZES, **k),
     "electra": lambda **k: ElectraConfig(**SIZES, embedding_size=16, **k),
+    "deberta-v2": lambda **k: DebertaV2Config(**SIZES, **DEBERTA_V3, conv_kernel_size=3, share_att_key=False, **k),
     "mpnet": lambda **k: MPNetConfig(**SIZES, **k),
     "distilbert": lambda **k: DistilBertConfig(n_layers=4, n_heads=4, hidden_dim=40, dim=32, **k),
 }
@@ -48,6 +60,7 @@ PATHS = dict.fromkeys(
     ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense"),
 ) | {
     "distilbert": ("attention.q_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"),
+    "deberta-v2": ("attention.self.query_proj", "attention.output.dense", "intermediate.dense", "output.dense"),
     "mpnet": ("attention.attn.q", "attention.attn.o", "intermediate.dense", "output.dense"),
 }
 

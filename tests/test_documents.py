@@ -256,7 +256,7 @@ def test_the_page_about_tasks_names_all_of_them_as_they_are():
 def test_the_page_about_families_names_all_of_them():
     text = prose(ROOT / "docs" / "families.md")
     about = text.replace(text.partition("## With which task kinds")[2].partition("\n## ")[0], "")
-    named = {name for row in table_rows(about) for name in re.findall(r"`([a-z-]+)`", row[0])}
+    named = {name for row in table_rows(about) for name in re.findall(r"`([a-z0-9_-]+)`", row[0])}
     assert named - {"model_type"} == set(FAMILIES) | set(REFUSED)
     assert all(reason in text for reason in REFUSED.values())
 

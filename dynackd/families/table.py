@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynackd.errors import UserError
 from dynackd.families.bert import BERT
+from dynackd.families.deberta_v2 import DEBERTA_V2
 from dynackd.families.distilbert import DISTILBERT
 from dynackd.families.electra import ELECTRA
 from dynackd.families.family import Family
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
     "camembert": ROBERTA,
+    "deberta-v2": DEBERTA_V2,
     "distilbert": DISTILBERT,
     "electra": ELECTRA,
     "mpnet": MPNET,
@@ -29,7 +31,11 @@ FAMILIES: dict[str, Family] = {
 }
 
 # Architectures that cannot be sliced -> why.
-REFUSED = {"albert": "all of its layers are one, so that none has a width of its own"}
+REFUSED = {
+    "albert": "all of its layers are one, so that none has a width of its own",
+    "deberta": "the query, key and value of a head lie between those of others in one weight, their biases beside it; "
+    "DeBERTa-v2 and -v3 are supported",
+}
 
 # A sliced student's config carries the name of its architecture under this key, since its own model_type is another.
 FAMILY_KEY = "dynackd_family"

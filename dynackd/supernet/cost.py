@@ -38,6 +38,8 @@ class FlopCounter:
         model.set_attn_implementation("eager")
         # Some models look for forgotten padding among the ids, and these hold no numbers to look at.
         model.config.pad_token_id = None
+        # The counter fails where a module is given a weight that wants a gradient, as DeBERTa's layers are.
+        model.requires_grad_(False)
         self._supernet = Supernet(model, supernet.grid)
 
     def count(self, subnet: Subnet, length: int) -> int:

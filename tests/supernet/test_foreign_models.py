@@ -157,7 +157,7 @@ def test_more_layers_than_the_config_says_are_refused_with_and_without_a_head(fa
     key = "n_layers" if family == "distilbert" else "num_hidden_layers"
     for place, new_head in (("m", False), ("bare", True)):
         edit(tmp_path / place / "config.json", **{key: 2})
-        with pytest.raises(UserError, match=r"holds 32 weights .* no place, the first is '\S*layer\.2\."):
+        with pytest.raises(UserError, match=r"holds \d+ weights .* no place, the first is '\S*layer\.2\."):
             load_model(str(tmp_path / place), new_head=new_head)
     AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "mlm")
     edit(tmp_path / "mlm" / "config.json", **{key: 2})

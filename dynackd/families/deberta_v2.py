@@ -1,0 +1,31 @@
+"""DeBERTa-v2 (He et al., 2021) and -v3, which is one by its config: BERT's layers, whose attention also compares words
+with relative positions.
+
+The embeddings of these positions are as wide as the hidden states and stay whole; what projects them is sliced like
+the words' query and key, and is these (`share_att_key`) or has its own weights. The convolution of some models stands
+behind the first layer that a network has, whichever of the full network's that is.
+"""
+
+from dynackd.families.family import HEAD, NEURON, Family, SlicedLinear
+
+DEBERTA_V2 = Family(
+    layers="encoder.layer",
+    linears=(
+        SlicedLinear("attention.self.query_proj", HEAD, 0),
+        SlicedLinear("attention.self.key_proj", HEAD, 0),
+        SlicedLinear("attention.self.value_proj", HEAD, 0),
+        SlicedLinear("attention.self.pos_query_proj", HEAD, 0, optional=True),
+        SlicedLinear("attention.self.pos_key_proj", HEAD, 0, optional=True),
+        SlicedLinear("attention.output.dense", HEAD, 1),
+        SlicedLinear("intermediate.dense", NEURON, 0),
+        SlicedLinear("output.dense", NEURON, 1),
+    ),
+    query="attention.self.query_proj",
+    position_query="attention.self.pos_query_proj",
+    attention_output="attention.output.dense",
+    head_count=("attention.self.num_attention_heads",),
+    head_width=("attention.self.all_head_size",),
+    embedding_inputs=(("mask", "attention_mask"),),
+    first_layer_only=("encoder.conv",),
+    head_size_copies=("attention_head_size",),
+)
