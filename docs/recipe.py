@@ -49,27 +49,31 @@ def page() -> str:
     schema = recipe_schema()
     sections = _mappings(schema, schema)
     parts = ["## The keys at the top", _table(schema, schema, sections)]
-    for name, kind in sections.items():
-        parts += [f"## `{name}`", str(kind.get("description", "")).partition("\n")[0], AFTER.get(name, "")]
-        parts += [_table(kind, schema, sections), *_refused(kind)]
+    for name, kinds in sections.items():
+        parts += [f"## `{name}`"]
+        for kind in kinds:
+            parts += [str(kind.get("description", "")).partition("\n")[0], AFTER.get(name, "")]
+            parts += [_table(kind, schema, sections), *_refused(kind)]
     return HEAD + "\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _mappings(kind: Json, schema: Json, path: str = "") -> dict[str, Json]:
-    """Path -> JSON Schema of every mapping with keys of its own; one that several keys share is under the first."""
-    found: dict[str, Json] = {}
+def _mappings(kind: Json, schema: Json, path: str = "") -> dict[str, list[Json]]:
+    """Path -> JSON Schemas of the mappings with keys of their own that may stand there; what several keys share is
+    under the first."""
+    found: dict[str, list[Json]] = {}
     for key, value in kind["properties"].items():
+        own = f"{path}.{key}" if path else key
         for inner in alternatives(value, schema):
             if "properties" in inner:
-                own = f"{path}.{key}" if path else key
-                found |= {own: inner, **_mappings(inner, schema, own)}
+                found.setdefault(own, []).append(inner)
+                found |= _mappings(inner, schema, own)
     return {own: inner for i, (own, inner) in enumerate(found.items()) if inner not in list(found.values())[:i]}
 
 
-def _table(kind: Json, schema: Json, sections: Mapping[str, Json]) -> str:
+def _table(kind: Json, schema: Json, sections: Mapping[str, Sequence[Json]]) -> str:
     rows = []
     for key, value in kind["properties"].items():
-        if "const" not in value and "not" not in value:
+        if "not" not in value and ("const" not in value or key in kind.get("required", ())):
             default = "needed" if kind is schema and key in schema["required"] else _default(value)
             takes = _takes(alternatives(value, schema), sections)
             rows.append([f"`{key}`", takes, default, _short(value.get("description", ""))])
@@ -90,8 +94,9 @@ def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _takes(kinds: Sequence[Json], sections: Mapping[str, Json]) -> str:
-    links = [f"[a mapping](#{name.replace('.', '')})" for name, kind in sections.items() if kind in kinds]
+def _takes(kinds: Sequence[Json], sections: Mapping[str, Sequence[Json]]) -> str:
+    own = [kind for kind in kinds if "properties" in kind]
+    links = [f"[a mapping](#{name.replace('.', '')})" for name, some in sections.items() if own and own == some]
     parts = [_words(kind) for kind in kinds if "properties" not in kind and not (links and kind.get("type") == "null")]
     return " or ".join([*dict.fromkeys(parts), *links])
 

@@ -60,10 +60,16 @@ def a_number(rng):
     return {"text": text(rng), "label": rng.random()}
 
 
+def tagged_words(rng):
+    some = words(rng)
+    return {"tokens": some, "tags": ["B-X" if word in GOOD else "I-X" if word in BAD else "O" for word in some]}
+
+
 # kind -> a recipe's `task`, and a row of its data
 ROWS = {
     "classification": ({"text": "text", "label": "label"}, a_class),
     "regression": ({"text": "text", "label": "label"}, a_number),
+    "token_classification": ({"words": "tokens", "tags": "tags"}, tagged_words),
 }
 
 

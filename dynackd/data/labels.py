@@ -62,13 +62,14 @@ class LabelMap:
 
 
 def label_map(found: Mapping[str, int], where: str, declared: Sequence[str] | None = None,
-              model: ModelLabels | None = None, wanted: Wanted | None = None) -> LabelMap:
+              model: ModelLabels | None = None, wanted: Wanted | None = None, first: str | None = None) -> LabelMap:
     """How the labels of a data set become class ids.
 
     found: the labels of the training rows, as text, and how many rows have each. declared: the task's own names in
     order. model: the outputs of a trained model, whose ids these then are; None for a head still to be made. wanted:
-    the recipe's `task.labels`. Raises UserError where labels and model do not fit, or could be matched in two ways.
-    The first of these rules that applies is taken:
+    the recipe's `task.labels`. first: the label that is class 0, if it is there, of a head whose order is ours to
+    choose. Raises UserError where labels and model do not fit, or could be matched in two ways. The first of these
+    rules that applies is taken:
 
     - what the recipe says;
     - what dynackd trained the model on;
@@ -81,7 +82,7 @@ def label_map(found: Mapping[str, int], where: str, declared: Sequence[str] | No
     if wanted:
         mapping = _as_wanted(found, where, declared, model, wanted)
     elif model is None:
-        mapping = _new_head(found, where, declared, numbers)
+        mapping = _new_head(found, where, declared, numbers, first)
     elif model.written and found.keys() <= model.written.keys():
         mapping = LabelMap(model.names, _known(model.names, model.written), "as the model was trained")
     elif numbers and not set(found) <= set(model.names):
@@ -111,13 +112,17 @@ def _as_wanted(found: Mapping[str, int], where: str, declared: Sequence[str] | N
     return LabelMap(names, _known(names, ids), "as task.labels says")
 
 
-def _new_head(found: Mapping[str, int], where: str, declared: Sequence[str] | None, numbers: bool) -> LabelMap:
+def _new_head(found: Mapping[str, int], where: str, declared: Sequence[str] | None, numbers: bool,
+              first: str | None) -> LabelMap:
     if numbers:
         return _numbered(found, where)
-    if not declared:
-        _refuse_other_case(found, where)
-    how = "in the task's order" if declared else f"in alphabetical order; {GUESSED}"
-    return replace(_named(found, declared), how=how)
+    if declared:
+        return replace(_named(found, declared), how="in the task's order")
+    _refuse_other_case(found, where)
+    ahead = [first] if first is not None and first in found else []
+    how = f"{''.join(f'{name} first, then ' for name in ahead)}in alphabetical order; {GUESSED}"
+    names = (*ahead, *sorted(found.keys() - ahead))
+    return LabelMap(names, {name: i for i, name in enumerate(names)}, how)
 
 
 def _refuse_other_case(found: Mapping[str, int], where: str) -> None:

@@ -14,6 +14,7 @@ from datasets.naming import camelcase_to_snakecase
 from huggingface_hub import constants, get_session
 from huggingface_hub.file_download import repo_folder_name
 
+from dynackd.data.conll import read_conll
 from dynackd.data.delimited import read_csv, read_tsv
 from dynackd.data.json_rows import read_json
 from dynackd.data.tables import ABSENT, Table, field_of, refuse_missing_columns, undecodable
@@ -41,6 +42,7 @@ READERS: dict[str, Reader] = {
     ".json": read_json,
     ".jsonl": read_json,
     ".parquet": read_parquet,
+    **dict.fromkeys((".conll", ".iob", ".iob2", ".bio"), read_conll),
 }
 
 
@@ -58,10 +60,14 @@ def _fields(kind: pa.DataType) -> list[str]:
 
 
 def _table(where: str, batches: Iterable[Any], features: Mapping[str, Any], wanted: Sequence[str]) -> Table:
-    """Class ids become their names, and the hub's -1 ("no label") None."""
-    class_names = {
-        name: feature.names for name in wanted if isinstance(feature := features.get(name), ClassLabel)
-    }
+    """Class ids, alone or in lists, become their names, and the hub's -1 ("no label") None."""
+    kinds = {name: getattr(features.get(name), "feature", features.get(name)) for name in wanted}  # of a list's values
+    class_names = {name: kind.names for name, kind in kinds.items() if isinstance(kind, ClassLabel)}
+
+    def named(value: Any, names: Sequence[str]) -> Any:
+        if isinstance(value, list):
+            return [named(one, names) for one in value]
+        return None if value is None or value < 0 else names[value]
 
     def values(batch: Any, name: str) -> list[Any]:
         if name not in batch.schema.names:
@@ -70,7 +76,7 @@ def _table(where: str, batches: Iterable[Any], features: Mapping[str, Any], want
             return [None if value is ABSENT else value for value in found]
         found = batch.column(name).to_pylist()
         if name in class_names:
-            return [None if value is None or value < 0 else class_names[name][value] for value in found]
+            return [named(value, class_names[name]) for value in found]
         return found
 
     rows = (row for batch in batches for row in zip(*(values(batch, name) for name in wanted), strict=True))

@@ -161,8 +161,8 @@ def _licence(about: About) -> str:
 
 def _pipeline(about: About) -> str:
     """The call of transformers' pipeline up to its end; nothing where it has none for the kind."""
-    kind = _kind(about).pipeline
-    return f'print(pipeline("{kind}", "{about["name"]}"' if kind else ""
+    kind = _kind(about)
+    return f'print(pipeline("{kind.pipeline}", "{about["name"]}"{kind.pipeline_options}' if kind.pipeline else ""
 
 
 def _transformers(about: About) -> str:
@@ -170,7 +170,7 @@ def _transformers(about: About) -> str:
     return _pipeline(about) and f"""```python
 {register}from transformers import pipeline
 
-{_pipeline(about)})("a fine film"))
+{_pipeline(about)})("{_kind(about).example}"))
 ```"""
 
 
@@ -182,7 +182,7 @@ def _transformers_with_code(about: About) -> str:
 ```python
 from transformers import pipeline
 
-{_pipeline(about)}, trust_remote_code=True)("a fine film"))
+{_pipeline(about)}, trust_remote_code=True)("{_kind(about).example}"))
 ```"""
 
 
@@ -192,33 +192,44 @@ def _names(about: About) -> list[str]:
 
 def _feed(about: About) -> str:
     rows = f" * {about['static_batch']}" if about.get("static_batch") else ""
-    return f"""encoded = Tokenizer.from_file("{about["name"]}/tokenizer.json").encode("a fine film")
+    return f"""encoded = Tokenizer.from_file("{about["name"]}/tokenizer.json").encode("{_kind(about).example}")
 values = {{"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}}
 feed = {{name: np.array([values[name]]{rows}) for name in {about["inputs"]}}}"""
 
 
+def _reading(about: About) -> tuple[str, str]:
+    """The imports and the lines that print what outputs mean."""
+    reading = _kind(about).reading
+    imports = "".join(f"{line}\n" for line in reading.imports)
+    return imports, reading.lines.replace("{name}", about["name"])
+
+
 def _onnxruntime(about: About) -> str:
+    imports, lines = _reading(about)
     return f"""```python
-import numpy as np
+{imports}import numpy as np
 from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
 {_feed(about)}
 session = InferenceSession("{about["name"]}/onnx/model.onnx")
-print(*(output[0] for output in session.run({_names(about)}, feed)))
+outputs = [output[0] for output in session.run({_names(about)}, feed)]
+{lines}
 ```"""
 
 
 def _openvino(about: About) -> str:
+    imports, lines = _reading(about)
     return "" if about["graph"] == "fused" else f"""```python
-import numpy as np
+{imports}import numpy as np
 import openvino
 from tokenizers import Tokenizer
 
 {_feed(about)}
 model = openvino.compile_model("{about["name"]}/onnx/model.onnx", "CPU")
-outputs = model(feed)
-print(*(outputs[name][0] for name in {_names(about)}))
+found = model(feed)
+outputs = [found[name][0] for name in {_names(about)}]
+{lines}
 ```"""
 
 
@@ -234,7 +245,7 @@ import {{ AutoConfig, pipeline }} from '@huggingface/transformers';
 const config = await AutoConfig.from_pretrained('{about["name"]}');
 config.model_type = '{about["family"]}'; // the name under which transformers.js knows the architecture
 const run = await pipeline('{pipeline}', '{about["name"]}', {{ config, dtype: 'fp32' }});
-console.log(await run('a fine film'));
+console.log(await run('{_kind(about).example}'));
 ```
 
 `dtype` is one of {written}."""

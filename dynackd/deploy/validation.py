@@ -43,10 +43,11 @@ class Validation:
 
         One row at a time by default, as most are served: 8-bit models are scaled by what else is in the batch.
         """
+        kind = self.task.kind
         return {
             suffix: joined(
-                self.task.kind.flat(predict(inputs), inputs["attention_mask"])
-                for inputs, _ in self._batches(rows, batch_size)
+                kind.flat(predict(inputs), kind.places({**inputs, **labels}))
+                for inputs, labels in self._batches(rows, batch_size)
             )
             for suffix, rows in self.rows.items()
         }
@@ -68,9 +69,10 @@ class Validation:
     @cached_property
     def labels(self) -> Outputs:
         """The labels of every set, in the order of its outputs."""
+        kind = self.task.kind
         return {
             suffix: joined(
-                self.task.kind.flat(labels, inputs["attention_mask"]) for inputs, labels in self._batches(rows, 64)
+                kind.flat(labels, kind.places({**inputs, **labels})) for inputs, labels in self._batches(rows, 64)
             )
             for suffix, rows in self.rows.items()
         }

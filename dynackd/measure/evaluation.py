@@ -55,8 +55,9 @@ def predict(
         return kind.flat({name: gather(tensor).cpu().numpy() for name, tensor in tensors.items()}, mask)
 
     for batch in batches:
-        inputs, labels = kind.split({name: tensor.to(device) for name, tensor in batch.items()})
-        mask = gather(inputs["attention_mask"]).cpu().numpy()
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        inputs, labels = kind.split(batch)
+        mask = gather(kind.places(batch)).cpu().numpy()
         known.append(arrays(labels, mask))
         for index, subnet in enumerate(subnets):
             fields = supernet(subnet, **inputs).outputs

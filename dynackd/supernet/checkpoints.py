@@ -104,11 +104,13 @@ def _refuse_foreign(path: str, config: PreTrainedConfig) -> None:
         )
 
 
-def load_tokenizer(path: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model, fitted to it; `UserError` where it is missing or does not fit."""
+def load_tokenizer(path: str, config: PreTrainedConfig, kind: Kind | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model, fitted to it and to a kind of task, by default the one that the config says;
+    `UserError` where it is missing or does not fit."""
     with _told(path, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    return fit_tokenizer(tokenizer, config, path)
+    fitted: PreTrainedTokenizerBase = (kind or kind_of(config)).fit_tokenizer(fit_tokenizer(tokenizer, config, path))
+    return fitted
 
 
 def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, path: str) -> PreTrainedTokenizerBase:

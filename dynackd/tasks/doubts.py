@@ -46,12 +46,12 @@ def doubt_of_values(values: np.ndarray, labels: np.ndarray) -> Doubt | None:
     return Doubt(told, len(labels) >= FEWEST_ROWS)
 
 
-def doubt_of_classes(confusion: np.ndarray, labels: LabelMap) -> Doubt | None:
+def doubt_of_classes(confusion: np.ndarray, labels: LabelMap, counted: str = "rows") -> Doubt | None:
     """What a confusion `[data's class, teacher's class]` says against the teacher.
 
     Certain: it is right less often than the same answers dealt out at random would be, or, on the classes that another
     numbering of its outputs would explain better, less often than a guess. Uncertain: only the latter, without being
-    worse than a guess. Binomial tests at 1e-5.
+    worse than a guess. Binomial tests at 1e-5. counted: what the confusion counts.
     """
     rows, right = int(confusion.sum()), int(np.trace(confusion))
     chance = float(confusion.sum(0) @ confusion.sum(1)) / rows**2
@@ -64,7 +64,7 @@ def doubt_of_classes(confusion: np.ndarray, labels: LabelMap) -> Doubt | None:
     guess = 1 / len(confusion)
     worse = bool(moved) and stats.binomtest(own, int(confusion[moved].sum()), guess, "less").pvalue < CHANCE
     said = f"; its answers fit task.labels: {flow(_map(confusion, labels, better))}" if better else ""
-    told = (f"the teacher gives {right} of {rows} rows the class that the data say ({right / rows:.0%}; at random "
+    told = (f"the teacher gives {right} of {rows} {counted} the class that the data say ({right / rows:.0%}; at random "
             f"{chance:.0%}): {_shown(confusion, labels)}{said}; set task.labels, name another teacher, {WAY_OUT}")
     return Doubt(told, rows >= FEWEST_ROWS and (below or worse))
 

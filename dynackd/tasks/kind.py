@@ -59,6 +59,15 @@ class ClassScore:
     count: int
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Python that prints what a row's outputs mean, for the card's snippets: `lines` after `outputs`, a list of arrays,
+    and `encoded`, of the library tokenizers, with their `imports`. {name} stands for the student's directory."""
+
+    lines: str = "print(*outputs)"
+    imports: tuple[str, ...] = ()
+
+
 class Kind(ABC):
     """What a task is: override what differs. `outputs` are [rows, ...] tensors or arrays by name throughout."""
 
@@ -84,19 +93,18 @@ class Kind(ABC):
     together: str | None = None  # of these, the one whose equal values are rows that are trained in one batch
     # --- the model card
     pipeline_tag = "text-classification"
+    example = "a fine film"  # a text that the snippets give to the model
     pipeline: str | None = None  # of transformers, that runs it
+    pipeline_options = ""  # what else is to be said to it, as in `, top_k=None`
     js_pipeline: str | None = None  # of transformers.js
+    reading = Reading()  # of the plain arrays that a runtime gives
     clients: Mapping[str, Callable[[Mapping[str, Any]], str]] = {}  # title -> snippet, beside or instead of the usual
 
     # ------------------------------------------------------------------------------------------- a recipe's `task`
 
     def task(self, value: Mapping[str, Any]) -> "Task":
         """A recipe's `task` without `labels` and `check_teacher`. Raises UserError."""
-        refuse_unknown_keys("task", value, self.task_keys)
-        for key in self.needed_keys:
-            if not value.get(key):
-                needed = f"{', '.join(self.needed_keys[:-1])} and {self.needed_keys[-1]}"
-                raise UserError(f"task: '{key}' is missing; {OWN_TASK} needs {needed}")
+        self.check_keys(value)
         text, label = names_of("task.text", value["text"]), value["label"]
         if not isinstance(label, str):
             raise UserError(f"task.label: expected one column name, got {label!r}")
@@ -105,6 +113,14 @@ class Kind(ABC):
         if clash := [column for column in text if column in RESERVED_COLUMNS]:
             raise UserError(f"task.text: rename the column '{clash[0]}'; dynackd makes a column of that name itself")
         return Task("custom", tuple(text), label, self, self.chosen_metrics(value))
+
+    def check_keys(self, value: Mapping[str, Any]) -> None:
+        """Refuse (UserError) keys of a recipe's `task` that are unknown, and a lack of those that are needed."""
+        refuse_unknown_keys("task", value, self.task_keys)
+        for key in self.needed_keys:
+            if not value.get(key):
+                needed = f"{', '.join(self.needed_keys[:-1])} and {self.needed_keys[-1]}"
+                raise UserError(f"task: '{key}' is missing; {OWN_TASK} needs {needed}")
 
     def chosen_metrics(self, value: Mapping[str, Any]) -> tuple[str, ...]:
         """The metrics that a recipe's `task` names, or the default ones. Raises UserError."""
@@ -190,6 +206,10 @@ class Kind(ABC):
 
     # ------------------------------------------------------------------------------------------------ rows as inputs
 
+    def fit_tokenizer(self, tokenizer: Any) -> Any:
+        """The tokenizer, changed to what the rows need; so it is saved beside what is trained."""
+        return tokenizer
+
     def encode(self, task: "Task", tokenizer: Any, batch: Mapping[str, list[Any]], **options: Any) -> Any:
         """The tokenizer's model inputs of some rows; `options` are the tokenizer's."""
         return tokenizer(*(batch[name] for name in task.text_columns), **options)
@@ -202,6 +222,10 @@ class Kind(ABC):
         """
         encoded = self.encode(task, tokenizer, batch, truncation=True, max_length=max_length)
         return {**encoded, **({"labels": batch["label"]} if "label" in batch else {})}
+
+    def lost(self, tokens: Dataset) -> str:
+        """What of the labels the inputs `tokens` do not hold, after a cut above all, for the user; "" for nothing."""
+        return ""
 
     def least_tokens(self, task: "Task", tokenizer: Any) -> int:
         """The fewest tokens in which a row has room."""
@@ -224,9 +248,14 @@ class Kind(ABC):
         config."""
         return {output.name: fields[output.name] for output in self.outputs}
 
+    def places(self, batch: Mapping[str, Any]) -> Any:
+        """Which tokens of a batch, inputs and labels, count where an output has a place for each: those that are no
+        padding. [batch, length], of tensors or arrays as the batch is."""
+        return batch["attention_mask"]
+
     def flat(self, arrays: Arrays, mask: np.ndarray) -> dict[str, np.ndarray]:
         """A batch's outputs or labels so that batches of any length can be joined along the first axis: of what has a
-        place for each token, the real ones alone, [words, ...]. mask [batch, length]."""
+        place for each token, those of `places` alone, [tokens, ...]. mask [batch, length]."""
         if not any("length" in output.axes for output in self.outputs):
             return dict(arrays)
         real = mask.astype(bool)

@@ -7,8 +7,13 @@ from dynackd.errors import UserError
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.regression import REGRESSION
+from dynackd.tasks.token_classification import TOKEN_CLASSIFICATION
 
-KINDS: dict[str, Kind] = {"classification": CLASSIFICATION, "regression": REGRESSION}
+KINDS: dict[str, Kind] = {
+    "classification": CLASSIFICATION,
+    "regression": REGRESSION,
+    "token_classification": TOKEN_CLASSIFICATION,
+}
 
 KIND_KEY = "dynackd_kind"  # of a config: the kind of task that dynackd trained the model for
 

@@ -22,17 +22,22 @@ CHARACTERS_AT_ONCE = 2**21  # of texts that are tokenised together
 
 @dataclass(frozen=True)
 class TruncationReport:
-    """How many texts (pairs count as one) were cut to `max_length` tokens, and the longest before the cut."""
+    """How many texts (pairs count as one) were cut to `max_length` tokens, the longest before the cut, and what of the
+    labels is lost with it."""
 
     split: str
     rows: int
     cut: int
     longest: int
     max_length: int
+    lost: str = ""
 
     def __str__(self) -> str:
-        return (f"{self.cut:,} of {self.rows:,} {self.split} texts were longer than {self.max_length} tokens and were "
-                f"cut (longest {self.longest:,})")
+        if not self.cut:
+            return f"of the {self.split} texts {self.lost}"
+        cut = (f"{self.cut:,} of {self.rows:,} {self.split} texts were longer than {self.max_length} tokens and were "
+               f"cut (longest {self.longest:,})")
+        return f"{cut}; {self.lost}" if self.lost else cut
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,8 @@ def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, m
         lengths = [len(ids) for ids in encoded["input_ids"]]
         cut += sum(length > max_length for length in lengths)
         longest = max(longest, *lengths)
-    return TruncationReport(split, len(dataset), cut, longest, max_length) if cut else None
+    lost = task.kind.lost(tokens)
+    return TruncationReport(split, len(dataset), cut, longest, max_length, lost) if cut or lost else None
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
     source = teacher_of(recipe)
     device = this_device()
     teacher = load_teacher(source, recipe.task.kind).to(device)
-    tokenizer = load_tokenizer(resolve_model(source), teacher.model.config)
+    tokenizer = load_tokenizer(resolve_model(source), teacher.model.config, recipe.task.kind)
     # No new row may be a validation row, and not only one of those that this recipe evaluates on.
     everything = dataclasses.replace(recipe.data, validation_rows=None)
     names = labels_of(teacher.model.config)

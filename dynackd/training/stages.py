@@ -74,7 +74,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     source = resolve_model(recipe.model)
     config = load_config(source)
     refuse_student(source, config)
-    tokenizer = load_tokenizer(source, config)
+    tokenizer = load_tokenizer(source, config, recipe.task.kind)
     data = _load(run)
     record = checked(run, record_of(recipe, data, {"model": model_record(recipe.model, run.directory)}))
     foreign_head = _has_foreign_head(source, config, data)
@@ -350,11 +350,14 @@ def _measured(task: Task, found: EvalPrediction | PredictionOutput, suffix: str 
 
     def named(names: Sequence[str], arrays: Any) -> dict[str, np.ndarray]:
         every = [np.asarray(array) for array in (arrays if isinstance(arrays, tuple) else (arrays,))]
-        filled = np.ones(every[0].shape[:2])
-        return task.kind.flat(dict(zip(names, every, strict=False)), filled)
+        return dict(zip(names, every, strict=False))
 
-    outputs = named([output.name for output in task.kind.outputs], found.predictions)
-    return compute_metrics(task, outputs, named(task.kind.label_columns, found.label_ids), suffix)
+    kind = task.kind
+    outputs = named([output.name for output in kind.outputs], found.predictions)
+    labels = named(kind.label_columns, found.label_ids)
+    filled = np.ones(next(iter(outputs.values())).shape[:2])
+    mask = kind.places({"attention_mask": filled, **labels})
+    return compute_metrics(task, kind.flat(outputs, mask), kind.flat(labels, mask), suffix)
 
 
 def _warn_of_slow_bf16(arguments: TrainingArguments) -> None:

@@ -112,11 +112,11 @@ def load_pair(recipe: Recipe, teacher: str, start: str) -> tuple[Supernet, Super
     Raises `UserError` where they have other tokens or outputs, or the recipe's distillation cannot compare them."""
     kind, settings = recipe.task.kind, recipe.stages[WIDTH_STAGE.name].distillation
     own = load_teacher(start, kind)
-    tokenizer = load_tokenizer(resolve_model(start), own.model.config)
+    tokenizer = load_tokenizer(resolve_model(start), own.model.config, kind)
     if start == teacher:
         return own, own, tokenizer
     imitated = load_teacher(teacher, kind)
-    theirs = load_tokenizer(resolve_model(teacher), imitated.model.config)
+    theirs = load_tokenizer(resolve_model(teacher), imitated.model.config, kind)
     if (theirs.get_vocab(), theirs.model_input_names) != (tokenizer.get_vocab(), tokenizer.model_input_names):
         raise UserError(
             f"the teacher {teacher} reads other tokens than {start}; so far dynackd compares words that both read alike"

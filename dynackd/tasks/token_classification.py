@@ -1,0 +1,317 @@
+"""Token classification: a row is a list of words with a tag for each, as for names in a text or parts of speech.
+
+A word's tag is that of its first piece. Its other pieces are neither learned from, by label or by teacher, nor judged:
+the teacher itself was trained on first pieces, so that what it says elsewhere nobody has checked, and a long word
+counts as much as a short one. A client should therefore read first pieces (`aggregation_strategy="first"`).
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from pydantic import Field
+from scipy.special import log_softmax
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DataCollatorForTokenClassification
+
+from dynackd.data.labels import LabelMap, label_map
+from dynackd.data.model_labels import ModelLabels
+from dynackd.data.rows import Column, Rows, read_class
+from dynackd.data.wanted_labels import resolve_wanted, wanted_labels
+from dynackd.errors import UserError, listed
+from dynackd.system.settings import Settings
+from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes
+from dynackd.tasks.entities import OUTSIDE, Tagged, marks_entities
+from dynackd.tasks.kind import (
+    RESERVED_COLUMNS,
+    Arrays,
+    ClassScore,
+    Kind,
+    Labels,
+    Output,
+    Reading,
+    Task,
+    Tensors,
+)
+from dynackd.tasks.losses import cross_entropy, soft_cross_entropy
+
+NO_TAG = -100  # the label of a piece that is no word's first
+# A column of the inputs that says of each of a row's words, in order, whether it has a piece: KEPT, or CUT + its tag's
+# id. 0 and less is padding. Without it the words that a cut leaves out would be left out of the metrics, too.
+WORDS, KEPT, CUT = "words_kept", 1, 2
+ROWS = "words_of_rows"  # how many words each row has, once the rows of all batches are joined
+
+
+class TaggedTask(Settings):
+    """Words with a tag each."""
+
+    kind: Literal["token_classification"] = Field(description="A tag for each word")
+    words: str = Field(description="The column with the list of words, such as tokens")
+    tags: str = Field(description="The column with the list of tags, such as ner_tags")
+    metrics: str | list[Literal["f1", "precision", "recall", "f1_macro", "accuracy"]] | None = Field(
+        default=None, description="What is measured, the main one first; by default f1, precision, recall, accuracy"
+    )
+    labels: list[str] | dict[str, int | str] | None = Field(
+        default=None, description="The tags in the order of their ids, or tag in the data: id or name"
+    )
+    check_teacher: bool = Field(
+        default=True, description="Whether a teacher that is worse than chance on the training rows is an error"
+    )
+
+
+class Collator:
+    """Makes a batch of rows, filled up to the longest of them."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.inputs = DataCollatorForTokenClassification(tokenizer, label_pad_token_id=NO_TAG)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        batch: dict[str, Tensor] = dict(self.inputs([{k: v for k, v in row.items() if k != WORDS} for row in rows]))
+        if WORDS in rows[0]:
+            batch[WORDS] = pad_sequence([torch.tensor(row[WORDS]) for row in rows], batch_first=True)
+        return batch
+
+
+class TokenClassification(Kind):
+    """A row is a list of words with a list of tags; the output is `logits` [rows, length, tags]."""
+
+    name = "token_classification"
+    auto_class = "AutoModelForTokenClassification"
+    outputs = (Output("logits", ("batch", "length", "tags")),)
+    noun = "tagger"
+    section = TaggedTask
+    task_keys = ("kind", "words", "tags", "metrics", "labels", "check_teacher")
+    needed_keys = ("kind", "words", "tags")
+    metrics = ("f1", "precision", "recall", "f1_macro", "accuracy")
+    default_metrics = ("f1", "precision", "recall", "accuracy")
+    label_columns = ("labels", WORDS)
+    stock_labels = ("labels",)
+    pipeline_tag = pipeline = js_pipeline = "token-classification"
+    pipeline_options = ', aggregation_strategy="first"'
+    example = "Ada Lovelace lived in London"
+    reading = Reading(
+        imports=("import json", "from pathlib import Path", ""),
+        lines="""names = json.loads(Path("{name}/config.json").read_text())["id2label"]
+for word, special, scores in zip(encoded.tokens, encoded.special_tokens_mask, outputs[0]):
+    if not special:
+        print(word, names[str(scores.argmax())])""",
+    )
+
+    def task(self, value: Mapping[str, Any]) -> Task:
+        self.check_keys(value)
+        words, tags = value["words"], value["tags"]
+        for key, name in (("words", words), ("tags", tags)):
+            if not isinstance(name, str):
+                raise UserError(f"task.{key}: expected one column name, got {name!r}")
+        if words == tags:
+            raise UserError(f"task.tags: expected another column than that of the words, got {tags!r}")
+        if words in (*RESERVED_COLUMNS, WORDS):
+            raise UserError(f"task.words: rename the column '{words}'; dynackd makes a column of that name itself")
+        return Task("custom", (words,), tags, self, self.chosen_metrics(value))
+
+    def with_labels(self, task: Task, labels: Any) -> Task:
+        wanted, names = wanted_labels(labels)
+        return dataclasses.replace(task, labels=wanted, label_names=names or task.label_names)
+
+    # ---------------------------------------------------------------------------------------------------- the rows
+
+    def columns(self, task: Task) -> list[Column]:
+        return [Column(task.text_columns[0], "list of words", _read_words, pa.list_(pa.string()), (list,))]
+
+    def label_column(self, task: Task) -> Column:
+        return Column(task.label_column, "list of tags", _read_tags, pa.list_(pa.string()), (list,))
+
+    def labels(self, task: Task, raw: Mapping[str, Rows], model: ModelLabels | None) -> Labels:
+        for rows in raw.values():
+            _check_lengths(rows, task)
+        column, first = task.label_column, next(iter(raw.values()))
+        where, declared = f"{first.where}, column '{column}'", task.label_names or first.class_names
+        found = Counter(chain.from_iterable(first.labels))
+        names = label_map(found, where, declared, model, task.labels, OUTSIDE)
+        if len(names.names) < 2:
+            raise UserError(f"{where}: a token classification needs two tags or more, got only {listed(names.names)}")
+        ids = {split: _tag_ids(rows, names, column) for split, rows in raw.items()}
+        told = names.told(chain.from_iterable(chain.from_iterable(rows.labels) for rows in raw.values()))
+        return Labels(ids, names, f"{told}; {_counted(names.names)}")
+
+    def strata(self, labels: np.ndarray) -> np.ndarray:
+        """By each row's rarest tag, so that none is held out as a whole."""
+        counts = Counter(chain.from_iterable(map(set, labels)))
+        return np.unique([min(row, key=lambda tag: (counts[tag], tag)) for row in labels], return_inverse=True)[1]
+
+    def written(self, label: Sequence[int], names: LabelMap | None) -> list[str]:
+        assert names is not None
+        return [names.written[tag] for tag in label]
+
+    def check_model(self, task: Task, model: ModelLabels | None) -> None:
+        super().check_model(task, model)
+        if task.labels:
+            resolve_wanted(task.labels, task.label_names, model)
+
+    # ------------------------------------------------------------------------------------------------ rows as inputs
+
+    def fit_tokenizer(self, tokenizer: Any) -> Any:
+        """A byte-level tokenizer, RoBERTa's or ModernBERT's, marks a word by the space before it. Words that are given
+        one by one have none, and would each look like the rest of the word before; so it puts one there."""
+        backend = tokenizer.backend_tokenizer
+        content = json.loads(backend.to_str())
+        steps = [content["pre_tokenizer"], *((content["pre_tokenizer"] or {}).get("pretokenizers") or [])]
+        if found := [step for step in steps if step and step.get("add_prefix_space") is False]:
+            found[0]["add_prefix_space"] = True
+            backend.pre_tokenizer = Tokenizer.from_str(json.dumps(content)).pre_tokenizer
+            tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True  # for whoever loads it again
+        return tokenizer
+
+    def encode(self, task: Task, tokenizer: Any, batch: Mapping[str, list[Any]], **options: Any) -> Any:
+        return tokenizer(batch[task.text_columns[0]], is_split_into_words=True, **options)
+
+    def features(self, task: Task, tokenizer: Any, batch: Mapping[str, list[Any]], max_length: int) -> dict[str, Any]:
+        encoded = self.encode(task, tokenizer, batch, truncation=True, max_length=max_length)
+        if "label" not in batch:
+            return dict(encoded)
+        aligned = [_aligned(encoded.word_ids(row), tags) for row, tags in enumerate(batch["label"])]
+        return {**encoded, "labels": [labels for labels, _ in aligned], WORDS: [words for _, words in aligned]}
+
+    def lost(self, tokens: Dataset) -> str:
+        if WORDS not in tokens.column_names:
+            return ""
+        cut = [sum(word >= CUT for word in words) for words in tokens[WORDS]]
+        rows = sum(count > 0 for count in cut)
+        return f"{sum(cut):,} words of {rows:,} rows are not seen by the model and count as tagged O" if rows else ""
+
+    def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+        return Collator(tokenizer)
+
+    # -------------------------------------------------------------------------------------------------- the outputs
+
+    def places(self, batch: Mapping[str, Any]) -> Any:
+        """The first pieces of words, as far as labels say which these are."""
+        return batch["labels"] != NO_TAG if "labels" in batch else batch["attention_mask"] != 0
+
+    def flat(self, arrays: Arrays, mask: np.ndarray) -> dict[str, np.ndarray]:
+        flat = super().flat({name: array for name, array in arrays.items() if name != WORDS}, mask)
+        if WORDS in arrays:
+            real = arrays[WORDS] > 0
+            flat |= {WORDS: arrays[WORDS][real], ROWS: real.sum(1)}
+        return flat
+
+    # ------------------------------------------------------------------------------------------------------ learning
+
+    def label_loss(self, outputs: Tensors, batch: Tensors) -> Tensor:
+        return cross_entropy(outputs["logits"], batch["labels"])
+
+    def label_count(self, batch: Tensors) -> Any:
+        return (batch["labels"] != NO_TAG).sum()
+
+    def output_loss(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:
+        words = self.places(batch)
+        return soft_cross_entropy(outputs["logits"][words], teacher["logits"][words], temperature)
+
+    def output_count(self, batch: Tensors) -> Any:
+        return self.places(batch).sum()
+
+    # ------------------------------------------------------------------------------------------------------- judging
+
+    def answers(self, outputs: Arrays) -> np.ndarray:
+        return outputs["logits"].argmax(-1)
+
+    def measure(self, task: Task, outputs: Arrays, labels: Arrays) -> dict[str, float]:
+        found = self._tagged(task, outputs, labels).scores()
+        return {name: found[name] for name in task.metrics}
+
+    def per_class(self, task: Task, outputs: Arrays, labels: Arrays) -> dict[str, ClassScore]:
+        return self._tagged(task, outputs, labels).per_class()
+
+    def _tagged(self, task: Task, outputs: Arrays, labels: Arrays) -> Tagged:
+        """All words of all rows; those that the model does not see got no tag."""
+        words = labels[WORDS]
+        gold, predicted, kept = words - CUT, np.full(len(words), -1), words == KEPT
+        gold[kept], predicted[kept] = labels["labels"], self.answers(outputs)
+        assert task.label_names is not None
+        return Tagged(task.label_names, gold, predicted, labels[ROWS])
+
+    def fidelity(self, outputs: Arrays, teacher: Arrays) -> dict[str, float]:
+        """`agreement`, the share of words with the teacher's tag, and `kl`, the mean over words of KL(teacher ‖
+        student) in nats."""
+        ours, theirs = (log_softmax(some["logits"].astype(np.float64), axis=-1) for some in (outputs, teacher))
+        same = self.answers(outputs) == self.answers(teacher)
+        return {"agreement": float(same.mean()), "kl": float((np.exp(theirs) * (theirs - ours)).sum(-1).mean())}
+
+    def same_answers(self, ours: Arrays, theirs: Arrays) -> np.ndarray:
+        return np.equal(self.answers(ours), self.answers(theirs))
+
+    def doubt(self, outputs: Arrays, labels: Arrays, names: LabelMap | None) -> Doubt | None:
+        assert names is not None
+        confusion = confusion_of(labels["labels"], self.answers(outputs), len(names.names))
+        return doubt_of_classes(confusion, names, "words")
+
+
+def _read_words(value: list[Any]) -> list[str]:
+    """A row's words. ValueError says what is wrong."""
+    if not value:
+        raise ValueError("the list of words is empty; drop the row")
+    for place, word in enumerate(value, start=1):
+        if not isinstance(word, str | int | float):
+            raise ValueError(f"expected texts, but word {place} is {word!r}")
+        str(word).encode()
+    return [str(word) for word in value]
+
+
+def _read_tags(value: list[Any]) -> tuple[str, ...]:
+    """A row's tags. ValueError says what is wrong."""
+    for place, tag in enumerate(value, start=1):
+        if not isinstance(tag, str | int | float) or tag == "":
+            raise ValueError(f"expected a tag for each word, but that of word {place} is {tag!r}")
+    return tuple(map(read_class, value))
+
+
+def _check_lengths(rows: Rows, task: Task) -> None:
+    """Every word must have one tag."""
+    words = pc.list_value_length(rows.texts.data.column(task.text_columns[0])).to_numpy()
+    words = words if rows.index is None else words[rows.index]
+    tags = np.fromiter(map(len, rows.labels), int, len(rows.labels))
+    for place in np.flatnonzero(words != tags)[:1]:
+        raise UserError(
+            f"{rows.where}, data row {rows.number(int(place))}: {words[place]} words in column "
+            f"'{task.text_columns[0]}', but {tags[place]} tags in column '{task.label_column}'; each word needs one tag"
+        )
+
+
+def _tag_ids(rows: Rows, names: LabelMap, column: str) -> list[list[int]]:
+    ids = {tag: names.find(tag) for tag in dict.fromkeys(chain.from_iterable(rows.labels))}
+    for unknown in (tag for tag, found in ids.items() if found is None):
+        place = next(place for place, tags in enumerate(rows.labels) if unknown in tags)
+        word = rows.labels[place].index(unknown) + 1
+        where = f"{rows.where}, data row {rows.number(place)}, column '{column}', word {word}"
+        raise UserError(f"{where}: {names.unknown(unknown)}")
+    return [[found for tag in tags if (found := ids[tag]) is not None] for tags in rows.labels]
+
+
+def _counted(names: Sequence[str]) -> str:
+    """What the metrics count, in words."""
+    if marks_entities(names):
+        return "the metrics count entities"
+    return "the metrics count words, not entities, since these tags are not such as B-X, I-X and O"
+
+
+def _aligned(word_ids: Sequence[int | None], tags: Sequence[int]) -> tuple[list[int], list[int]]:
+    """(label of each piece, whether each word has one). word_ids: the word of each piece, None for special tokens."""
+    labels, before = [], None
+    for word in word_ids:
+        labels.append(NO_TAG if word is None or word == before else tags[word])
+        before = word
+    seen = set(word_ids)
+    return labels, [KEPT if word in seen else CUT + tag for word, tag in enumerate(tags)]
+
+
+TOKEN_CLASSIFICATION = TokenClassification()
