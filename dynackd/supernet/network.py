@@ -121,9 +121,11 @@ class Supernet(nn.Module):
         """Run a sub-network on a tokenised batch (`input_ids` [batch, length], `attention_mask`, ...).
 
         below: its first hidden states where they are known: the embedding output (`embed`), and those of its first
-        layers, which another sub-network may have too. Only what comes after them is run.
+        layers, which another, deeper sub-network may have too. Only what comes after them is run, and the last layer in
+        any case: in some models a norm stands behind it, wherever it is.
         """
         subnet = self.resolve(which)
+        below = below[: len(subnet.layers)]
         above = replace(subnet, layers=subnet.layers[max(0, len(below) - 1) :])
         output = _subnet(self.model, above, below)(**batch, output_hidden_states=True, return_dict=True)
         hidden_states = (*below[:-1], *output.hidden_states)

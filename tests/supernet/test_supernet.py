@@ -1,12 +1,13 @@
 """The invariant that carries the project: supernet(spec) == sliced torch student == ONNX, and supernet(full) == HF."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import PATHS, tiny_batch, tiny_model
+from conftest import PATHS, parted, tiny_batch, tiny_model
 from transformers import AutoModelForSequenceClassification
 
 from dynackd.deploy.export import export_onnx
@@ -67,6 +68,17 @@ def test_a_subnetwork_goes_on_from_hidden_states_that_are_known_with_the_same_gr
     assert torch.equal(results[1][known], full[known - 1])
 
 
+@torch.no_grad()
+def test_a_subnetwork_whose_layers_are_all_known_from_a_deeper_one_is_right(family):
+    supernet, batch = Supernet(tiny_model(family)).eval(), tiny_batch()
+    deep = supernet.resolve(SubnetSpec(0.5, 1.0))
+    first = replace(deep, layers=deep.layers[:2])
+    expected, output = supernet(first, **batch), supernet(first, supernet(deep, **batch).hidden_states[:3], **batch)
+    torch.testing.assert_close(output.outputs["logits"], expected.outputs["logits"])
+    for mine, theirs in zip(output.hidden_states, expected.hidden_states, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_a_first_call_at_half_depth_leaves_the_hidden_states_of_the_others_whole(family):
     # transformers hooks the layers that are in the list at the first call.
     supernet = Supernet(tiny_model(family))
@@ -95,14 +107,14 @@ def test_gradients_land_in_the_kept_part_of_the_full_weights_only(family):
     subnet, (query, _, ffn_in, _) = supernet.resolve(spec), PATHS[family]
     heads, neurons = subnet.sizes
     for index, layer in enumerate(layer_list(model)):
-        for path, kept in ((ffn_in, neurons), (query, heads * 8)):
+        for path, kept in ((query, heads * 8), *((path, neurons) for path in ffn_in)):
             weight = layer.get_submodule(path).weight
             if index not in subnet.indices:
                 assert weight.grad is None
                 continue
             assert weight.grad.shape == weight.shape
-            assert weight.grad[:kept].abs().sum() > 0
-            assert not weight.grad[kept:].any()
+            assert all(part[:kept].abs().sum() > 0 for part in parted(weight.grad, path))
+            assert not parted(weight.grad, path)[:, kept:].any()
 
 
 def test_a_saved_supernet_is_a_stock_checkpoint_and_comes_back_with_its_grid(family, grid, tokenizer, tmp_path):
