@@ -16,6 +16,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    ModernBertConfig,
     MPNetConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -49,20 +50,33 @@ CONFIGS = {
     "roberta": lambda **k: RobertaConfig(**SIZES, **k),
     "electra": lambda **k: ElectraConfig(**SIZES, embedding_size=16, **k),
     "deberta-v2": lambda **k: DebertaV2Config(**SIZES, **DEBERTA_V3, conv_kernel_size=3, share_att_key=False, **k),
+    # With biases everywhere, and windows of 2 tokens to each side in two of four layers.
+    "modernbert": lambda **k: ModernBertConfig(
+        **SIZES, **k, local_attention=4, attention_bias=True, mlp_bias=True, norm_bias=True, classifier_bias=True,
+        cls_token_id=2, sep_token_id=3,
+    ),
     "mpnet": lambda **k: MPNetConfig(**SIZES, **k),
     "distilbert": lambda **k: DistilBertConfig(n_layers=4, n_heads=4, hidden_dim=40, dim=32, **k),
 }
 
 
-# (query, attention output, first and second layer of the FFN) of a Transformer layer, by hand.
+# (query, attention output, what makes the FFN's neurons, what reads them) of a Transformer layer, by hand.
 PATHS = dict.fromkeys(
     ("bert", "roberta", "electra"),
-    ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense"),
+    ("attention.self.query", "attention.output.dense", ("intermediate.dense",), "output.dense"),
 ) | {
-    "distilbert": ("attention.q_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"),
-    "deberta-v2": ("attention.self.query_proj", "attention.output.dense", "intermediate.dense", "output.dense"),
-    "mpnet": ("attention.attn.q", "attention.attn.o", "intermediate.dense", "output.dense"),
+    "distilbert": ("attention.q_lin", "attention.out_lin", ("ffn.lin1",), "ffn.lin2"),
+    "deberta-v2": ("attention.self.query_proj", "attention.output.dense", ("intermediate.dense",), "output.dense"),
+    "modernbert": ("attn.Wqkv", "attn.Wo", ("mlp.Wi",), "mlp.Wo"),
+    "mpnet": ("attention.attn.q", "attention.attn.o", ("intermediate.dense",), "output.dense"),
 }
+# How many blocks stand one below the other in it, where there are several.
+PARTS = {"attn.Wqkv": 3, "mlp.Wi": 2}
+
+
+def parted(tensor, path):
+    """The blocks [parts, rows, ...] of a weight or bias, or of what has its shape."""
+    return tensor.unflatten(0, (PARTS.get(path, 1), -1))
 
 
 def tiny_config(family, num_labels=2, **changes):

@@ -61,16 +61,18 @@ class Family:
     the biases that all layers read. embeddings: what makes the first hidden state, one after the other, as far as a
     model has it; embedding_inputs: its arguments that are called otherwise than in a batch, each with the batch's
     name. first_layer_only: modules, from the base model, that the encoder runs behind the first layer that it has.
-    head_size_key: where a config says the head size, else it is hidden size / heads; head_size_copies: where it may
-    repeat that quotient. positions_follow_padding: positions start behind the number of the padding token, so that no
-    token can use the position embeddings up to there; reserved_positions: so many at the start are never used.
+    layer_keys: lists in a config with an entry for each layer. head_size_key: where a config says the head size, else
+    it is hidden size / heads; head_size_copies: where it may repeat that quotient. rotary: positions turn pairs of the
+    numbers of a head, so that heads cannot be padded to another size. positions_follow_padding: positions start behind
+    the number of the padding token, so that no token can use the position embeddings up to there; reserved_positions:
+    so many at the start are never used.
     """
 
     layers: str
     linears: tuple[SlicedLinear, ...]
     query: str
     attention_output: str
-    head_count: tuple[str, ...]
+    head_count: tuple[str, ...] = ()
     head_width: tuple[str, ...] = ()
     position_query: str | None = None
     shared: tuple[SharedBias, ...] = ()
@@ -81,8 +83,10 @@ class Family:
     heads_key: str = "num_attention_heads"
     neurons_key: str = "intermediate_size"
     hidden_key: str = "hidden_size"
+    layer_keys: tuple[str, ...] = ()
     head_size_key: str | None = None
     head_size_copies: tuple[str, ...] = ()
+    rotary: bool = False
     positions_follow_padding: bool = False
     reserved_positions: int = 0
 

@@ -10,6 +10,7 @@ from dynackd.families.deberta_v2 import DEBERTA_V2
 from dynackd.families.distilbert import DISTILBERT
 from dynackd.families.electra import ELECTRA
 from dynackd.families.family import Family
+from dynackd.families.modernbert import MODERNBERT
 from dynackd.families.mpnet import MPNET
 from dynackd.families.roberta import ROBERTA
 from dynackd.subnet import Geometry
@@ -25,6 +26,7 @@ FAMILIES: dict[str, Family] = {
     "deberta-v2": DEBERTA_V2,
     "distilbert": DISTILBERT,
     "electra": ELECTRA,
+    "modernbert": MODERNBERT,
     "mpnet": MPNET,
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,

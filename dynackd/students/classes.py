@@ -27,7 +27,7 @@ def shrink_table(name: str) -> dict[str, Any]:
     family = FAMILIES[name]
     linears = tuple((linear.path, linear.unit, linear.dim, linear.optional) for linear in family.linears)
     shared = tuple((bias.path, bias.reader, bias.argument) for bias in family.shared)
-    names = ("layers", "layers_key", "heads_key", "neurons_key", "head_count", "head_width")
+    names = ("layers", "layers_key", "layer_keys", "heads_key", "neurons_key", "head_count", "head_width")
     return {**{name: getattr(family, name) for name in names}, "linears": linears, "shared": shared}
 
 
@@ -64,7 +64,7 @@ def model_class(name: str, auto: str) -> type[PreTrainedModel]:
 
     class Student(stock):  # type: ignore[misc]
         def __init__(self, config: PreTrainedConfig, *args: Any, **options: Any) -> None:
-            with full_depth(config, table["layers_key"]):
+            with full_depth(config, table):
                 super().__init__(config, *args, **options)
             shrink(self, config, table)
 

@@ -67,7 +67,10 @@ def _student_config(supernet: Supernet, subnet: Subnet) -> PreTrainedConfig:
         for key, value in stock.to_dict().items()
         if key not in {"model_type", "architectures", "transformers_version", CONFIG_KEY}
     }
-    values[family_of(stock).layers_key] = len(subnet.layers)
+    family = family_of(stock)
+    values[family.layers_key] = len(subnet.layers)
+    for key in family.layer_keys:
+        values[key] = [values[key][index] for index in subnet.indices]
     made: Any = config_class(stock.model_type)
     config = made(
         **values,

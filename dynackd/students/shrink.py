@@ -13,16 +13,22 @@ from dynackd.families.family import first_heads
 
 
 @contextmanager
-def full_depth(config: Any, layers_key: str) -> Iterator[None]:
+def full_depth(config: Any, family: Mapping[str, Any]) -> Iterator[None]:
     """The config with as many layers as the network that the student was cut from: some depend on their place."""
-    kept = getattr(config, layers_key)
-    if kept != len(config.kept_layers):
-        raise ValueError(f"the config has {kept} layers and lists {len(config.kept_layers)}")
-    setattr(config, layers_key, config.full_layers)
+    kept = {key: getattr(config, key) for key in (family["layers_key"], *family["layer_keys"])}
+    if kept[family["layers_key"]] != len(config.kept_layers):
+        raise ValueError(f"the config has {kept[family['layers_key']]} layers and lists {len(config.kept_layers)}")
+    setattr(config, family["layers_key"], config.full_layers)
+    for key in family["layer_keys"]:
+        full = [kept[key][0]] * config.full_layers  # whatever stands for a layer that is not kept
+        for index, value in zip(config.kept_layers, kept[key], strict=True):
+            full[index] = value
+        setattr(config, key, full)
     try:
         yield
     finally:
-        setattr(config, layers_key, kept)
+        for key, value in kept.items():
+            setattr(config, key, value)
 
 
 def shrink(model: Any, config: Any, family: Mapping[str, Any]) -> None:

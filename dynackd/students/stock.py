@@ -44,7 +44,9 @@ def stock_model(student: PreTrainedModel) -> PreTrainedModel:
     """The stock model, in evaluation mode, that computes what the student does. Raises `UserError`."""
     config, family, geometry = student.config, family_of(student.config), geometry_of(student.config)
     heads = max(config.layer_heads)
-    if not family.head_size_key:
+    if family.rotary and not family.head_size_key:  # hidden size / heads must stay the head size
+        heads = geometry.hidden // geometry.head_size
+    elif not family.head_size_key:
         heads = stock_heads(geometry.hidden, geometry.head_size, heads)
     auto = auto_class_of(type(student).__name__, getattr(config, FAMILY_KEY))
     stock = getattr(transformers, auto).from_config(_stock_config(student, heads))

@@ -44,7 +44,7 @@ class {model}({stock_model}):
     config_class = {config}
 
     def __init__(self, config, *args, **options):
-        with full_depth(config, FAMILY["layers_key"]):
+        with full_depth(config, FAMILY):
             super().__init__(config, *args, **options)
         shrink(self, config, FAMILY)
 '''

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from dynackd.data.model_labels import labels_of, model_labels
 from dynackd.errors import UserError, listed
-from dynackd.families.table import FAMILIES, family_of
+from dynackd.families.table import FAMILIES, family_of, name_from
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.kinds import kind_of
 
@@ -192,7 +192,7 @@ def load_model(
         setattr(config, key, value)
     model, info = _load(getattr(transformers, kind.auto_class), path, config)
     # from_pretrained re-initialises what it does not find, without an error.
-    missing = sorted(name for name in info["missing_keys"] if not (new_head and _is_head(name, config)))
+    missing = sorted(name for name in info["missing_keys"] if not (new_head and _is_head(name, model)))
     mismatched = sorted(key for key in info["mismatched_keys"] if not (new_head and key[0].startswith(kind.head)))
     for name, theirs, ours in mismatched:
         if name.startswith(kind.head) and ours[0] == config.num_labels != theirs[0]:
@@ -247,10 +247,10 @@ def reset_head(model: PreTrainedModel, kind: Kind) -> None:
     nn.init.zeros_(output.bias)
 
 
-def _is_head(name: str, config: PreTrainedConfig) -> bool:
-    family = family_of(config)
-    encoder = family.layers.rpartition(".")[0] or family.layers
-    return not any(f".{part}." in f".{name}" for part in (encoder, *family.embeddings))
+def _is_head(name: str, model: PreTrainedModel) -> bool:
+    """Whether a weight may be drawn anew for fine-tuning: one outside the encoder, or of its pooler."""
+    prefix = name_from(model, "")
+    return not name.startswith(prefix) or name.removeprefix(prefix).startswith("pooler.")
 
 
 # Counters that older libraries stored, and the pooler of a bare encoder, which not every classifier has.
@@ -306,8 +306,8 @@ def _told(path: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever the library makes of a foreign file
-        lines = str(error).split("\n\n")[0].splitlines() or [type(error).__name__]
-        reason = " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
+        lines = [line.strip() for line in str(error).split("\n\n")[0].splitlines()] or [type(error).__name__]
+        reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
         where = "directory" if os.path.isdir(path) else "name on the hub, and no such directory exists here"
         raise UserError(f"could not load the {what} of {path!r} ({where}): {reason}") from error
     finally:
