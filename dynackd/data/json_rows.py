@@ -1,4 +1,4 @@
-"""JSON lines, JSON files of one list of objects, and pandas' other layouts where they are not too large."""
+"""JSON lines, JSON files of one list of objects, and pandas' other layouts and SQuAD's where they are not too large."""
 
 import json
 import re
@@ -140,18 +140,19 @@ def _whole_object(path: Path, file: TextIO, first: str) -> dict[str, Any] | None
         if any(line.strip() for line in iter(lambda: file.readline(CHUNK), "")):
             return None
     except (ValueError, RecursionError):
-        if path.stat().st_size > WHOLE_LIMIT_MB * 2**20:
-            return None
         file.seek(0)
+        text = file.read(WHOLE_LIMIT_MB * 2**20 + 1)
+        if len(text) > WHOLE_LIMIT_MB * 2**20:
+            return None
         try:
-            content = _DECODER.decode(file.read())
+            content = _DECODER.decode(text)
         except (ValueError, RecursionError):
             return None
     return content if isinstance(content, dict) else None
 
 
 def _rows_of_layout(content: Mapping[str, Any], wanted: Sequence[str]) -> Iterator[Any] | None:
-    """The rows, if the object is one of pandas' layouts; None for an object that is a row itself."""
+    """The rows, if the object is one of `LAYOUTS`; None for an object that is a row itself."""
     for fits, rows in LAYOUTS.values():
         if fits(content, wanted):
             return rows(content)
@@ -176,6 +177,26 @@ def _is_table(content: Mapping[str, Any], wanted: Sequence[str]) -> bool:
     return "schema" in content and isinstance(content.get("data"), list)
 
 
+def _is_squad(content: Mapping[str, Any], wanted: Sequence[str]) -> bool:
+    articles = _mappings(content.get("data"))
+    paragraphs = [_mappings(article.get("paragraphs")) for article in articles or []]
+    inner = [_mappings(paragraph.get("qas")) for some in paragraphs for paragraph in some or []]
+    return bool(articles) and all(some is not None for some in (*paragraphs, *inner))
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]] | None:
+    """A list of objects; None for anything else."""
+    return value if isinstance(value, list) and all(isinstance(one, dict) for one in value) else None
+
+
+def _questions(content: Mapping[str, Any]) -> Iterator[Any]:
+    """A row for each question, with the `context` of its paragraph and the `title` of its article."""
+    for article in content["data"]:
+        for paragraph in article["paragraphs"]:
+            above = {"title": article.get("title"), "context": paragraph.get("context")}
+            yield from ({**above, **question} for question in paragraph["qas"])
+
+
 def _by_row(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Columns of {row: value}; a row that one of them lacks has None there."""
     columns = {name: column for name, column in columns.items() if isinstance(column, dict)}
@@ -192,11 +213,12 @@ def _from_lists(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     return _row_dicts(list(lists), zip_longest(*lists.values()))
 
 
-# The values of to_json's `orient`, and what `Dataset.to_dict` gives: how each is recognised, and its rows.
+# The values of to_json's `orient`, what `Dataset.to_dict` gives, and SQuAD's: how each is recognised, and its rows.
 LAYOUTS: dict[str, tuple[Callable[..., bool], Callable[[Mapping[str, Any]], Iterator[Any]]]] = {
     "split": (_is_split, lambda content: _row_dicts(content["columns"], content["data"])),
     "table": (_is_table, lambda content: iter(content["data"])),
     "columns": (_all_are(dict), _by_row),
     "lists": (_all_are(list), _from_lists),
+    "squad": (_is_squad, _questions),
     "index": (_holds_rows, lambda content: iter(content.values())),
 }

@@ -1,6 +1,7 @@
 """Reading rows out of files and of data sets on the hub. A file format is one function and one line in `READERS`."""
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from dynackd.errors import UserError, first_line
 from dynackd.system.places import at_home
 
 ROWS_AT_ONCE = 256
+PACKED = (".json", ".jsonl")  # that are read as .gz too
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
 Reader = Callable[[Path, Sequence[str]], Table]
@@ -83,10 +85,16 @@ def _table(where: str, batches: Iterable[Any], features: Mapping[str, Any], want
     return Table(where, rows, class_names)
 
 
+def kind_of_file(path: Path) -> str:
+    """By what it is found in `READERS`: how its name ends, `.json` of a `.json.gz`."""
+    packed = path.suffix.lower() == ".gz" and Path(path.stem).suffix.lower() in PACKED
+    return Path(path.stem if packed else path).suffix.lower()
+
+
 def read_file(name: str, wanted: Sequence[str]) -> Table:
     """Raises UserError when the file is missing or of no known kind; its rows raise one where it is damaged."""
     path = Path(at_home(name))
-    suffix = path.suffix.lower()
+    suffix = kind_of_file(path)
     if suffix not in READERS:
         hint = "; save it as csv (UTF-8)" if suffix in SPREADSHEETS else ""
         raise UserError(f"{path}: unknown kind of file '{path.suffix}'; known: {', '.join(READERS)}{hint}")
@@ -106,7 +114,7 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except UnicodeError as error:
         raise UserError(undecodable(path)) from error
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: damaged, or no {path.suffix[1:]} file ({first_line(error)})") from error
 
 

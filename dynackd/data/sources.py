@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from dynackd.data.readers import READERS
+from dynackd.data.readers import READERS, kind_of_file
 from dynackd.errors import UserError, nearest
 from dynackd.system.settings import Number, Whole, checked, section
 
@@ -87,4 +87,4 @@ def resolve_source(value: str | Mapping[str, Any] | None, hub: Place | None = No
 
 
 def _is_file(name: str) -> bool:
-    return Path(name).suffix.lower() in READERS
+    return kind_of_file(Path(name)) in READERS

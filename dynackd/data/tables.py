@@ -1,9 +1,11 @@
 """What every reader gives, a table whose rows pass by once, and how a text file is opened."""
 
+import gzip
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import IO, Any, Final, TextIO, cast
 
 from dynackd.errors import UserError, listed, nearest
 
@@ -61,9 +63,14 @@ def field_names(row: Mapping[str, Any]) -> list[str]:
     return names
 
 
+def open_bytes(path: Path) -> IO[bytes]:
+    """The file's content, that of a .gz file unpacked."""
+    return cast(IO[bytes], gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
 def encoding_of(path: Path) -> str:
     """The encoding that a text file's byte order mark names, else UTF-8. 8-bit encodings are never guessed."""
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         start = file.read(4)
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if start.startswith(mark):
@@ -79,7 +86,8 @@ def encoding_of(path: Path) -> str:
 
 def open_text(path: Path) -> TextIO:
     """The file as text, line ends as they are."""
-    return path.open(encoding=encoding_of(path), newline="")
+    encoding = encoding_of(path)
+    return io.TextIOWrapper(open_bytes(path), encoding, newline="")
 
 
 def undecodable(path: Path) -> str:
@@ -87,7 +95,7 @@ def undecodable(path: Path) -> str:
     encoding = encoding_of(path)
     if not encoding.startswith("utf-8"):
         return f"{path}: the byte order mark says {encoding.upper()}, but the rest is not; the file is damaged"
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode("utf-8")
