@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from dynackd.students.loading import load_student
     from dynackd.subnet import FULL, Layer, Subnet, SubnetSpec
     from dynackd.supernet.network import Supernet, load_supernet
+    from dynackd.tasks.answering import answer
 
-__all__ = ["FULL", "Grid", "Layer", "Subnet", "SubnetSpec", "Supernet", "__version__", "load_student", "load_supernet"]
+__all__ = [
+    "FULL", "Grid", "Layer", "Subnet", "SubnetSpec", "Supernet", "__version__", "answer", "load_student", "load_supernet",
+]  # fmt: skip
 
 # The module of every name that is imported when it is asked for.
 _HOMES = {
@@ -29,6 +32,7 @@ _HOMES = {
     "Subnet": "dynackd.subnet",
     "SubnetSpec": "dynackd.subnet",
     "Supernet": "dynackd.supernet.network",
+    "answer": "dynackd.tasks.answering",
     "load_student": "dynackd.students.loading",
     "load_supernet": "dynackd.supernet.network",
 }

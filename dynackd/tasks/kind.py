@@ -78,6 +78,7 @@ class Kind(ABC):
     head: tuple[str, ...] = ("classifier",)  # how the path of its output layer begins
     outputs: tuple[Output, ...] = (Output("logits", ("batch", "labels")),)
     noun = "model"  # what it is called
+    row_noun, input_noun = "rows", "inputs"  # what its rows are called, and what these become where they become several
     # --- a recipe's `task`
     section: type[Settings] | None = None  # how it is written, for the JSON Schema, where that is no text and label
     task_keys: tuple[str, ...] = ("kind", "text", "label", "metrics", "labels", "check_teacher")

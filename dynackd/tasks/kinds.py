@@ -6,12 +6,14 @@ from typing import Any
 from dynackd.errors import UserError
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.kind import Kind
+from dynackd.tasks.question_answering import QUESTION_ANSWERING
 from dynackd.tasks.regression import REGRESSION
 from dynackd.tasks.token_classification import TOKEN_CLASSIFICATION
 
 KINDS: dict[str, Kind] = {
     "classification": CLASSIFICATION,
     "regression": REGRESSION,
+    "question_answering": QUESTION_ANSWERING,
     "token_classification": TOKEN_CLASSIFICATION,
 }
 

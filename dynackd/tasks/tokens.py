@@ -41,6 +41,19 @@ class TruncationReport:
 
 
 @dataclass(frozen=True)
+class WindowsReport:
+    """How many inputs of at most `max_length` tokens the rows of a split became; both are called as the kind says."""
+
+    split: str
+    rows: str
+    inputs: str
+    max_length: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} of the {self.split} rows became {self.inputs} of at most {self.max_length:,} tokens"
+
+
+@dataclass(frozen=True)
 class UnknownReport:
     """How much of a split the tokenizer does not know."""
 
@@ -56,8 +69,9 @@ MANY_UNKNOWN = 0.5  # share of the tokens from which on the user is told
 
 
 def tokenize(dataset: Dataset, task: Task, tokenizer: Any, max_length: int, split: str = "training",
-             max_positions: int | None = None) -> tuple[Dataset, TruncationReport | None]:
-    """The model's inputs, "labels" where rows have one, "length" (tokens); and a report when texts were cut, else None.
+             max_positions: int | None = None) -> tuple[Dataset, TruncationReport | WindowsReport | None]:
+    """The model's inputs, "labels" where rows have one, "length" (tokens); and a report when texts were cut or rows
+    became several inputs, else None.
 
     Pairs lose tokens of the longer text first. No padding here: the kind's collator pads each batch.
     max_positions: the tokens that the model itself takes (512 for RoBERTa, whose table has 514 rows); by default the
@@ -105,9 +119,11 @@ def _rows_at_once(dataset: Dataset) -> int:
 
 
 def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, max_length: int,
-                split: str) -> TruncationReport | None:
-    if len(tokens) != len(dataset):
-        return None  # what did not fit became more rows
+                split: str) -> TruncationReport | WindowsReport | None:
+    if len(tokens) != len(dataset):  # what did not fit became more rows
+        kind = task.kind
+        before, after = f"{len(dataset):,} {kind.row_noun}", f"{len(tokens):,} {kind.input_noun}"
+        return WindowsReport(split, before, after, max_length)
     full = np.flatnonzero(np.asarray(tokens["length"][:]) == max_length)
     cut, longest = 0, 0
     for batch in dataset.select(full).iter(_rows_at_once(dataset)):

@@ -1,0 +1,69 @@
+"""A model's answer to one question, for Python: transformers has no pipeline for that any more."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import log_softmax
+
+from dynackd.tasks.question_answering import ENDS, QUESTION_ANSWERING, STARTS, Collator, windows_of
+from dynackd.tasks.spans import MOST_TOKENS, OUTSIDE, best_spans
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer's `text`, which is `context[start:end]`, and how likely it is in its window, 0 to 1. Without an answer
+    the text is empty, and start and end are 0."""
+
+    text: str
+    start: int
+    end: int
+    probability: float
+
+
+@torch.no_grad()
+def answer(
+    model: Any,
+    tokenizer: Any,
+    question: str,
+    context: str,
+    *,
+    unanswerable: bool = False,
+    max_length: int | None = None,
+    stride: int | None = None,
+    max_answer_tokens: int = MOST_TOKENS,
+    batch_size: int = 16,
+) -> Answer:
+    """The span of a context, however long, that answers a question best.
+
+    model: a Hugging Face model for question answering. unanswerable: whether "no answer" is one, for models that have
+    learned it. max_length: tokens of the windows in which a long context is read, by default as many as the tokenizer
+    says; stride: those that windows share, by default a third. Raises UserError for a question that is too long.
+    """
+    length = max_length or tokenizer.model_max_length
+    windows = windows_of(tokenizer, [question.strip()], [context], length, stride)
+    names, collate = list(tokenizer.model_input_names), Collator(tokenizer)
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*(windows[name] for name in names), strict=True)]
+    logits: list[list[np.ndarray]] = []  # of each window, of its own length: starts, ends
+    for batch in (collate(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)):
+        inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        read = QUESTION_ANSWERING.read(model(**inputs), inputs, model.config)
+        arrays = zip(*(output.double().cpu().numpy() for output in read.values()), batch["attention_mask"], strict=True)
+        logits += [[own[mask.numpy() != 0] for own in (starts, ends)] for starts, ends, mask in arrays]
+    found = [best_spans(s[None], e[None], own[None] != OUTSIDE, max_answer_tokens)
+             for (s, e), own in zip(logits, windows[STARTS], strict=True)]
+    best = int(np.argmax([spans.score[0] for spans in found]))
+    least = int(np.argmin([spans.nothing[0] for spans in found]))
+    score = found[best].score[0]
+    if not np.isfinite(score) or (unanswerable and found[least].nothing[0] > score):
+        return Answer("", 0, 0, _probability(logits[least], 0, 0))
+    first, last = int(found[best].first[0]), int(found[best].last[0])
+    start, end = int(windows[STARTS][best][first]), int(windows[ENDS][best][last])
+    return Answer(context[start:end], start, end, _probability(logits[best], first, last))
+
+
+def _probability(logits: list[np.ndarray], first: int, last: int) -> float:
+    """Of a span of a window, both ends by themselves."""
+    start, end = (log_softmax(own) for own in logits)
+    return float(np.exp(start[first] + end[last]))

@@ -1,0 +1,358 @@
+"""Question answering: a row is a question and a context, and the answer a span of the context (SQuAD).
+
+A context that is too long is read in windows that overlap, each with the whole question; the answer of a question is
+the best span of all its windows. Where the answer does not lie in a window, that points to its first token; so does
+every window of a question without an answer (SQuAD 2.0), where `task.unanswerable` lets there be such.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field
+from scipy.special import log_softmax
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DataCollatorWithPadding
+
+from dynackd.data.model_labels import ModelLabels, placeholders
+from dynackd.data.rows import Column, Rows
+from dynackd.errors import UserError
+from dynackd.system.settings import Settings, Whole, checked
+from dynackd.tasks.answer_clients import ANSWER_CLIENTS
+from dynackd.tasks.kind import RESERVED_COLUMNS, Arrays, Kind, Labels, Output, Task, Tensors
+from dynackd.tasks.losses import cross_entropy, soft_cross_entropy, wide
+from dynackd.tasks.spans import (
+    MOST_TOKENS,
+    OUTSIDE,
+    Spans,
+    best_of,
+    best_spans,
+    best_windows,
+    least_nothing,
+    located,
+    padded,
+    tokens_of,
+)
+
+STARTS, ENDS = "character_starts", "character_ends"  # of a window's tokens in the context [tokens], OUTSIDE for others
+ROW = "of_row"  # of a window: the number of its question, from 0
+POSITIONS = ("start_positions", "end_positions")  # of a window: the tokens of the answer
+LENGTHS = "window_lengths"  # of the windows whose tokens were joined, once they are `flat`
+NOWHERE = -1e30  # a logit where there is no token: its probability is 0 to the last bit
+STRUCT = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int64()))])
+Name = Annotated[str, Field(min_length=1)]
+ONE = '{"text": "Paris", "answer_start": 23}'
+EXAMPLE = '{"text": ["Paris"], "answer_start": [23]}'
+
+
+class QuestionAnsweringTask(Settings):
+    """Questions about contexts."""
+
+    kind: Literal["question_answering"] = Field(description="The answer is a span of the context")
+    question: Name = Field(default="question", description="The column of the question")
+    context: Name = Field(default="context", description="The column of the text that it is about")
+    answers: Name | None = Field(
+        default="answers",
+        description="The column of the answers, each a text and where it begins; null where there are none to learn or "
+        "to be judged by",
+    )
+    stride: Whole | None = Field(
+        default=None, ge=0, description="Tokens that the windows of a long context share; a third of data.max_length"
+    )
+    unanswerable: bool = Field(default=False, description="Whether a question may have no answer, as in SQuAD 2.0")
+    max_answer_tokens: Whole = Field(default=MOST_TOKENS, ge=1, description="The longest answer that is considered")
+    metrics: str | list[Literal["f1", "exact_match"]] | None = Field(
+        default=None, description="What is measured, the main one first; by default f1, exact_match"
+    )
+
+
+@dataclass(frozen=True)
+class Questions(Task):
+    """`text_columns` are the question's and the context's, `label_column` is that of the answers, or empty."""
+
+    stride: int | None = None
+    unanswerable: bool = False
+    max_answer_tokens: int = MOST_TOKENS
+
+
+class Collator:
+    """Makes a batch of windows, filled up to the longest of them."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.inputs = DataCollatorWithPadding(tokenizer)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        ragged = [name for name in (STARTS, ENDS) if name in rows[0]]
+        batch: dict[str, Tensor] = dict(
+            self.inputs([{name: value for name, value in row.items() if name not in ragged} for row in rows])
+        )
+        for name in ragged:
+            batch[name] = pad_sequence([torch.as_tensor(row[name]) for row in rows], True, OUTSIDE)
+        return batch
+
+
+class QuestionAnswering(Kind):
+    """A row is a question with its context; inputs are windows, outputs `start_logits` and `end_logits` [windows,
+    length]."""
+
+    name = "question_answering"
+    auto_class = "AutoModelForQuestionAnswering"
+    head = ("qa_outputs",)
+    outputs = (Output("start_logits", ("batch", "length")), Output("end_logits", ("batch", "length")))
+    noun = "answerer of questions"
+    input_noun, row_noun = "windows", "questions"
+    section = QuestionAnsweringTask
+    task_keys = tuple(QuestionAnsweringTask.model_fields)
+    metrics = default_metrics = ("f1", "exact_match")
+    refused_training: Mapping[str, str] = {"label_smoothing_factor": "the places of a window are no classes"}
+    label_columns = (*POSITIONS, ROW, STARTS, ENDS)
+    # transformers' own loss lets padding share in the softmax, so that a window's loss depends on its batch.
+    stock_labels: tuple[str, ...] = ()
+    pipeline_tag = js_pipeline = "question-answering"
+    clients = ANSWER_CLIENTS
+
+    # ------------------------------------------------------------------------------------------- a recipe's `task`
+
+    def task(self, value: Mapping[str, Any]) -> Task:
+        written = checked(QuestionAnsweringTask, dict(value), "task")
+        texts = (written.question, written.context)
+        every = [name for name in (*texts, written.answers) if name is not None]
+        if len(set(every)) < len(every):
+            raise UserError(f"task: question, context and answers must be different columns, got {', '.join(every)}")
+        if clash := [column for column in every if column in (*RESERVED_COLUMNS, *self.label_columns)]:
+            raise UserError(f"task: rename the column '{clash[0]}'; dynackd makes a column of that name itself")
+        return Questions(
+            "custom", texts, written.answers or "", self, self.chosen_metrics(value),
+            stride=written.stride, unanswerable=written.unanswerable, max_answer_tokens=written.max_answer_tokens,
+        )  # fmt: skip
+
+    def can_finetune(self, task: Task) -> bool:
+        return bool(task.label_column)
+
+    # ---------------------------------------------------------------------------------------------------- the rows
+
+    def columns(self, task: Task) -> list[Column]:
+        """The answers are kept on disk with the texts: they are texts, too."""
+        question, context = task.text_columns
+        texts = [Column(question, "question", lambda value: str(value).strip()), Column(context)]
+        answers = Column(task.label_column, "list of answers", _read_answers, STRUCT, (dict, list))
+        return texts + ([answers] if task.label_column else [])
+
+    def labels(self, task: Task, raw: Mapping[str, Rows], model: ModelLabels | None) -> Labels:
+        if task.label_column:
+            for rows in raw.values():
+                _check_answers(rows, _questions(task))
+        return super().labels(task, raw, model)
+
+    # --------------------------------------------------------------------------------------------------- the model
+
+    def output_names(self, label_names: Sequence[str]) -> tuple[str, ...]:
+        """A start and an end, which transformers calls so."""
+        return placeholders(2)
+
+    def head_fits(self, source: str, before: ModelLabels, names: Sequence[str]) -> tuple[bool, str]:
+        return True, f"{source} has a head for answers already; its training goes on"
+
+    # ------------------------------------------------------------------------------------------------ rows as inputs
+
+    def features(self, task: Task, tokenizer: Any, batch: Mapping[str, list[Any]], max_length: int) -> dict[str, Any]:
+        about = _questions(task)
+        questions, contexts = (batch[name] for name in task.text_columns)
+        encoded = windows_of(tokenizer, questions, contexts, max_length, about.stride)
+        rows, starts, ends = encoded.pop(ROW), encoded.pop(STARTS), encoded.pop(ENDS)
+        if not task.label_column:
+            return encoded
+        places = [_place(context, answers) for context, answers in zip(contexts, batch[task.label_column], strict=True)]
+        found = [(place and tokens_of(place, *window)) or (0, 0)
+                 for place, *window in zip((places[row] for row in rows), starts, ends, strict=True)]
+        positions = dict(zip(POSITIONS, map(list, zip(*found, strict=True)), strict=True))
+        return {**encoded, **positions, ROW: [batch["row"][row] for row in rows], STARTS: starts, ENDS: ends}
+
+    def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+        return Collator(tokenizer)
+
+    # -------------------------------------------------------------------------------------------------- the outputs
+
+    def flat(self, arrays: Arrays, mask: np.ndarray) -> dict[str, np.ndarray]:
+        """Of what has a place for each token, the real ones, and of how many tokens each window is."""
+        flat = super().flat(arrays, mask)
+        return {**flat, LENGTHS: (mask != 0).sum(1)} if flat else flat
+
+    # ------------------------------------------------------------------------------------------------------ learning
+
+    def label_loss(self, outputs: Tensors, batch: Tensors) -> Tensor:
+        """The mean of the cross entropies of start and end, over the places of a window that are no padding."""
+        start, end = (real(outputs[output.name], batch["attention_mask"]) for output in self.outputs)
+        return (cross_entropy(start, batch[POSITIONS[0]]) + cross_entropy(end, batch[POSITIONS[1]])) / 2
+
+    def output_loss(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:
+        """The mean of the soft cross entropies of start and end, over the places that are no padding."""
+        mask, names = batch["attention_mask"], [output.name for output in self.outputs]
+        losses = [soft_cross_entropy(real(outputs[n], mask), real(teacher[n], mask), temperature) for n in names]
+        return torch.stack(losses).mean()
+
+    def importance_loss(self, model: Any, batch: Tensors) -> Tensor:
+        if set(POSITIONS) <= set(batch):
+            return super().importance_loss(model, batch)
+        outputs = self.read(model(**batch), batch, model.config)
+        masked = {name: real(output.detach(), batch["attention_mask"]) for name, output in outputs.items()}
+        return self.label_loss(outputs, {**batch, **self.own_labels(masked)})
+
+    def own_labels(self, outputs: Tensors) -> dict[str, Tensor]:
+        return dict(zip(POSITIONS, (outputs[output.name].argmax(-1) for output in self.outputs), strict=True))
+
+    # ------------------------------------------------------------------------------------------------------- judging
+
+    def answers(self, outputs: Arrays) -> np.ndarray:
+        """The likeliest start and end [windows, 2] of joined windows, each by itself, wherever they lie."""
+        matrices = (padded(outputs[output.name], outputs[LENGTHS], NOWHERE) for output in self.outputs)
+        return np.stack([matrix.argmax(-1) for matrix in matrices], -1)
+
+    def measure(self, task: Task, outputs: Arrays, labels: Arrays) -> dict[str, float]:
+        assert task.judged is not None, "answers are judged by their texts"
+        texts = self.texts(task, outputs, labels)
+        golds = [answers["text"] for answers in task.judged[task.label_column]]
+        found = {name: [best_of(name, texts[row], golds[row]) for row in texts] for name in task.metrics}
+        return {name: float(np.mean(values)) for name, values in found.items()}
+
+    def texts(self, task: Task, outputs: Arrays, labels: Arrays) -> dict[int, str]:
+        """What the outputs answer to each row of `task.judged`, by its number; "" where no answer is likelier."""
+        assert task.judged is not None
+        about, starts, ends = _questions(task), labels[STARTS], labels[ENDS]
+        spans = self._spans(outputs, labels, about.max_answer_tokens)
+        nothing = least_nothing(spans, labels[ROW]) if about.unanswerable else {}
+        offsets = np.cumsum(labels[LENGTHS]) - labels[LENGTHS]
+        windows, contexts = best_windows(spans, labels[ROW]), task.judged[task.text_columns[1]]
+        answered = {row: window for row, window in windows.items()
+                    if spans.score[window] >= nothing.get(row, -np.inf) and np.isfinite(spans.score[window])}
+        first, last = ({row: offsets[w] + tokens[w] for row, w in answered.items()} for tokens in
+                       (spans.first, spans.last))
+        return {row: contexts[row][starts[first[row]] : ends[last[row]]] if row in answered else "" for row in windows}
+
+    def _spans(self, outputs: Arrays, labels: Arrays, most: int) -> Spans:
+        lengths = outputs[LENGTHS]
+        start, end = (padded(outputs[output.name], lengths, NOWHERE) for output in self.outputs)
+        return best_spans(start, end, padded(labels[STARTS], labels[LENGTHS], OUTSIDE) >= 0, most)
+
+    def fidelity(self, outputs: Arrays, teacher: Arrays) -> dict[str, float]:
+        """`agreement`, the share of windows with the teacher's likeliest start and end, and `kl`, the mean over all
+        starts and ends of KL(teacher ‖ student) in nats."""
+        divergences = []
+        for output in self.outputs:
+            ours, theirs = (
+                log_softmax(padded(some[output.name].astype(np.float64), some[LENGTHS], NOWHERE), axis=-1)
+                for some in (outputs, teacher)
+            )
+            divergences.append((np.exp(theirs) * (theirs - ours)).sum(-1).mean())
+        same = self.same_answers(outputs, teacher)
+        return {"agreement": float(same.mean()), "kl": float(np.mean(divergences))}
+
+    def same_answers(self, ours: Arrays, theirs: Arrays) -> np.ndarray:
+        return (self.answers(ours) == self.answers(theirs)).all(-1)
+
+
+def _questions(task: Task) -> Questions:
+    assert isinstance(task, Questions)
+    return task
+
+
+def real(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits [windows, length] of which padding has no share in a softmax; in float32 or better."""
+    return wide(logits).masked_fill(mask == 0, NOWHERE)
+
+
+# --- reading answers -------------------------------------------------------------------------------------------------
+
+
+def _read_answers(value: Any) -> dict[str, list[Any]]:
+    """Answers as texts and starts, from an object of two lists or a list of objects. ValueError says what is wrong."""
+    if isinstance(value, list):
+        if not all(isinstance(one, Mapping) for one in value):
+            raise ValueError(f"expected objects such as {ONE}, got {_beginning(value)}")
+        value = {key: [one.get(key) for one in value] for key in ("text", "answer_start")}
+    texts, starts = value.get("text"), value.get("answer_start")
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        raise ValueError(f"expected as many texts as starts, such as {EXAMPLE}, got {_beginning(value)}")
+    for text, start in zip(texts, starts, strict=True):
+        if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
+            raise ValueError(f"expected texts and whole numbers, such as {EXAMPLE}, got "
+                             f"{_beginning(text)} and {_beginning(start)}")
+        text.encode()
+    return {"text": texts, "answer_start": starts}
+
+
+def _beginning(value: Any) -> str:
+    """A value as Python writes it, the beginning of a long one."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _check_answers(rows: Rows, task: Questions) -> None:
+    """Refuse (UserError) answers that do not stand where they say, and questions without any."""
+    known = rows.texts if rows.index is None else rows.texts.select(rows.index)
+    for place, (context, answers) in enumerate(_pairs(known, task)):
+        where = f"{rows.where}, data row {rows.number(place)}, column '{task.label_column}'"
+        if not answers["text"] and not task.unanswerable:
+            raise UserError(f"{where}: the question has no answer; where that may be, say task.unanswerable: true")
+        for text, start in zip(answers["text"], answers["answer_start"], strict=True):
+            if located(context, text, start) is None:
+                there = context[max(start, 0) : max(start, 0) + len(text)]
+                raise UserError(f"{where}: the answer {_beginning(text)} is not at character {start:,} of the context, "
+                                f"where {_beginning(there)} stands; characters are counted from 0")
+
+
+def _pairs(rows: Any, task: Task) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each row's context and answers."""
+    for batch in rows.iter(1000):
+        yield from zip(batch[task.text_columns[1]], batch[task.label_column], strict=True)
+
+
+def _place(context: str, answers: Mapping[str, Sequence[Any]]) -> tuple[int, int] | None:
+    """The characters of the first answer, which is learned."""
+    every = zip(answers["text"], answers["answer_start"], strict=True)
+    return next((located(context, text, start) for text, start in every), None)
+
+
+# --- windows ---------------------------------------------------------------------------------------------------------
+
+
+def windows_of(
+    tokenizer: Any, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int | None = None
+) -> dict[str, Any]:
+    """The model's inputs of some questions in windows of at most `max_length` tokens, and of each window ROW, the
+    place of its question, STARTS and ENDS. stride: the tokens that windows share, by default a third of them.
+
+    Raises UserError for a question that leaves no room for a context.
+    """
+    shared = max_length // 3 if stride is None else stride
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    asked = tokenizer(questions, add_special_tokens=False, verbose=False)["input_ids"]
+    for question, ids in zip(questions, asked, strict=True):
+        room = max_length - special - len(ids)
+        if room <= shared:
+            raise UserError(f"the question {_beginning(question)} takes {len(ids):,} tokens, which leaves "
+                            f"{max(room, 0):,} of the {max_length:,} of a window to its context, no more than the "
+                            f"{shared:,} that windows share; raise data.max_length or lower task.stride")
+    encoded = tokenizer(
+        questions, contexts, truncation="only_second", max_length=max_length, stride=shared,
+        return_overflowing_tokens=True, return_offsets_mapping=True,
+    )  # fmt: skip
+    rows = encoded["overflow_to_sample_mapping"]
+    places = [_characters(encoded.sequence_ids(i), offsets) for i, offsets in enumerate(encoded["offset_mapping"])]
+    inputs = {name: encoded[name] for name in tokenizer.model_input_names}
+    starts, ends = ([place[:, side] for place in places] for side in (0, 1))
+    return {**inputs, ROW: [int(row) for row in rows], STARTS: starts, ENDS: ends}
+
+
+def _characters(sequences: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    """(start, end) in the context of each token of a window [tokens, 2]."""
+    places = np.array(offsets, np.int32).reshape(-1, 2)
+    context = np.array([sequence == 1 for sequence in sequences]) & (places[:, 0] < places[:, 1])
+    return np.where(context[:, None], places, OUTSIDE)
+
+
+QUESTION_ANSWERING = QuestionAnswering()
