@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from dynackd.tasks.answering import answer
 
 __all__ = [
-    "FULL", "Grid", "Layer", "Subnet", "SubnetSpec", "Supernet", "__version__", "answer", "load_student", "load_supernet",
+    "FULL", "Grid", "Layer", "Subnet", "SubnetSpec", "Supernet",
+    "__version__", "answer", "load_student", "load_supernet",
 ]  # fmt: skip
 
 # The module of every name that is imported when it is asked for.

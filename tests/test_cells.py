@@ -65,11 +65,19 @@ def tagged_words(rng):
     return {"tokens": some, "tags": ["B-X" if word in GOOD else "I-X" if word in BAD else "O" for word in some]}
 
 
+def a_question(rng):
+    context = words(rng, 30)
+    answer = rng.choice(context)
+    answers = {"text": [answer], "answer_start": [" ".join(context).index(answer)]}
+    return {"question": "is it fine", "context": " ".join(context), "answers": answers}
+
+
 # kind -> a recipe's `task`, and a row of its data
 ROWS = {
     "classification": ({"text": "text", "label": "label"}, a_class),
     "regression": ({"text": "text", "label": "label"}, a_number),
     "token_classification": ({"words": "tokens", "tags": "tags"}, tagged_words),
+    "question_answering": ({}, a_question),
 }
 
 
