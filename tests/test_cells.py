@@ -72,12 +72,17 @@ def a_question(rng):
     return {"question": "is it fine", "context": " ".join(context), "answers": answers}
 
 
+def some_labels(rng):
+    return {"text": text(rng), "labels": rng.sample(["a", "b", "c"], rng.randrange(4))}
+
+
 # kind -> a recipe's `task`, and a row of its data
 ROWS = {
     "classification": ({"text": "text", "label": "label"}, a_class),
     "regression": ({"text": "text", "label": "label"}, a_number),
     "token_classification": ({"words": "tokens", "tags": "tags"}, tagged_words),
     "question_answering": ({}, a_question),
+    "multi_label": ({"text": "text", "label": "labels"}, some_labels),
 }
 
 

@@ -30,13 +30,15 @@ def label_key(value: Any) -> str:
 @dataclass(frozen=True)
 class Column:
     """A column that is read. what: what each of its values is, in messages. read: a value as it is kept; a ValueError
-    says what is wrong with one. kept: as what it is kept on disk. takes: the types that a value may be of."""
+    says what is wrong with one. kept: as what it is kept on disk. takes: the types that a value may be of. may_lack:
+    whether a row may be without a value, of which `read` then makes something."""
 
     name: str
     what: str = "text"
     read: Callable[[Any], Any] = str
     kept: pa.DataType = field(default_factory=pa.string)
     takes: tuple[type, ...] = (str, int, float)
+    may_lack: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,8 @@ class _Faults:
     def _usable(self, value: Any, column: Column, row: int) -> bool:
         what = column.what
         if value is None or value != value or (what != "text" and isinstance(value, str) and not value.strip()):
+            if column.may_lack:
+                return True
             first, count = self.missing.get(column.name, (row, 0))
             self.missing[column.name] = (first, count + 1)
         elif isinstance(value, dict) and dict not in column.takes:

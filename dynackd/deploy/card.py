@@ -245,7 +245,7 @@ import {{ AutoConfig, pipeline }} from '@huggingface/transformers';
 const config = await AutoConfig.from_pretrained('{about["name"]}');
 config.model_type = '{about["family"]}'; // the name under which transformers.js knows the architecture
 const run = await pipeline('{pipeline}', '{about["name"]}', {{ config, dtype: 'fp32' }});
-console.log(await run('{_kind(about).example}'));
+console.log(await run('{_kind(about).example}'{_kind(about).js_options}));
 ```
 
 `dtype` is one of {written}."""

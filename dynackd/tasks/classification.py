@@ -50,9 +50,9 @@ class Classification(Kind):
     def strata(self, labels: np.ndarray) -> np.ndarray:
         return np.unique(labels, return_inverse=True)[1]
 
-    def written(self, label: int, names: LabelMap | None) -> str:
+    def written(self, task: Task, label: int, names: LabelMap | None) -> dict[str, Any]:
         assert names is not None
-        return names.written[label]
+        return {task.label_column: names.written[label]}
 
     def check_model(self, task: Task, model: ModelLabels | None) -> None:
         super().check_model(task, model)

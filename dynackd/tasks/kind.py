@@ -24,7 +24,6 @@ from dynackd.errors import UserError, listed, names_of, one_of, refuse_unknown_k
 from dynackd.system.settings import Settings
 from dynackd.tasks.doubts import Doubt
 
-MULTI_LABEL = "multi_label_classification"
 RESERVED_COLUMNS = ("label", "labels", "length", "row")  # the names that our own columns take
 OWN_TASK = "a task of your own"
 
@@ -98,6 +97,7 @@ class Kind(ABC):
     pipeline: str | None = None  # of transformers, that runs it
     pipeline_options = ""  # what else is to be said to it, as in `, top_k=None`
     js_pipeline: str | None = None  # of transformers.js
+    js_options = ""  # what else a call of it is given, as in `, { top_k: null }`
     reading = Reading()  # of the plain arrays that a runtime gives
     clients: Mapping[str, Callable[[Mapping[str, Any]], str]] = {}  # title -> snippet, beside or instead of the usual
 
@@ -150,6 +150,10 @@ class Kind(ABC):
         """The column of a row's label, if rows have one."""
         return None
 
+    def gathered(self, task: "Task", rows: Rows) -> Rows:
+        """The rows of a split as they are used: a row that stands in several lines or columns of a file made one."""
+        return rows
+
     def labels(self, task: "Task", raw: Mapping[str, Rows], model: ModelLabels | None) -> Labels:
         """The rows' labels as numbers, the training rows' first; model: the outputs of a trained model, None for a
         head still to be made. Raises UserError for labels that do not fit."""
@@ -159,9 +163,9 @@ class Kind(ABC):
         """A number for each row; rows of like number are held out for validation in equal shares."""
         return np.zeros(len(labels))
 
-    def written(self, label: Any, names: LabelMap | None) -> Any:
-        """A row's label as its data write it."""
-        return label
+    def written(self, task: "Task", label: Any, names: LabelMap | None) -> dict[str, Any]:
+        """A row's label as its data write it, by column."""
+        return {task.label_column: label}
 
     # --------------------------------------------------------------------------------------------------- the model
 
@@ -178,12 +182,9 @@ class Kind(ABC):
         """Refuse (UserError) a trained model whose outputs are of another kind; None: the head is still to be made."""
         if model is None:
             return
-        of_task = f"task '{task.name}' is a {self.name}"
-        if model.problem_type == MULTI_LABEL != self.problem_type:
-            raise UserError(f"{of_task} with one label a row, but the model is a multi-label one (its problem_type is "
-                            f"{MULTI_LABEL}), which dynackd does not train yet")
         if model.problem_type not in (None, self.problem_type):
-            raise UserError(f"{of_task}, but the model's problem_type is {model.problem_type}")
+            raise UserError(f"task '{task.name}' is a {self.name}, but the model's problem_type is "
+                            f"{model.problem_type}")
 
     def made(self, architecture: str, config: Any) -> bool:
         """Whether a model of this class name ("BertForSequenceClassification") and config is of this kind."""

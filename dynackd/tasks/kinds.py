@@ -6,6 +6,7 @@ from typing import Any
 from dynackd.errors import UserError
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.kind import Kind
+from dynackd.tasks.multi_label import MULTI_LABEL
 from dynackd.tasks.question_answering import QUESTION_ANSWERING
 from dynackd.tasks.regression import REGRESSION
 from dynackd.tasks.token_classification import TOKEN_CLASSIFICATION
@@ -15,6 +16,7 @@ KINDS: dict[str, Kind] = {
     "regression": REGRESSION,
     "question_answering": QUESTION_ANSWERING,
     "token_classification": TOKEN_CLASSIFICATION,
+    "multi_label": MULTI_LABEL,
 }
 
 KIND_KEY = "dynackd_kind"  # of a config: the kind of task that dynackd trained the model for

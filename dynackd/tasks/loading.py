@@ -90,7 +90,7 @@ def _read_split(task: Task, source: DataSource, key: str, named: str | None, def
         hint = ", or validation_share: 0.1 to cut it off the training rows" if key == "validation" else ""
         raise UserError(f"data.{key} is missing: give the path of a file{hint}")
     table = read_hub(source.hub, named or default, wanted) if source.hub else read_file(named or "", wanted)
-    return checked_rows(table, columns, label)
+    return task.kind.gathered(task, checked_rows(table, columns, label))
 
 
 def _cut_off_validation(task: Task, rows: Rows, share: float, seed: int) -> dict[str, Rows]:

@@ -29,3 +29,18 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
     """
     soft = (wide(teacher) / temperature).softmax(-1) * (wide(student) / temperature).log_softmax(-1)
     return -(temperature**2) * soft.sum(-1).mean()
+
+
+def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of sigmoid(logits) [rows, labels] with 0 and 1 of the same shape: a mean over rows and labels."""
+    logits = wide(logits)
+    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+
+def soft_binary_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """−T²·[p·log σ(student / T) + (1 − p)·log σ(−student / T)] with p = σ(teacher / T): a mean over rows and labels.
+
+    As `soft_cross_entropy`, for labels that do not exclude one another: T² and a least value above 0.
+    """
+    logits, soft = wide(student) / temperature, (wide(teacher) / temperature).sigmoid()
+    return temperature**2 * F.binary_cross_entropy_with_logits(logits, soft.to(logits.dtype))

@@ -149,10 +149,6 @@ for word, special, scores in zip(encoded.tokens, encoded.special_tokens_mask, ou
         counts = Counter(chain.from_iterable(map(set, labels)))
         return np.unique([min(row, key=lambda tag: (counts[tag], tag)) for row in labels], return_inverse=True)[1]
 
-    def written(self, label: Sequence[int], names: LabelMap | None) -> list[str]:
-        assert names is not None
-        return [names.written[tag] for tag in label]
-
     def check_model(self, task: Task, model: ModelLabels | None) -> None:
         super().check_model(task, model)
         if task.labels:

@@ -209,8 +209,8 @@ def _write(file: Path, data: TaskData, rows: Sequence[Labelled]) -> None:
     """JSON lines, which hold any text; labels as the original data write them, so that files can be mixed."""
     with file.open("w", encoding="utf-8") as out:
         for texts, label in rows:
-            row = dict(zip(data.task.text_columns, texts, strict=True))
-            row[data.task.label_column] = data.task.kind.written(label, data.labels)
+            row: dict[str, Any] = dict(zip(data.task.text_columns, texts, strict=True))
+            row |= data.task.kind.written(data.task, label, data.labels)
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

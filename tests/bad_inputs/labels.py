@@ -41,8 +41,59 @@ def rows_of_their_own(directory: Path) -> None:
     (directory / "train.tsv").write_text("sentence\tlabel\na\ta\nb\tb\nc\tc\nd\td\n")
 
 
+def texts_of_labels(directory: Path) -> None:
+    (directory / "train.tsv").write_text("sentence\tlabel\nx\ta|b\ny\ta||b\n")
+
+
+def columns_of_labels(directory: Path) -> None:
+    (directory / "train.tsv").write_text("sentence\tlabel\tother\nx\t0\t1\ny\t1\tyes\n")
+
+
 WORDS = ("neg", "pos")
+MULTI = "finetune {d}/fresh.yaml --set task.kind=multi_label"
 CASES = [
+    Bad(
+        "a classifier for several labels",
+        WIDTH + " --set task.kind=multi_label",
+        "task 'custom' is a multi_label, but the model's problem_type is single_label_classification",
+    ),
+    Bad(
+        "texts of labels without what stands between them",
+        MULTI,
+        "{d}/train.tsv, data row 1, column 'label': expected a list of labels, got the text 'a|b'; say in "
+        "task.separator what stands between its labels",
+        texts_of_labels,
+    ),
+    Bad(
+        "nothing between two separators",
+        MULTI + " --set task.separator='|'",
+        "{d}/train.tsv, data row 2, column 'label': expected names of labels, but one of 'a||b' is ''",
+        texts_of_labels,
+    ),
+    Bad(
+        "one column for several labels",
+        MULTI + " --set task.label=[label]",
+        "{d}/fresh.yaml: task.label: expected the column of the labels, or two or more different columns of 0 and 1, "
+        "got ['label']",
+    ),
+    Bad(
+        "a column of a label with words in it",
+        MULTI + " --set task.label=[label,other]",
+        "{d}/train.tsv, data row 2, column 'other': expected 0 or 1, got 'yes'",
+        columns_of_labels,
+    ),
+    Bad(
+        "a separator for columns of 0 and 1",
+        MULTI + " --set task.label=[label,other] --set task.separator='|'",
+        "{d}/fresh.yaml: task.separator: columns of 0 and 1 have none; remove it",
+    ),
+    Bad(
+        "labels of several labels smoothed",
+        MULTI + " --set training.label_smoothing_factor=0.1",
+        "{d}/fresh.yaml: training.label_smoothing_factor is not possible for a multi_label: "
+        "it smooths one label a row; "
+        "remove it",
+    ),
     Bad(
         "words for the labels, and a teacher that does not name its outputs",
         WIDTH,
@@ -92,15 +143,13 @@ CASES = [
     Bad(
         "a multi-label teacher",
         WIDTH + " --set importance.score=magnitude",
-        f"{OWN} with one label a row, but the model is a multi-label one (its problem_type is "
-        "multi_label_classification), which dynackd does not train yet",
+        f"{OWN}, but the model's problem_type is multi_label_classification",
         named(problem_type="multi_label_classification"),
     ),
     Bad(
         "a multi-label teacher, to label new rows",
         "augment {d}/fresh.yaml --set teacher={d}/run/teacher",
-        f"{OWN} with one label a row, but the model is a multi-label one (its problem_type is "
-        "multi_label_classification), which dynackd does not train yet",
+        f"{OWN}, but the model's problem_type is multi_label_classification",
         named(problem_type="multi_label_classification"),
     ),
     Bad(
