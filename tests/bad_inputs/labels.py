@@ -89,10 +89,9 @@ CASES = [
     ),
     Bad(
         "labels of several labels smoothed",
-        MULTI + " --set training.label_smoothing_factor=0.1",
-        "{d}/fresh.yaml: training.label_smoothing_factor is not possible for a multi_label: "
-        "it smooths one label a row; "
-        "remove it",
+        MULTI + " --set stages.finetune.training.label_smoothing_factor=0.1",
+        "{d}/fresh.yaml: stages.finetune.training.label_smoothing_factor is not possible for a multi_label: it smooths "
+        "one label a row; remove it",
     ),
     Bad(
         "words for the labels, and a teacher that does not name its outputs",
