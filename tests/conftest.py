@@ -16,8 +16,12 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    EuroBertConfig,
+    GteConfig,
+    JinaEmbeddingsV3Config,
     ModernBertConfig,
     MPNetConfig,
+    NomicBertConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
 )
@@ -55,6 +59,14 @@ CONFIGS = {
         **SIZES, **k, local_attention=4, attention_bias=True, mlp_bias=True, norm_bias=True, classifier_bias=True,
         cls_token_id=2, sep_token_id=3,
     ),
+    # Two query heads share a key and a value: 4 groups of two heads of 4.
+    "eurobert": lambda **k: EuroBertConfig(
+        **SIZES | {"num_attention_heads": 8, "num_key_value_heads": 4}, **k, attention_bias=True, mlp_bias=True,
+        mask_token_id=1,
+    ),
+    "gte": lambda **k: GteConfig(**SIZES, type_vocab_size=2, **k),
+    "nomic_bert": lambda **k: NomicBertConfig(**SIZES, **k),
+    "jina_embeddings_v3": lambda **k: JinaEmbeddingsV3Config(**SIZES, **k),
     "mpnet": lambda **k: MPNetConfig(**SIZES, **k),
     "distilbert": lambda **k: DistilBertConfig(n_layers=4, n_heads=4, hidden_dim=40, dim=32, **k),
 }
@@ -68,8 +80,13 @@ PATHS = dict.fromkeys(
     "distilbert": ("attention.q_lin", "attention.out_lin", ("ffn.lin1",), "ffn.lin2"),
     "deberta-v2": ("attention.self.query_proj", "attention.output.dense", ("intermediate.dense",), "output.dense"),
     "modernbert": ("attn.Wqkv", "attn.Wo", ("mlp.Wi",), "mlp.Wo"),
+    "jina_embeddings_v3": ("self_attn.q_proj", "self_attn.o_proj", ("mlp.fc1",), "mlp.fc2"),
     "mpnet": ("attention.attn.q", "attention.attn.o", ("intermediate.dense",), "output.dense"),
 }
+PATHS |= dict.fromkeys(
+    ("eurobert", "gte", "nomic_bert"),
+    ("self_attn.q_proj", "self_attn.o_proj", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
+)
 # How many blocks stand one below the other in it, where there are several.
 PARTS = {"attn.Wqkv": 3, "mlp.Wi": 2}
 

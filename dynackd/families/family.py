@@ -61,11 +61,12 @@ class Family:
     the biases that all layers read. embeddings: what makes the first hidden state, one after the other, as far as a
     model has it; embedding_inputs: its arguments that are called otherwise than in a batch, each with the batch's
     name. first_layer_only: modules, from the base model, that the encoder runs behind the first layer that it has.
-    layer_keys: lists in a config with an entry for each layer. head_size_key: where a config says the head size, else
-    it is hidden size / heads; head_size_copies: where it may repeat that quotient. rotary: positions turn pairs of the
-    numbers of a head, so that heads cannot be padded to another size. positions_follow_padding: positions start behind
-    the number of the padding token, so that no token can use the position embeddings up to there; reserved_positions:
-    so many at the start are never used.
+    layer_keys: lists in a config with an entry for each layer. query_heads_key: where a config counts query heads, of
+    which several may share a key and a value; `heads_key` then counts these, and a head is such a group. head_size_key:
+    where a config may say the head size, else it is hidden size / heads; head_size_copies: where it may repeat that
+    quotient. rotary: positions turn pairs of the numbers of a head, so that heads cannot be padded to another size.
+    positions_follow_padding: positions start behind the number of the padding token, so that no token can use the
+    position embeddings up to there; reserved_positions: so many at the start are never used.
     """
 
     layers: str
@@ -84,6 +85,7 @@ class Family:
     neurons_key: str = "intermediate_size"
     hidden_key: str = "hidden_size"
     layer_keys: tuple[str, ...] = ()
+    query_heads_key: str | None = None
     head_size_key: str | None = None
     head_size_copies: tuple[str, ...] = ()
     rotary: bool = False
@@ -94,8 +96,12 @@ class Family:
         """The sizes that a config names."""
         keys = (self.layers_key, self.heads_key, self.neurons_key, self.hidden_key)
         layers, heads, neurons, hidden = (getattr(config, key) for key in keys)
-        head_size = getattr(config, self.head_size_key) if self.head_size_key else hidden // heads
-        return Geometry(layers, heads, head_size, neurons, hidden)
+        head_size = getattr(config, self.head_size_key, None) if self.head_size_key else None
+        return Geometry(layers, heads, head_size or hidden // heads, neurons, hidden)
+
+    def queries(self, config: PreTrainedConfig) -> int:
+        """How many query heads share a key and a value."""
+        return getattr(config, self.query_heads_key) // getattr(config, self.heads_key) if self.query_heads_key else 1
 
 
 class Part(NamedTuple):
@@ -140,10 +146,13 @@ class Slice(NamedTuple):
 
 def slices(module: nn.Module, layer: Layer, family: Family, geometry: Geometry) -> Iterator[Slice]:
     """Every sliced tensor of a Transformer layer `module` of this `geometry`, with what `layer` keeps of it."""
-    units = {HEAD: (geometry.heads, geometry.head_size, layer.heads), NEURON: (geometry.neurons, 1, layer.neurons)}
+    units = {HEAD: (geometry.heads, layer.heads), NEURON: (geometry.neurons, layer.neurons)}
     for linear in linears_of(module, family):
         weights: Any = module.get_submodule(linear.path)
-        part = Part(linear.dim, linear.unit, linear.parts, *units[linear.unit])
+        total, kept = units[linear.unit]
+        # Where several query heads share a key and a value, a head has more rows of the one than of the other.
+        size = weights.weight.shape[linear.dim] // (linear.parts * total)
+        part = Part(linear.dim, linear.unit, linear.parts, total, size, kept)
         yield Slice(linear.path, "weight", weights.weight, part)
         if linear.dim == 0 and weights.bias is not None:
             yield Slice(linear.path, "bias", weights.bias, part)

@@ -9,7 +9,10 @@ from dynackd.families.bert import BERT
 from dynackd.families.deberta_v2 import DEBERTA_V2
 from dynackd.families.distilbert import DISTILBERT
 from dynackd.families.electra import ELECTRA
+from dynackd.families.eurobert import EUROBERT
 from dynackd.families.family import Family
+from dynackd.families.gte import GTE
+from dynackd.families.jina_embeddings_v3 import JINA_EMBEDDINGS_V3
 from dynackd.families.modernbert import MODERNBERT
 from dynackd.families.mpnet import MPNET
 from dynackd.families.roberta import ROBERTA
@@ -26,8 +29,12 @@ FAMILIES: dict[str, Family] = {
     "deberta-v2": DEBERTA_V2,
     "distilbert": DISTILBERT,
     "electra": ELECTRA,
+    "eurobert": EUROBERT,
+    "gte": GTE,
+    "jina_embeddings_v3": JINA_EMBEDDINGS_V3,
     "modernbert": MODERNBERT,
     "mpnet": MPNET,
+    "nomic_bert": GTE,
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
 }

@@ -17,7 +17,8 @@ from dynackd.tasks.kinds import KINDS
 
 
 def auto_classes() -> list[str]:
-    """transformers' Auto classes for which students are registered: those of the kinds, and what users may want."""
+    """transformers' Auto classes for which students are registered, as far as an architecture has them: those of the
+    kinds, and what users may want."""
     common = ("AutoModelForTokenClassification", "AutoModelForQuestionAnswering", "AutoModel")
     return list(dict.fromkeys([*(kind.auto_class for kind in KINDS.values()), *common]))
 
@@ -87,4 +88,5 @@ def auto_class_of(model_class_name: str, name: str) -> str:
 def register(name: str) -> None:
     """Make the students of an architecture known to transformers' Auto classes."""
     for auto in auto_classes():
-        model_class(name, auto)
+        if CONFIG_MAPPING[name] in getattr(transformers, auto)._model_mapping:
+            model_class(name, auto)

@@ -3,7 +3,7 @@
 Stock models know one number of heads for all layers, and split the hidden size among them. Heads are therefore padded
 with zeros up to hidden size / heads, and layers that have fewer heads or neurons than others get ones of zeros:
 exactly the same function. Query, key, value and output are then as large as the teacher's; the neurons and the layers
-that were cut away stay away.
+that were cut away stay away. Where the config can say the head size, heads need not be padded.
 """
 
 from dataclasses import replace
@@ -44,9 +44,11 @@ def stock_model(student: PreTrainedModel) -> PreTrainedModel:
     """The stock model, in evaluation mode, that computes what the student does. Raises `UserError`."""
     config, family, geometry = student.config, family_of(student.config), geometry_of(student.config)
     heads = max(config.layer_heads)
-    if family.rotary and not family.head_size_key:  # hidden size / heads must stay the head size
-        heads = geometry.hidden // geometry.head_size
-    elif not family.head_size_key:
+    if family.head_size_key:
+        heads = stock_heads(geometry.hidden // family.queries(config), 1, heads)
+    elif family.rotary:  # hidden size / heads must stay the head size
+        heads = geometry.heads
+    else:
         heads = stock_heads(geometry.hidden, geometry.head_size, heads)
     auto = auto_class_of(type(student).__name__, getattr(config, FAMILY_KEY))
     stock = getattr(transformers, auto).from_config(_stock_config(student, heads))
@@ -92,6 +94,10 @@ def _stock_config(student: PreTrainedModel, heads: int) -> Any:
         if key not in {*STUDENT_KEYS, "model_type", "architectures", "transformers_version", "dynackd", "auto_map"}
     }
     values[family.heads_key] = heads
+    if family.query_heads_key:
+        values[family.query_heads_key] = heads * family.queries(config)
+    if family.head_size_key:
+        values[family.head_size_key] = config.head_size
     values[family.neurons_key] = max(config.layer_neurons)
     for key in family.head_size_copies:
         if key in values:

@@ -188,9 +188,15 @@ def load_model(
     """
     config = config or load_model_config(path)
     kind = kind or kind_of(config)
+    auto = getattr(transformers, kind.auto_class)
+    if type(config) not in auto._model_mapping:
+        raise UserError(
+            f"{path} can be no {kind.noun}: transformers has no {kind.auto_class} of the architecture "
+            f"{config.model_type!r}; docs/families.md says which kinds of task go with it"
+        )
     for key, value in kind.settled(config, Path(path)).items():
         setattr(config, key, value)
-    model, info = _load(getattr(transformers, kind.auto_class), path, config)
+    model, info = _load(auto, path, config)
     # from_pretrained re-initialises what it does not find, without an error.
     missing = sorted(name for name in info["missing_keys"] if not (new_head and _is_head(name, model)))
     mismatched = sorted(key for key in info["mismatched_keys"] if not (new_head and key[0].startswith(kind.head)))

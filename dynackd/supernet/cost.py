@@ -36,8 +36,9 @@ class FlopCounter:
         model = cast(PreTrainedModel, cast(nn.Module, copy.deepcopy(supernet.model)).to("meta"))
         # The counter knows plain matrix products; sdpa's kernels differ from device to device.
         model.set_attn_implementation("eager")
-        # Some models look for forgotten padding among the ids, and these hold no numbers to look at.
-        model.config.pad_token_id = None
+        # Some models look for forgotten padding among the ids, and these hold no numbers to look at. (Not by setattr:
+        # some configs let nobody take the padding away.)
+        vars(model.config)["pad_token_id"] = None
         # The counter fails where a module is given a weight that wants a gradient, as DeBERTa's layers are.
         model.requires_grad_(False)
         self._supernet = Supernet(model, supernet.grid)

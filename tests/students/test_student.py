@@ -78,7 +78,8 @@ def test_the_auto_classes_and_the_pipeline_load_it_bit_for_bit(student, director
 def test_the_config_carries_what_the_student_is(family, directory):
     config = AutoConfig.from_pretrained(directory)
     assert config.model_type == f"dynackd-{family}"
-    assert config.head_size == 8  # hidden 32 over the teacher's 4 heads, not over the 3 that are left
+    # Hidden 32 over the teacher's 4 heads, not over the 3 that are left; EuroBERT's 4 are groups of two.
+    assert config.head_size == (4 if family == "eurobert" else 8)
     assert (config.layer_heads, config.layer_neurons, config.kept_layers) == ([3, 3], [30, 30], [1, 3])
     assert getattr(config, family_of(config).layers_key) == 2
     assert config.dynackd == {"width": 0.75, "depth": 0.5, "teacher": "some/teacher", "teacher_sha256": None}

@@ -47,10 +47,11 @@ def test_head_importance_is_the_derivative_of_the_loss_by_a_factor_on_the_head(f
             weight[:, head * 8 : (head + 1) * 8] *= factor
             return changed(**batches(1)[0]).loss
 
-    # Rotary positions are computed in float32, whatever the model is in: a smaller step would measure their rounding.
+    # Some compute rotary positions and the softmax in float32, whatever the model is in: a smaller step would measure
+    # their rounding.
     for layer, head in ((0, 0), (2, 3)):
         slope = (loss(layer, head, 1 + 1e-3) - loss(layer, head, 1 - 1e-3)) / 2e-3
-        assert float(importance.heads[layer, head]) == pytest.approx(abs(float(slope)), rel=1e-4)
+        assert float(importance.heads[layer, head]) == pytest.approx(abs(float(slope)), rel=1e-3)
 
 
 def test_neuron_importance_is_the_sum_over_its_rows_biases_and_column(family):

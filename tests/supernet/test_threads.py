@@ -8,7 +8,6 @@ from types import MethodType
 import pytest
 import torch
 from conftest import tiny_batch, tiny_model
-from torch import nn
 
 from dynackd.families.table import family_of, layer_list
 from dynackd.subnet import FULL, SubnetSpec
@@ -133,8 +132,10 @@ def test_weights_that_are_replaced_moved_or_cast_are_seen_by_the_next_call(famil
     supernet.load_state_dict(other.state_dict(), assign=True)
     assert torch.equal(supernet(spec, **batch).outputs["logits"], other(spec, **batch).outputs["logits"])
     assert supernet.to(torch.float64)(spec, **batch).outputs["logits"].dtype == torch.float64
-    dropout = next(module for module in supernet.modules() if isinstance(module, nn.Dropout))
-    dropout.p = 0.5
+    for module in supernet.modules():
+        for name in ("p", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.5)
     assert not torch.equal(supernet.train()(spec, **batch).outputs["logits"], supernet(spec, **batch).outputs["logits"])
 
 
