@@ -22,4 +22,5 @@ EUROBERT = Family(
     query_heads_key="num_attention_heads",
     head_size_key="head_dim",
     rotary=True,
+    ported=True,
 )

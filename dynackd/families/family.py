@@ -66,7 +66,8 @@ class Family:
     where a config may say the head size, else it is hidden size / heads; head_size_copies: where it may repeat that
     quotient. rotary: positions turn pairs of the numbers of a head, so that heads cannot be padded to another size.
     positions_follow_padding: positions start behind the number of the padding token, so that no token can use the
-    position embeddings up to there; reserved_positions: so many at the start are never used.
+    position embeddings up to there; reserved_positions: so many at the start are never used. ported: models were
+    published with code of their own before transformers had the architecture, and may still name it.
     """
 
     layers: str
@@ -91,6 +92,7 @@ class Family:
     rotary: bool = False
     positions_follow_padding: bool = False
     reserved_positions: int = 0
+    ported: bool = False
 
     def geometry(self, config: PreTrainedConfig) -> Geometry:
         """The sizes that a config names."""

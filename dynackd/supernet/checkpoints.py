@@ -48,7 +48,7 @@ _NEUTRAL: dict[str, Any] = {
     "_attn_implementation": None,
     "_experts_implementation": None,
 }
-_DROPPED = ("gradient_checkpointing", "torchscript", "use_bfloat16")
+_DROPPED = ("gradient_checkpointing", "torchscript", "use_bfloat16", "auto_map")
 # Keys that make another model of it than the families are, and why.
 _FOREIGN = {
     "quantization_config": "its weights are quantised; name the model that it was before",
@@ -93,6 +93,8 @@ def name_outputs(config: PreTrainedConfig, names: Sequence[str]) -> None:
 def _refuse_foreign(path: str, config: PreTrainedConfig) -> None:
     """`UserError` for a config of which transformers would make another model than the one that was trained."""
     values = {**vars(config), "per_layer_config": vars(config).get("_heterogeneity_spec")}
+    if family_of(config).ported:
+        values.pop("auto_map", None)  # transformers runs code of its own for the same model
     for key, reason in _FOREIGN.items():
         if values.get(key):
             raise UserError(f"{path} cannot be used: its config.json has {key!r}, and {reason}")

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+from dataclasses import replace
+
+from conftest import tiny_model
 
 from bad_inputs import Bad
 
@@ -26,6 +29,16 @@ def asked(what, sentence, more="", file="t.jsonl", content=None, **changes):
         (directory / "fresh.yaml").write_text(task)
 
     return Bad(what, "finetune {d}/fresh.yaml", sentence, change)
+
+
+def of_gte(case):
+    """The case with an encoder for which transformers has no question answerer."""
+
+    def change(directory):
+        case.change(directory)
+        tiny_model("gte").base_model.save_pretrained(directory / "encoder")
+
+    return replace(case, change=change)
 
 
 AT = "{d}/t.jsonl, data row 2, column 'answers': "
@@ -63,4 +76,7 @@ CASES = [
     asked("a packed file cut off", "{d}/t.json.gz: damaged, or no gz file (...)", file="t.json.gz",
           content=PACKED[:-12]),
     asked("a .gz that is none", "{d}/t.jsonl.gz: damaged, or no gz file (...)", file="t.jsonl.gz", content="{}"),
+    of_gte(asked("an encoder without such a head", "{d}/encoder can be no answerer of questions: transformers has "
+                 "no AutoModelForQuestionAnswering of the architecture 'gte'; docs/families.md says which kinds of "
+                 "task go with it")),
 ]

@@ -56,6 +56,13 @@ def test_layers_with_sizes_of_their_own_are_the_full_model_whose_other_units_are
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+def test_the_words_own_embeddings_are_found_for_the_words_that_are_like_them(family):
+    # `augment` without a masked language model replaces words by their neighbours among these.
+    embeddings = tiny_model(family).get_input_embeddings()
+    assert isinstance(embeddings, torch.nn.Embedding)
+    assert embeddings.num_embeddings == len(VOCABULARY)
+
+
 @pytest.mark.parametrize("name", ALIKE)
 @torch.no_grad()
 def test_what_is_a_roberta_by_another_name_is_sliced_as_one(name, tmp_path):

@@ -85,6 +85,23 @@ def test_it_is_exact_without_biases_with_either_pooling_and_any_window(changes, 
     assert count_parameters(supernet, subnet) == sum(p.numel() for p in cut(supernet, subnet).parameters())
 
 
+def test_padding_longer_than_a_window_reaches_neither_the_real_words_nor_their_gradients():
+    supernet, subnet = Supernet(tiny_model("modernbert")), of_layers(0, 1, 2)
+    found = []
+    for length in (6, 20):
+        batch = {name: tensor[:1] for name, tensor in tiny_batch(length=6).items()}
+        batch = {name: torch.nn.functional.pad(tensor, (0, length - 6)) for name, tensor in batch.items()}
+        supernet.zero_grad()
+        output = supernet(subnet, **batch)
+        states = torch.stack(output.hidden_states)
+        assert states.isfinite().all()
+        (states[:, :, :6].square().sum() + output.outputs["logits"].sum()).backward()
+        gradients = [weight.grad.clone() for weight in supernet.parameters() if weight.grad is not None]
+        found.append([states[:, :, :6].detach(), *gradients])
+    for short, padded in zip(*found, strict=True):
+        torch.testing.assert_close(padded, short, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("auto", [AutoModel, AutoModelForTokenClassification, AutoModelForQuestionAnswering])
 @torch.no_grad()
 def test_students_with_every_head_load_again(auto, tmp_path):

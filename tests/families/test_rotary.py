@@ -1,8 +1,12 @@
 """EuroBERT, GTE, NomicBERT and jina-embeddings-v3: rotary positions, and query heads that share a key and a value."""
 
+import json
+import re
+
 import pytest
 import torch
-from conftest import randomise, tiny_batch, tiny_config, tiny_model, uneven_student
+from conftest import randomise, tiny_batch, tiny_config, tiny_model, tiny_tokenizer, uneven_student
+from safetensors.torch import save_file
 from transformers import (
     AutoModel,
     AutoModelForQuestionAnswering,
@@ -16,12 +20,13 @@ from dynackd.families.table import FAMILIES, family_of, geometry_of, layer_list
 from dynackd.grid import Grid
 from dynackd.onnx.graphs import export_onnx, parity
 from dynackd.students.cutting import cut
+from dynackd.students.loading import load_student
 from dynackd.students.stock import stock_model
 from dynackd.subnet import FULL, Layer, Subnet
 from dynackd.supernet.checkpoints import load_model
 from dynackd.supernet.cost import count_parameters
 from dynackd.supernet.importance import Importance, rewire
-from dynackd.supernet.network import Supernet
+from dynackd.supernet.network import Supernet, load_supernet
 from dynackd.tasks.kinds import KINDS
 
 UNEVEN = Subnet((Layer(0, 1, 40), Layer(2, 3, 7)), 32)
@@ -121,17 +126,77 @@ def test_students_with_every_head_that_there_is_load_again(family, auto, tmp_pat
     torch.testing.assert_close(auto.from_pretrained(tmp_path)(**batch)[name], expected, atol=1e-6, rtol=0)
 
 
-class Asking(type(KINDS["classification"])):
-    auto_class = "AutoModelForQuestionAnswering"
-    noun = "question answerer"
+# family -> (pattern, what the authors' own code calls it), applied in this order; and what stood in one weight.
+PUBLISHED = {
+    "nomic_bert": (
+        {r"^layers": "encoder.layers", r"embeddings\.LayerNorm": "emb_ln", r"self_attn\.o_proj": "attn.out_proj",
+         r"self_attn": "attn", r"up_proj": "fc11", r"gate_proj": "fc12", r"down_proj": "fc2",
+         r"post_attention_layernorm": "norm1", r"post_mlp_layernorm": "norm2"},
+        {"Wqkv": ("q_proj", "k_proj", "v_proj")},
+    ),
+    "gte": (
+        {r"^": "new.", r"layers": "encoder.layer", r"self_attn": "attention", r"post_attention_layernorm": "attn_ln",
+         r"post_mlp_layernorm": "mlp_ln"},
+        {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "up_gate_proj": ("up_proj", "gate_proj")},
+    ),
+    "jina_embeddings_v3": (
+        {r"^layers": "encoder.layers", r"embeddings\.LayerNorm": "emb_ln", r"self_attn\.o_proj": "mixer.out_proj",
+         r"self_attn": "mixer", r"post_attention_layernorm": "norm1", r"post_mlp_layernorm": "norm2"},
+        {"Wqkv": ("q_proj", "k_proj", "v_proj")},
+    ),
+    "eurobert": ({}, {}),
+}  # fmt: skip
+
+
+def published(model, directory):
+    """A bare encoder as its authors published it, with code of their own beside it."""
+    renamed, fused = PUBLISHED[model.config.model_type]
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        for pattern, theirs in renamed.items():
+            name = re.sub(pattern, theirs, name)
+        weights[name] = tensor
+    for whole, pieces in fused.items():
+        for name in [name for name in weights if f".{pieces[0]}." in name]:
+            found = [weights.pop(name.replace(pieces[0], piece)) for piece in pieces]
+            weights[name.replace(pieces[0], whole)] = torch.cat(found)
+    model.save_pretrained(directory)
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    (directory / "own.py").write_text(f"open({str(directory / 'run')!r}, 'w')")
+    content = json.loads((directory / "config.json").read_text())
+    content["auto_map"] = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    (directory / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("family", NEWCOMERS)
+@torch.no_grad()
+def test_a_model_as_its_authors_published_it_is_read_without_their_code(family, tmp_path):
+    bare = randomise(AutoModel.from_config(tiny_config(family))).eval()
+    published(bare, tmp_path / "theirs")
+    model = load_model(str(tmp_path / "theirs"), kind=KINDS["classification"], new_head=True).eval()
+    batch = tiny_batch()
+    expected = bare(**batch).last_hidden_state
+    assert torch.equal(model.base_model(**batch).last_hidden_state, expected)
+    supernet = Supernet(model)
+    supernet.save(tmp_path / "net", tiny_tokenizer())
+    again, _ = load_supernet(tmp_path / "net")
+    assert torch.equal(again.eval()(UNEVEN, **batch).outputs["logits"], supernet(UNEVEN, **batch).outputs["logits"])
+    student = cut(again, UNEVEN)
+    student.save_pretrained(tmp_path / "student")
+    tiny_tokenizer().save_pretrained(tmp_path / "student")
+    loaded, _ = load_student(tmp_path / "student")
+    assert torch.equal(loaded(**batch).logits, student(**batch).logits)
+    assert not (tmp_path / "theirs" / "run").exists()
+    for place in ("net", "student"):
+        assert "auto_map" not in json.loads((tmp_path / place / "config.json").read_text())
 
 
 @pytest.mark.parametrize("family", ["eurobert", "gte", "nomic_bert"])
 def test_a_kind_for_which_transformers_has_no_model_of_a_family_is_refused_in_one_sentence(family, tmp_path):
     tiny_model(family).base_model.save_pretrained(tmp_path)
-    sentence = f"can be no question answerer: transformers has no AutoModelForQuestionAnswering of .* '{family}'"
+    sentence = f"can be no answerer of questions: transformers has no AutoModelForQuestionAnswering of .* '{family}'"
     with pytest.raises(UserError, match=sentence):
-        load_model(str(tmp_path), kind=Asking(), new_head=True)
+        load_model(str(tmp_path), kind=KINDS["question_answering"], new_head=True)
 
 
 def test_every_family_of_rotary_positions_is_here_or_has_a_file_of_its_own():
