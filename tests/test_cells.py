@@ -76,6 +76,10 @@ def some_labels(rng):
     return {"text": text(rng), "labels": rng.sample(["a", "b", "c"], rng.randrange(4))}
 
 
+def some_passages(rng):
+    return {"query": text(rng), "passages": [text(rng), text(rng), text(rng)], "relevance": [0, 1, 0]}
+
+
 # kind -> a recipe's `task`, and a row of its data
 ROWS = {
     "classification": ({"text": "text", "label": "label"}, a_class),
@@ -83,6 +87,7 @@ ROWS = {
     "token_classification": ({"words": "tokens", "tags": "tags"}, tagged_words),
     "question_answering": ({}, a_question),
     "multi_label": ({"text": "text", "label": "labels"}, some_labels),
+    "ranking": ({"passages": "passages", "relevance": "relevance"}, some_passages),
 }
 
 

@@ -190,9 +190,15 @@ def _names(about: About) -> list[str]:
     return [output.name for output in _kind(about).outputs]
 
 
+def _texts(about: About) -> str:
+    """The arguments of the tokenizer."""
+    kind = _kind(about)
+    return f'"{kind.example}"' + (f', "{kind.example_pair}"' if kind.example_pair else "")
+
+
 def _feed(about: About) -> str:
     rows = f" * {about['static_batch']}" if about.get("static_batch") else ""
-    return f"""encoded = Tokenizer.from_file("{about["name"]}/tokenizer.json").encode("{_kind(about).example}")
+    return f"""encoded = Tokenizer.from_file("{about["name"]}/tokenizer.json").encode({_texts(about)})
 values = {{"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}}
 feed = {{name: np.array([values[name]]{rows}) for name in {about["inputs"]}}}"""
 

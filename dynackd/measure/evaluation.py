@@ -115,7 +115,7 @@ def evaluate_grid(
         found, _ = predict(supernet, list(subnets.values()), task.kind, loader, on_batch=on_batch)
         for row, outputs in zip(rows, found, strict=True):
             row["metrics"] |= compute_metrics(task, outputs, labels, suffix)
-            row["fidelity"] |= compute_fidelity(task, outputs, expected, suffix)
+            row["fidelity"] |= compute_fidelity(task, outputs, expected, labels, suffix)
     flops = FlopCounter(supernet)
     return {
         "task": task.name,

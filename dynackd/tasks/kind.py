@@ -94,6 +94,7 @@ class Kind(ABC):
     # --- the model card
     pipeline_tag = "text-classification"
     example = "a fine film"  # a text that the snippets give to the model
+    example_pair: str | None = None  # the second text, where the model reads two
     pipeline: str | None = None  # of transformers, that runs it
     pipeline_options = ""  # what else is to be said to it, as in `, top_k=None`
     js_pipeline: str | None = None  # of transformers.js
@@ -225,8 +226,8 @@ class Kind(ABC):
         encoded = self.encode(task, tokenizer, batch, truncation=True, max_length=max_length)
         return {**encoded, **({"labels": batch["label"]} if "label" in batch else {})}
 
-    def lost(self, tokens: Dataset) -> str:
-        """What of the labels the inputs `tokens` do not hold, after a cut above all, for the user; "" for nothing."""
+    def lost(self, tokens: Dataset, max_length: int) -> str:
+        """What of the rows the inputs `tokens`, cut at `max_length`, do not hold, for the user; "" for nothing."""
         return ""
 
     def least_tokens(self, task: "Task", tokenizer: Any) -> int:
@@ -321,6 +322,10 @@ class Kind(ABC):
     @abstractmethod
     def fidelity(self, outputs: Arrays, teacher: Arrays) -> dict[str, float]:
         """How closely outputs follow the teacher's, whoever is right."""
+
+    def compared(self, outputs: Arrays, teacher: Arrays, labels: Arrays) -> dict[str, float]:
+        """`fidelity`, where that needs the label columns too, such as which inputs are of one row."""
+        return self.fidelity(outputs, teacher)
 
     def same_answers(self, ours: Arrays, theirs: Arrays) -> np.ndarray | None:
         """Whether two models give the same label, for each row; None where outputs are no labels."""

@@ -8,6 +8,7 @@ from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.multi_label import MULTI_LABEL
 from dynackd.tasks.question_answering import QUESTION_ANSWERING
+from dynackd.tasks.ranking import RANKING
 from dynackd.tasks.regression import REGRESSION
 from dynackd.tasks.token_classification import TOKEN_CLASSIFICATION
 
@@ -17,6 +18,7 @@ KINDS: dict[str, Kind] = {
     "question_answering": QUESTION_ANSWERING,
     "token_classification": TOKEN_CLASSIFICATION,
     "multi_label": MULTI_LABEL,
+    "ranking": RANKING,
 }
 
 KIND_KEY = "dynackd_kind"  # of a config: the kind of task that dynackd trained the model for

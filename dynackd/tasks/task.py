@@ -75,6 +75,8 @@ def compute_per_class(task: Task, outputs: Arrays, labels: Arrays, suffix: str =
     return {name + suffix: score for name, score in found.items()}
 
 
-def compute_fidelity(task: Task, outputs: Arrays, teacher: Arrays, suffix: str = "") -> dict[str, float]:
+def compute_fidelity(
+    task: Task, outputs: Arrays, teacher: Arrays, labels: Arrays, suffix: str = ""
+) -> dict[str, float]:
     """How closely outputs follow the teacher's, whoever is right, each name followed by `suffix`."""
-    return {name + suffix: value for name, value in task.kind.fidelity(outputs, teacher).items()}
+    return {name + suffix: value for name, value in task.kind.compared(outputs, teacher, labels).items()}

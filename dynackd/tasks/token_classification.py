@@ -178,7 +178,7 @@ for word, special, scores in zip(encoded.tokens, encoded.special_tokens_mask, ou
         aligned = [_aligned(encoded.word_ids(row), tags) for row, tags in enumerate(batch["label"])]
         return {**encoded, "labels": [labels for labels, _ in aligned], WORDS: [words for _, words in aligned]}
 
-    def lost(self, tokens: Dataset) -> str:
+    def lost(self, tokens: Dataset, max_length: int) -> str:
         if WORDS not in tokens.column_names:
             return ""
         cut = [sum(word >= CUT for word in words) for words in tokens[WORDS]]

@@ -48,9 +48,11 @@ class WindowsReport:
     rows: str
     inputs: str
     max_length: int
+    lost: str = ""
 
     def __str__(self) -> str:
-        return f"{self.rows} of the {self.split} rows became {self.inputs} of at most {self.max_length:,} tokens"
+        became = f"{self.rows} of the {self.split} rows became {self.inputs} of at most {self.max_length:,} tokens"
+        return became + (f"; {self.lost}" if self.lost else "")
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,11 @@ def _rows_at_once(dataset: Dataset) -> int:
 
 def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, max_length: int,
                 split: str) -> TruncationReport | WindowsReport | None:
+    lost = task.kind.lost(tokens, max_length)
     if len(tokens) != len(dataset):  # what did not fit became more rows
         kind = task.kind
         before, after = f"{len(dataset):,} {kind.row_noun}", f"{len(tokens):,} {kind.input_noun}"
-        return WindowsReport(split, before, after, max_length)
+        return WindowsReport(split, before, after, max_length, lost)
     full = np.flatnonzero(np.asarray(tokens["length"][:]) == max_length)
     cut, longest = 0, 0
     for batch in dataset.select(full).iter(_rows_at_once(dataset)):
@@ -131,7 +134,6 @@ def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, m
         lengths = [len(ids) for ids in encoded["input_ids"]]
         cut += sum(length > max_length for length in lengths)
         longest = max(longest, *lengths)
-    lost = task.kind.lost(tokens)
     return TruncationReport(split, len(dataset), cut, longest, max_length, lost) if cut or lost else None
 
 

@@ -222,14 +222,46 @@ def test_the_card_of_a_stock_checkpoint_loads_it_without_dynackd(tmp_path):
     assert not snippets(tmp_path / "student", "js")
 
 
-@pytest.mark.client
-def test_the_javascript_snippet_of_the_model_card_runs_as_it_stands(node, student, tmp_path):
-    (code,) = snippets(student, "js")
-    (tmp_path / "node_modules").symlink_to(CLIENTS / "node_modules")
+def javascript_card(directory, place):
+    """What the card's snippet prints, run in `place`."""
+    (code,) = snippets(directory, "js")
+    (place / "node_modules").symlink_to(CLIENTS / "node_modules")
     # A program tells transformers.js where its models lie and that none comes from elsewhere.
     local = "import { env } from '@huggingface/transformers';\nenv.allowRemoteModels = false;\n"
-    place = f"env.localModelPath = {json.dumps(str(student.parent))};\n"
-    (tmp_path / "card.mjs").write_text(local + place + code)
-    done = subprocess.run(["node", "card.mjs"], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+    where = f"env.localModelPath = {json.dumps(str(directory.parent))};\n"
+    (place / "card.mjs").write_text(local + where + code)
+    done = subprocess.run(["node", "card.mjs"], cwd=place, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
-    assert "label" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.client
+def test_the_javascript_snippet_of_the_model_card_runs_as_it_stands(node, student, tmp_path):
+    assert "label" in javascript_card(student, tmp_path)
+
+
+def student_of_kind(directory, **config):
+    net = Supernet(tiny_model(**config), Grid((1.0, 0.5), (1.0, 0.5))).eval()
+    export_student(net, tiny_tokenizer(), SPEC, directory)
+    return directory
+
+
+@pytest.mark.client
+def test_transformers_js_gives_the_probability_of_each_of_several_labels(node, tmp_path):
+    config = {"num_labels": 3, "problem_type": "multi_label_classification", "dynackd_kind": "multi_label"}
+    directory = student_of_kind(tmp_path / "student", **config)
+    printed = javascript_card(directory, tmp_path)
+    found = dict(re.findall(r"label: '(\w+)', score: ([\d.e-]+)", printed))
+    probabilities = 1 / (1 + np.exp(-expected(directory, ["a fine film"])[0]))
+    assert [float(found[f"LABEL_{i}"]) for i in range(3)] == pytest.approx(probabilities.tolist(), abs=1e-3)
+
+
+@pytest.mark.client
+def test_transformers_js_gives_the_scores_of_a_reranker(node, tmp_path):
+    directory = student_of_kind(tmp_path / "student", num_labels=1, dynackd_kind="ranking")
+    found = [float(number) for number in re.findall(r"-?\d+\.\d+", javascript_card(directory, tmp_path))]
+    model = AutoModelForSequenceClassification.from_pretrained(directory).eval()
+    pairs = [["how was the film"] * 2, ["a fine film", "a cold day"]]
+    batch = AutoTokenizer.from_pretrained(directory)(*pairs, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        assert found == pytest.approx(model(**batch).logits[:, 0].tolist(), abs=1e-4)

@@ -234,11 +234,11 @@ def test_each_labels_f1_and_count():
 
 def test_fidelity_counts_decisions_and_their_divergence():
     ours, theirs = np.array([[1.0, -1], [2, 1]]), np.array([[1.0, 1], [2, -3]])
-    found = compute_fidelity(resolve_task(LISTS), {"logits": ours}, {"logits": theirs})
+    found = compute_fidelity(resolve_task(LISTS), {"logits": ours}, {"logits": theirs}, {})
     p, q = sigmoid(theirs), sigmoid(ours)
     kl = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean()
     assert found == pytest.approx({"agreement": 0.5, "kl": kl})
-    same = compute_fidelity(resolve_task(LISTS), {"logits": ours}, {"logits": ours})
+    same = compute_fidelity(resolve_task(LISTS), {"logits": ours}, {"logits": ours}, {})
     assert same == {"agreement": 1.0, "kl": 0.0}
     large = np.array([[800.0, -800]])
     assert np.isfinite(MULTI_LABEL.fidelity({"logits": large}, {"logits": -large})["kl"])

@@ -117,12 +117,12 @@ def test_compute_metrics() -> None:
 
 def test_fidelity_is_to_the_teacher_whoever_is_right() -> None:
     student, teacher = np.array([[1.0, 1.0], [3.0, 0.0]]), np.array([[0.0, math.log(3)], [3.0, 0.0]])
-    result = compute_fidelity(TASKS["sst2"], {"logits": student}, {"logits": teacher}, "_mm")
+    result = compute_fidelity(TASKS["sst2"], {"logits": student}, {"logits": teacher}, {}, "_mm")
     # The first row: p = (1/4, 3/4) against q = (1/2, 1/2); argmax of a tie is the first class. The second is equal.
     kl = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
     assert result == {"agreement_mm": 0.5, "kl_mm": pytest.approx(kl / 2)}
     student, teacher = np.array([[1.0], [2.0]]), np.array([[1.0], [5.0]])
-    values = compute_fidelity(TASKS["stsb"], {"logits": student}, {"logits": teacher})
+    values = compute_fidelity(TASKS["stsb"], {"logits": student}, {"logits": teacher}, {})
     assert values == {"rmse": pytest.approx(math.sqrt(4.5))}
 
 
