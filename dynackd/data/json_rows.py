@@ -44,7 +44,7 @@ def _objects(path: Path, wanted: Sequence[str]) -> Iterator[Any]:
             yield from _list_items(path, file)
             return
         whole = _whole_object(path, file, first)
-        rows = None if whole is None else _rows_of_layout(whole, wanted)
+        rows = None if whole is None else _rows_of_layout(whole, wanted, lines=".jsonl" in path.name.lower())
         file.seek(0)
         yield from _line_objects(path, file) if rows is None else rows
 
@@ -151,10 +151,11 @@ def _whole_object(path: Path, file: TextIO, first: str) -> dict[str, Any] | None
     return content if isinstance(content, dict) else None
 
 
-def _rows_of_layout(content: Mapping[str, Any], wanted: Sequence[str]) -> Iterator[Any] | None:
-    """The rows, if the object is one of `LAYOUTS`; None for an object that is a row itself."""
-    for fits, rows in LAYOUTS.values():
-        if fits(content, wanted):
+def _rows_of_layout(content: Mapping[str, Any], wanted: Sequence[str], lines: bool) -> Iterator[Any] | None:
+    """The rows, if the object is one of `LAYOUTS`; None for an object that is a row itself. lines: the file is
+    said to have a row on each line, so that an object of lists is a row of lists, such as words and their tags."""
+    for name, (fits, rows) in LAYOUTS.items():
+        if fits(content, wanted) and not (lines and name == "lists"):
             return rows(content)
     return None
 

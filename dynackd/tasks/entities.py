@@ -20,15 +20,20 @@ OUTSIDE = "O"  # the tag of a word that belongs to no entity
 # What begins a tag, as BIO, IOB1, IOBES, BILOU and BMEW have it -> as conlleval and so seqeval know it. A tag may be
 # that alone, where there is one type of entity.
 PREFIXES = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
-TAG = re.compile(r"([BIMELSUW])(-.+)?")
+TAG = re.compile(r"([BIMELSUW])(-.+)?", re.IGNORECASE)
 NAMELESS = {"_": "entity"}  # seqeval's name for the type where tags name none -> ours
+
+
+def is_outside(name: str) -> bool:
+    """Whether a tag is that of a word which belongs to no entity."""
+    return name.upper() == OUTSIDE
 
 
 def marks_entities(names: Sequence[str]) -> bool:
     """Whether these tags say where an entity begins and ends: all but O are such a letter with a type behind it, or all
     are such a letter alone."""
-    found = [TAG.fullmatch(name) for name in names if name != OUTSIDE]
-    parts = [(match[1], bool(match[2])) for match in found if match]
+    found = [TAG.fullmatch(name) for name in names if not is_outside(name)]
+    parts = [(match[1].upper(), bool(match[2])) for match in found if match]
     typed = {has_type for _, has_type in parts}
     return len(parts) == len(found) and len(typed) == 1 and bool({"B", "I"} & {letter for letter, _ in parts})
 
@@ -69,7 +74,7 @@ class Tagged:
 
     @cached_property
     def _predicted(self) -> np.ndarray:
-        outside = self.names.index(OUTSIDE) if OUTSIDE in self.names else -1
+        outside = next((i for i, name in enumerate(self.names) if is_outside(name)), -1)
         return np.where(self.predicted < 0, outside, self.predicted)
 
     @cached_property
@@ -87,7 +92,7 @@ class Tagged:
     def _types(self) -> list[str]:
         """What is counted, in order."""
         if self._entities is None:
-            return [name for name in self.names if name != OUTSIDE]
+            return [name for name in self.names if not is_outside(name)]
         names = sorted({name for tags in self._entities for name, _, _ in get_entities(tags)})
         return [NAMELESS.get(name, name) for name in names]
 
@@ -95,10 +100,10 @@ class Tagged:
         """Precision, recall, F1 and support, of all or of each of `_types`."""
         if self._entities is not None:
             return precision_recall_fscore_support(*self._entities, average=average, zero_division=0)
-        ids = [i for i, name in enumerate(self.names) if name != OUTSIDE]
+        ids = [i for i, name in enumerate(self.names) if not is_outside(name)]
         options: Any = {"labels": ids, "average": average, "zero_division": 0.0}
         return skm.precision_recall_fscore_support(self.gold, self._predicted, **options)
 
 
 def _as_conlleval(name: str) -> str:
-    return PREFIXES.get(name[0], name[0]) + name[1:]
+    return OUTSIDE if is_outside(name) else PREFIXES[name[0].upper()] + name[1:]

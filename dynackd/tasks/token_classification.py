@@ -181,9 +181,10 @@ for word, special, scores in zip(encoded.tokens, encoded.special_tokens_mask, ou
     def lost(self, tokens: Dataset, max_length: int) -> str:
         if WORDS not in tokens.column_names:
             return ""
-        cut = [sum(word >= CUT for word in words) for words in tokens[WORDS]]
-        rows = sum(count > 0 for count in cut)
-        return f"{sum(cut):,} words of {rows:,} rows are not seen by the model and count as tagged O" if rows else ""
+        counts = [sum(word >= CUT for word in words) for words in tokens[WORDS]]
+        words, rows = sum(counts), sum(count > 0 for count in counts)
+        told = f"{words:,} word{'s' * (words > 1)} of {rows:,} row{'s' * (rows > 1)} {'are' if words > 1 else 'is'}"
+        return f"{told} not seen by the model and counted as tagged O" if rows else ""
 
     def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
         return Collator(tokenizer)

@@ -7,17 +7,25 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from conftest import BAD, GOOD, PLAIN, VOCABULARY, tiny_config, write_recipe
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModel, AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from dynackd.cli.command_line import main
+from dynackd.data.model_labels import ModelLabels
+from dynackd.data.sources import resolve_source
+from dynackd.measure.evaluation import batches_of
 from dynackd.students.loading import load_student
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import read_json
+from dynackd.tasks.loading import load_task_data
+from dynackd.tasks.task import resolve_task
+from dynackd.tasks.token_classification import TOKEN_CLASSIFICATION as TOKENS
+from dynackd.tasks.tokens import tokenize
 
 TASK = {"kind": "token_classification", "words": "tokens", "tags": "tags"}
 
@@ -156,3 +164,168 @@ def test_the_snippets_of_a_taggers_card_run_as_they_stand(road):
 def test_a_taggers_rows_are_not_augmented(road, capsys):
     assert main(["augment", str(road / "recipe.yaml")]) == 2
     assert "the words of a token_classification's rows cannot be replaced" in capsys.readouterr().err
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def loaded(directory, rows, model=None, **task):
+    """The data of (words, tags) rows, each a text."""
+    lines = [json.dumps({"tokens": words.split(" "), "tags": tags.split()}) for words, tags in rows]
+    (directory / "rows.jsonl").write_text("\n".join(lines))
+    source = resolve_source({"train": f"{directory}/rows.jsonl", "validation": f"{directory}/rows.jsonl"})
+    return load_task_data(resolve_task({**TASK, **task}), source, model=model)
+
+
+ROWS_OF_TAGS = [("finely film was coldly", "B-a O O B-b"), ("dull", "I-a")]
+
+
+def test_a_word_has_its_tag_on_its_first_piece(tmp_path):
+    data = loaded(tmp_path, ROWS_OF_TAGS)
+    assert data.label_names == ("O", "B-a", "B-b", "I-a")
+    tokens, report = tokenize(data.train, data.task, piece_tokenizer(), 16)
+    assert report is None
+    assert tokens["labels"][:] == [[-100, 1, -100, 0, 0, 2, -100, -100], [-100, 3, -100]]
+    assert tokens["words_kept"][:] == [[1, 1, 1, 1], [1]]
+
+
+def test_a_batch_is_filled_up_and_what_is_no_word_counts_nowhere(tmp_path):
+    data = loaded(tmp_path, ROWS_OF_TAGS)
+    tokens, _ = tokenize(data.train, data.task, piece_tokenizer(), 16)
+    (batch,) = batches_of(tokens, TOKENS, piece_tokenizer(), 2)
+    assert batch["labels"].shape == batch["input_ids"].shape == (2, 8)
+    assert batch["words_kept"].tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
+    assert (TOKENS.label_count(batch), TOKENS.output_count(batch)) == (5, 5)
+    logits = torch.randn(2, 8, 4)
+    words = [(0, 1), (0, 3), (0, 4), (0, 5), (1, 1)]
+    mine = torch.stack([logits[place] for place in words])
+    expected = torch.nn.functional.cross_entropy(mine, torch.tensor([1, 0, 0, 2, 3]))
+    torch.testing.assert_close(TOKENS.label_loss({"logits": logits}, batch), expected)
+    teacher = torch.randn(2, 8, 4)
+    soft = torch.stack([teacher[place] for place in words]).softmax(-1)
+    loss = TOKENS.output_loss({"logits": logits}, {"logits": teacher}, batch, 1.0)
+    torch.testing.assert_close(loss, -(soft * mine.log_softmax(-1)).sum(-1).mean())
+    mask = TOKENS.places({name: tensor.numpy() for name, tensor in batch.items()})
+    torch.testing.assert_close(torch.from_numpy(TOKENS.flat({"logits": logits.numpy()}, mask)["logits"]), mine)
+
+
+# Entities: a(0-1), b(3), b(4); a(0). Cut at 7 tokens on the right b(4) is lost, three are found and three given; at 6
+# on the left the first word of a(0-1) is, of which another entity remains: three are found and four given.
+@pytest.mark.parametrize(("side", "length", "f1"), [("right", 7, 6 / 7), ("left", 6, 3 / 4)])
+def test_a_word_that_is_cut_off_is_told_and_counts_as_missed(tmp_path, side, length, f1):
+    data = loaded(tmp_path, [("finely cold film dull fine", "B-a I-a O B-b B-b"), ("one", "B-a")])
+    tokenizer = piece_tokenizer()
+    tokenizer.truncation_side = side
+    tokens, report = tokenize(data.train, data.task, tokenizer, length)
+    assert str(report) == (
+        f"1 of 2 training texts were longer than {length} tokens and were cut (longest 8); 1 word of 1 row is not seen "
+        "by the model and counted as tagged O"
+    )
+    (batch,) = batches_of(tokens, TOKENS, tokenizer, 2)
+    labels = {name: batch[name].numpy() for name in TOKENS.label_columns}
+    mask = TOKENS.places(labels)
+    right = np.eye(len(data.label_names))[np.maximum(labels["labels"], 0)]  # the model's tags are the right ones
+    found = TOKENS.measure(data.task, TOKENS.flat({"logits": right}, mask), TOKENS.flat(labels, mask))
+    assert found["f1"] == pytest.approx(f1)
+
+
+def test_a_word_of_which_the_tokenizer_leaves_nothing_is_told_too(tmp_path):
+    tokenizer = piece_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    data = loaded(tmp_path, [("fine \u200b film", "B-a I-a O"), ("dull", "O")])
+    tokens, report = tokenize(data.train, data.task, tokenizer, 16)
+    assert str(report) == "of the training texts 1 word of 1 row is not seen by the model and counted as tagged O"
+    names = data.label_names
+    assert tokens["labels"][0] == [-100, names.index("B-a"), names.index("O"), -100]
+    assert tokens["words_kept"][0] == [1, 2 + names.index("I-a"), 1]
+
+
+# --- tags and a model's outputs --------------------------------------------------------------------------------------
+
+
+def test_a_models_own_tags_are_met_by_name_whatever_their_order_and_case(tmp_path):
+    model = ModelLabels(("i-a", "b-a", "o", "b-b"))
+    data = loaded(tmp_path, ROWS_OF_TAGS, model)
+    assert data.train["label"][:] == [[1, 2, 2, 3], [0]]
+    assert any("ignoring case; set task.labels to say otherwise; the metrics count entities" in n for n in data.notes)
+
+
+@pytest.mark.parametrize("labels", [["B-a", "I-a", "O", "B-b"], {"B-a": 0, "I-a": 1, "O": 2, "B-b": 3}])
+def test_a_recipe_may_say_the_order_of_the_tags(tmp_path, labels):
+    data = loaded(tmp_path, ROWS_OF_TAGS, labels=labels)
+    assert data.train["label"][:] == [[0, 2, 2, 3], [1]]
+    assert data.label_names == ("B-a", "I-a", "O", "B-b")
+
+
+def test_numbers_are_tags_that_a_recipe_names(tmp_path):
+    rows = [("fine film", "1 0"), ("dull", "2")]
+    data = loaded(tmp_path, rows, labels=["O", "B-a", "I-a"])
+    assert (data.train["label"][:], data.label_names) == ([[1, 0], [2]], ("O", "B-a", "I-a"))
+    told = loaded(tmp_path, rows).notes
+    assert any("count words, not entities, since these tags are not such as B-X, I-X and O" in note for note in told)
+
+
+def test_rows_are_held_out_by_their_rarest_tag():
+    rows = np.empty(5, object)
+    rows[:] = [("O", "B-a"), ("O",), ("O", "B-b"), ("B-a", "B-b"), ("O", "B-a")]
+    strata = TOKENS.strata(rows)
+    assert strata[0] == strata[4] != strata[2] == strata[3]  # B-b has fewer rows than B-a, and O has most
+    assert len(set(strata)) == 3
+
+
+def test_a_teacher_whose_tags_are_numbered_otherwise_is_refused_and_a_weak_one_is_not(tmp_path):
+    data = loaded(tmp_path, ROWS_OF_TAGS)
+    labels = np.array([0] * 300 + [1] * 40 + [2] * 40 + [3] * 40)
+    moved = TOKENS.doubt({"logits": np.eye(4)[[1, 2, 3, 0]][labels]}, {"labels": labels}, data.labels)
+    assert moved.certain
+    assert "the teacher gives 0 of 420 words the class that the data say" in moved.told
+    assert TOKENS.doubt({"logits": np.eye(4)[np.zeros(420, int)]}, {"labels": labels}, data.labels) is None
+
+
+# --- byte-level tokenizers -------------------------------------------------------------------------------------------
+
+
+def byte_tokenizer(**options):
+    """RoBERTa's kind of tokenizer, in which a word is marked by the space before it."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        special_tokens=["<pad>", "<unk>", "<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator([" fine film", "fine film"], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", **options)
+
+
+def test_words_are_read_by_a_byte_level_tokenizer_as_in_a_text_also_after_saving(tmp_path):
+    right = byte_tokenizer()(" fine film")["input_ids"]
+    assert byte_tokenizer()(["fine", "film"], is_split_into_words=True)["input_ids"] != right
+    fitted = TOKENS.fit_tokenizer(byte_tokenizer())
+    fitted.save_pretrained(tmp_path)
+    for tokenizer in (fitted, AutoTokenizer.from_pretrained(tmp_path)):
+        assert tokenizer(["fine", "film"], is_split_into_words=True)["input_ids"] == right
+        assert tokenizer("fine film")["input_ids"] == right  # what a client gives it
+    assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("fine film").ids == right
+
+
+def test_roberta_is_trained_and_exported_with_its_spaces(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer(model_max_length=48, model_input_names=["input_ids", "attention_mask"])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
+    )
+    AutoModel.from_config(tiny_config("roberta", vocab_size=len(tokenizer))).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    write_columns(tmp_path / "train.conll", 8, 1)
+    write_lines(tmp_path / "validation.jsonl", 8, 1)
+    training = {"per_device_train_batch_size": 4, "max_steps": 1, "use_cpu": True}
+    content = recipe_in(tmp_path, training=training, grid={"widths": [0.5, 1.0], "depths": [1.0]})
+    content["data"]["max_length"] = 48
+    path = str(write_recipe(tmp_path, content))
+    for command in ("finetune", "train-width"):
+        assert main([command, path]) == 0
+    size = ["--width", "0.5", "--output", str(tmp_path / "student"), "--compat", "--with-code"]
+    assert main(["export", str(tmp_path / "run" / "width"), *size[:-1]]) == 0
+    for place in ("run/teacher", "run/width", "student"):
+        saved = AutoTokenizer.from_pretrained(tmp_path / place)
+        assert saved(["fine", "film"], is_split_into_words=True)["input_ids"] == saved("fine film")["input_ids"]
+        assert saved("fine film")["input_ids"] == saved(" fine film")["input_ids"]
