@@ -48,7 +48,7 @@ def _transformers(about: About, register: str = "", options: str = "") -> str:
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 {TEXTS}
-tokenizer = AutoTokenizer.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}"{options})
 model = AutoModelForQuestionAnswering.from_pretrained("{name}"{options}).eval()
 encoded = tokenizer(
     question, context, truncation="only_second", return_offsets_mapping=True, return_tensors="pt"
