@@ -32,7 +32,17 @@ from dynackd.supernet.network import load_supernet
 from dynackd.system.places import read_json
 from dynackd.tasks.loading import load_task_data
 from dynackd.tasks.question_answering import ENDS, LENGTHS, QUESTION_ANSWERING, ROW, STARTS, real
-from dynackd.tasks.spans import best_of, best_spans, located, normalised, overlap, tokens_of
+from dynackd.tasks.spans import (
+    Spans,
+    best_of,
+    best_spans,
+    best_windows,
+    least_nothing,
+    located,
+    normalised,
+    overlap,
+    tokens_of,
+)
 from dynackd.tasks.task import compute_metrics, resolve_task
 from dynackd.tasks.tokens import tokenize
 
@@ -73,7 +83,7 @@ def recipe_in(directory, **changes):
         "importance": {"rows": 16},
         "distillation": {"weights": {"ce": 0.5}},
         "training": {"per_device_train_batch_size": 8, "num_train_epochs": 6, "learning_rate": 1e-2, "use_cpu": True},
-        "stages": {stage: {"training": {"num_train_epochs": 2}} for stage in ("width", "depth")},
+        "stages": {stage: {"training": {"num_train_epochs": 4}} for stage in ("width", "depth")},
         "output_dir": str(directory / "run"),
         **changes,
     }  # fmt: skip
@@ -225,6 +235,15 @@ def test_the_best_span_is_that_of_a_search_through_all(most):
         if np.isfinite(score):
             assert (spans.first[row], spans.last[row]) == (first, last)
         assert spans.nothing[row] == start[row, 0] + end[row, 0]
+
+
+def test_a_row_is_judged_by_its_best_window_and_no_answer_by_its_least():
+    """Any window may hold the answer, so that nothing is there only where nothing is in each."""
+    none, score, nothing = np.zeros(5, int), np.array([1.0, 5.0, -np.inf, 2.0, 3.0]), np.array([4.0, 2, 3, 9, 8])
+    spans = Spans(none, none, score, nothing)
+    rows = np.array([7, 3, 7, 3, 7])
+    assert best_windows(spans, rows) == {3: 1, 7: 4}
+    assert least_nothing(spans, rows) == {3: 2.0, 7: 3.0}
 
 
 def squad_script(text, answers):
@@ -450,7 +469,7 @@ def test_answer_finds_what_the_metric_finds_in_contexts_of_many_windows(student)
     rows = rows_of(12, 5)
     found = [dynackd.answer(model, tokenizer, row["question"], row["context"], batch_size=2) for row in rows]
     right = [own.text == row["answers"][0]["text"] for own, row in zip(found, rows, strict=True)]
-    assert sum(right) > 6, "the student has learned nothing"
+    assert sum(right) > 4, "the student has learned nothing"
     for own, row in zip(found, rows, strict=True):
         assert own.text == row["context"][own.start : own.end]
         assert 0 < own.probability <= 1
@@ -489,6 +508,23 @@ def test_no_answer_may_win_where_it_is_asked_for():
     assert (none.text, none.start, none.end) == ("", 0, 0)
     # 7 tokens: <s> what </s> a fine film </s>
     assert none.probability == pytest.approx((math.exp(2) / (math.exp(2) + math.e + 5)) ** 2)
+
+
+def test_no_answer_must_be_the_likeliest_in_every_window():
+    class Reader(torch.nn.Module):
+        """A model that points to `great` where it sees that, and more strongly to the first token where it does not."""
+
+        config, device = None, torch.device("cpu")
+
+        def forward(self, input_ids, attention_mask):
+            logits = 3.0 * (input_ids == tiny_tokenizer().get_vocab()["great"])
+            logits[:, 0] = torch.where(logits.any(1), 1.0, 9.0)
+            return {"start_logits": logits, "end_logits": logits}
+
+    context = "a film was great and " + "a very cold day and " * 4
+    for unanswerable in (False, True):
+        found = dynackd.answer(Reader(), tiny_tokenizer(), "what", context, unanswerable=unanswerable, max_length=12)
+        assert found.text == "great"
 
 
 def snippets(directory, language="python"):
