@@ -244,6 +244,7 @@ def _transformers_js(about: About) -> str:
     if about.get("static_batch") or about.get("static_length") or not pipeline:
         return ""  # it feeds dynamic sizes
     dtypes = {"onnx/model.onnx": "fp32", "onnx/model_quantized.onnx": "q8", "onnx/model_fp16.onnx": "fp16"}
+    texts = ", ".join(f"'{text}'" for text in (_kind(about).example, _kind(about).example_pair) if text)
     written = ", ".join(f"'{dtype}'" for file, dtype in dtypes.items() if file in about["files"])
     return f"""```js
 import {{ AutoConfig, pipeline }} from '@huggingface/transformers';
@@ -251,7 +252,7 @@ import {{ AutoConfig, pipeline }} from '@huggingface/transformers';
 const config = await AutoConfig.from_pretrained('{about["name"]}');
 config.model_type = '{about["family"]}'; // the name under which transformers.js knows the architecture
 const run = await pipeline('{pipeline}', '{about["name"]}', {{ config, dtype: 'fp32' }});
-console.log(await run('{_kind(about).example}'{_kind(about).js_options}));
+console.log(await run({texts}{_kind(about).js_options}));
 ```
 
 `dtype` is one of {written}."""

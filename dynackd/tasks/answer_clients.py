@@ -6,6 +6,8 @@ They take the best span of one window; a context that is cut off wants several, 
 from collections.abc import Mapping
 from typing import Any
 
+from dynackd.tasks.kind import Reading
+
 About = Mapping[str, Any]
 
 QUESTION, CONTEXT = "Who wrote the book?", "Ada wrote the book on one warm day. The film was made by Max."
@@ -62,60 +64,14 @@ start, end = output.start_logits[0].tolist(), output.end_logits[0].tolist()
 ```"""
 
 
-def _feed(about: About) -> str:
-    rows = f" * {about['static_batch']}" if about.get("static_batch") else ""
-    return f"""{TEXTS}
-encoded = Tokenizer.from_file("{about["name"]}/tokenizer.json").encode(question, context)
-offsets, inside = encoded.offsets, [sequence == 1 for sequence in encoded.sequence_ids]
-values = {{"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}}
-feed = {{name: np.array([values[name]]{rows}) for name in {about["inputs"]}}}"""
-
-
-def onnxruntime(about: About) -> str:
-    return f"""```python
-import numpy as np
-from onnxruntime import InferenceSession
-from tokenizers import Tokenizer
-
-{_feed(about)}
-session = InferenceSession("{about["name"]}/onnx/model.onnx")
-start, end = (output[0] for output in session.run(["start_logits", "end_logits"], feed))
-{BEST}
-```"""
-
-
-def openvino(about: About) -> str:
-    return "" if about["graph"] == "fused" else f"""```python
-import numpy as np
-import openvino
-from tokenizers import Tokenizer
-
-{_feed(about)}
-model = openvino.compile_model("{about["name"]}/onnx/model.onnx", "CPU")
-outputs = model(feed)
-start, end = (outputs[name][0] for name in ("start_logits", "end_logits"))
-{BEST}
-```"""
-
-
-def transformers_js(about: About) -> str:
-    if about.get("static_batch") or about.get("static_length"):
-        return ""  # it feeds dynamic sizes
-    return f"""```js
-import {{ AutoConfig, pipeline }} from '@huggingface/transformers';
-
-const config = await AutoConfig.from_pretrained('{about["name"]}');
-config.model_type = '{about["family"]}'; // the name under which transformers.js knows the architecture
-const answer = await pipeline('question-answering', '{about["name"]}', {{ config, dtype: 'fp32' }});
-console.log(await answer('{QUESTION}', '{CONTEXT}'));
-```"""
-
-
 ANSWER_CLIENTS = {
     "dynackd": with_dynackd,
     "transformers": transformers,
     "transformers, without dynackd": transformers_with_code,
-    "ONNX Runtime": onnxruntime,
-    "OpenVINO": openvino,
-    "transformers.js": transformers_js,
 }
+
+# The same of the arrays that a runtime gives.
+READING = Reading(f"""start, end = outputs
+context, offsets = "{CONTEXT}", encoded.offsets
+inside = [sequence == 1 for sequence in encoded.sequence_ids]
+{BEST}""")

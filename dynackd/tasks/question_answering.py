@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
+from datasets import Dataset
 from pydantic import Field
 from scipy.special import log_softmax
 from torch import Tensor
@@ -22,7 +23,7 @@ from dynackd.data.model_labels import ModelLabels, placeholders
 from dynackd.data.rows import Column, Rows
 from dynackd.errors import UserError
 from dynackd.system.settings import Settings, Whole, checked
-from dynackd.tasks.answer_clients import ANSWER_CLIENTS
+from dynackd.tasks.answer_clients import ANSWER_CLIENTS, CONTEXT, QUESTION, READING
 from dynackd.tasks.kind import RESERVED_COLUMNS, Arrays, Kind, Labels, Output, Task, Tensors
 from dynackd.tasks.losses import cross_entropy, soft_cross_entropy, wide
 from dynackd.tasks.spans import (
@@ -113,7 +114,8 @@ class QuestionAnswering(Kind):
     # transformers' own loss lets padding share in the softmax, so that a window's loss depends on its batch.
     stock_labels: tuple[str, ...] = ()
     pipeline_tag = js_pipeline = "question-answering"
-    clients = ANSWER_CLIENTS
+    example, example_pair = QUESTION, CONTEXT
+    reading, clients = READING, ANSWER_CLIENTS
 
     # ------------------------------------------------------------------------------------------- a recipe's `task`
 
@@ -171,6 +173,13 @@ class QuestionAnswering(Kind):
                  for place, *window in zip((places[row] for row in rows), starts, ends, strict=True)]
         positions = dict(zip(POSITIONS, map(list, zip(*found, strict=True)), strict=True))
         return {**encoded, **positions, ROW: [batch["row"][row] for row in rows], STARTS: starts, ENDS: ends}
+
+    def lost(self, tokens: Dataset, max_length: int) -> str:
+        if ROW not in tokens.column_names:
+            return ""
+        rows, ends = np.array(tokens[ROW][:]), np.array(tokens[POSITIONS[1]][:])
+        count = len(np.unique(rows)) - len(np.unique(rows[ends > 0]))
+        return f"{count:,} questions have no answer that lies in a window as a whole" if count else ""
 
     def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
         return Collator(tokenizer)

@@ -182,6 +182,14 @@ def test_a_long_context_becomes_windows_of_which_only_those_with_the_whole_answe
         assert seen == [None, None, None, *words[first : first + 4], None]
 
 
+def test_answers_that_fit_into_no_window_are_told(tmp_path):
+    long = {**ROW_OF, "answers": [{"text": "fine and very warm one", "answer_start": 17}]}  # 5 tokens
+    data, _ = data_of(tmp_path, [ROW_OF, long, long], {"stride": 2}, 8)
+    _, report = tokenize(data.train, data.task, tiny_tokenizer(), 8)
+    assert str(report) == ("3 questions of the training rows became 12 windows of at most 8 tokens; 2 questions have "
+                           "no answer that lies in a window as a whole")
+
+
 def test_windows_share_a_third_of_the_length_unless_it_is_said(tmp_path):
     row = {**ROW_OF, "context": " ".join([CONTEXT] * 3)}
     _, usual = data_of(tmp_path, [row], length=18)
