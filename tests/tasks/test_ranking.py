@@ -8,12 +8,14 @@ import random
 import re
 import subprocess
 import sys
+from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 from conftest import GOOD, PLAIN, randomise, tiny_config, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 
 from dynackd.cli.command_line import main
 from dynackd.data.model_labels import ModelLabels
@@ -27,6 +29,7 @@ from dynackd.tasks.loading import load_task_data
 from dynackd.tasks.ranking import GROUP, RANKING, query_divergence, rank_correlation, rank_metrics
 from dynackd.tasks.task import compute_fidelity, compute_metrics, resolve_task
 from dynackd.tasks.tokens import tokenize
+from dynackd.training.finetuner import FineTuner
 
 LISTS = {"kind": "ranking", "query": "q", "passages": "texts", "relevance": "grades"}
 PAIRS = {"kind": "ranking", "query": "q", "positive": "good", "negative": "bad"}
@@ -284,6 +287,22 @@ def test_a_teacher_whose_scores_fall_where_relevance_rises_is_in_doubt():
     labels = {"labels": relevance, GROUP: np.arange(200) // 5}
     assert RANKING.doubt({"logits": logits[:, None]}, labels, None) is None
     assert RANKING.doubt({"logits": -logits[:, None]}, labels, None).certain
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_the_passages_of_a_query_are_trained_in_one_batch(tmp_path, strategy):
+    rows = [{"q": f"{word} day", "texts": [f"{word} " * n for n in (1, 2, 3)], "grades": [1, 0, 0]} for word in PLAIN]
+    data = load(tmp_path, LISTS, "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    tokens, _ = tokenize(data.train, data.task, tiny_tokenizer(), 16)
+    arguments = TrainingArguments(
+        str(tmp_path / "run"), use_cpu=True, per_device_train_batch_size=6, report_to="none",
+        train_sampling_strategy=strategy,
+    )  # fmt: skip
+    trainer = FineTuner(tiny_model(num_labels=1), RANKING, arguments, train_dataset=tokens,
+                        processing_class=tiny_tokenizer())  # fmt: skip
+    batches = [batch[GROUP].tolist() for batch in trainer.get_train_dataloader()]
+    assert sorted(chain.from_iterable(batches)) == sorted(tokens[GROUP][:])
+    assert all(set(Counter(batch).values()) == {3} for batch in batches)
 
 
 # --- the whole way ---------------------------------------------------------------------------------------------------
