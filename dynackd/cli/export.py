@@ -106,6 +106,7 @@ def _export(options: argparse.Namespace, which: Any, export_options: Any, output
             size = own["size_bytes"] / 1e6
             console.print(f"{file}: {size:.1f} MB, differs from torch by {own['max_abs_diff']:.1e}{change}")
             _say_classes(own)
+            _say_processor(own)
     say(f"results: {output}")
     for file, own in about.get("refused", {}).items():
         raise UserError(f"{file} was left out of {output}: {own['reason']}; the other files are there")
@@ -121,6 +122,17 @@ def _say_classes(facts: Mapping[str, Any]) -> None:
         console.print(f"  of its classes '{worst[0]}' loses most, {worst[1]:.4f} of {worst[2]:,}")
     if few := undecided_class(facts):
         console.print(f"  note: '{few[0]}' loses {few[1]:.4f}, but of {few[2]:,} alone, too few to decide")
+
+
+def _say_processor(facts: Mapping[str, Any]) -> None:
+    """On which processor a file with 8-bit products was measured, if it matters."""
+    from dynackd.report.terminal import console
+
+    if on := facts.get("measured_on"):
+        what = {True: "with", False: "without", None: "that does not say whether it has"}[on["vnni"]]
+        console.print(
+            f"  measured on a processor {what} VNNI; x86 processors without it may give other results: --int7 is safe"
+        )
 
 
 def _say_size(supernet: Any, which: Any) -> None:

@@ -111,7 +111,7 @@ def _files(about: About) -> str:
             same = f"{facts['agreement']:.1%}" if "agreement" in facts else ""
             size = f"{facts['size_bytes'] / 1e6:.1f}"
             lines.append(f"| `{name}` | {size} | {difference} | {change} | {_worst(facts)} | {same} |")
-    text = "\n".join(lines)
+    text = "\n".join([*lines, *_saturation(about)])
     sizes = [f"{name} {about[key]}" for name, key in (("batch", "static_batch"), ("length", "static_length"))
              if about.get(key)]
     fixed = f" The ONNX inputs have a fixed {' and '.join(sizes)}." if sizes else ""
@@ -125,6 +125,22 @@ def _files(about: About) -> str:
             f"{compat['flops'] / about['flops']['student']:.2f} times the FLOPs; the ONNX files are not padded."
         )
     return text
+
+
+SATURATES = (
+    "On an x86 processor without VNNI, ONNX Runtime's products of 8-bit numbers can saturate, so that results differ "
+    "from these. There, measure it, set ONNX Runtime's session option `session.x64quantprecision` to `1`, which is "
+    "slower, or take a file of 7-bit weights (`dynackd export --int7`)."
+)
+
+
+def _saturation(about: About) -> list[str]:
+    """For each file of 8-bit products: on what processor it was measured, and what may be otherwise on others."""
+    vnni = {True: ", which has VNNI", False: ", which has no VNNI", None: ""}
+    measured = [(name, facts["measured_on"]) for name, facts in about["files"].items() if "measured_on" in facts]
+    return [
+        f"\n`{name}` was measured on {own['processor']}{vnni[own['vnni']]}. {SATURATES}" for name, own in measured
+    ]
 
 
 def _worst(facts: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ from dynackd.onnx.graphs import (
     parity_shapes,
 )
 from dynackd.onnx.quantize import VARIANTS
+from dynackd.report.terminal import machine_name
 from dynackd.students.cutting import cut
 from dynackd.students.stock import stock_model
 from dynackd.students.travel import CODE_FILE, add_code
@@ -45,6 +46,7 @@ from dynackd.supernet.checkpoints import load_model
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet
 from dynackd.system.places import MANIFEST, new_directory, read_json, write_files, write_json
+from dynackd.system.processor import has_vnni
 from dynackd.tasks.task import main_metric
 
 MAX_ABS_DIFF = 1e-4
@@ -266,6 +268,8 @@ def _write_variants(
         file = directory / VARIANTS[name].file
         VARIANTS[name].write(source, file)
         own: dict[str, Any] = {"max_abs_diff": parity(student, names, longest, file)}
+        if VARIANTS[name].saturates:
+            own["measured_on"] = {"processor": machine_name(), "vnni": has_vnni()}
         finite = math.isfinite(own["max_abs_diff"])
         if validation is not None and finite:
             own |= _loss(validation, facts[ONNX_FILE]["metrics"], reference, _outputs(file, validation))

@@ -5,4 +5,8 @@ FEWEST_OF_CLASS = 20  # of a class in the validation data, below which it decide
 FASTEST = "fastest"  # the graph that is it here
 GRAPHS = ("plain", "dynamo", "fused")  # as in `graphs.GRAPHS`
 # As in `quantize.VARIANTS`, and what the command line says of each.
-VARIANTS = {"int8": "also write ONNX with 8-bit weights (dynamic)", "fp16": "also write ONNX in 16-bit floats"}
+VARIANTS = {
+    "int8": "also write ONNX with 8-bit weights (dynamic)",
+    "int7": "the same with 7 bits, right on x86 processors without VNNI too",
+    "fp16": "also write ONNX in 16-bit floats",
+}

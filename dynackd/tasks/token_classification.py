@@ -49,6 +49,7 @@ NO_TAG = -100  # the label of a piece that is no word's first
 # A column of the inputs that says of each of a row's words, in order, whether it has a piece: KEPT, or CUT + its tag's
 # id. 0 and less is padding. Without it the words that a cut leaves out would be left out of the metrics, too.
 WORDS, KEPT, CUT = "words_kept", 1, 2
+EXAMPLE = "Ada Lovelace lived in London"
 ROWS = "words_of_rows"  # how many words each row has, once the rows of all batches are joined
 
 
@@ -98,13 +99,14 @@ class TokenClassification(Kind):
     stock_labels = ("labels",)
     pipeline_tag = pipeline = js_pipeline = "token-classification"
     pipeline_options = ', aggregation_strategy="first"'
-    example = "Ada Lovelace lived in London"
+    example = EXAMPLE
     reading = Reading(
         imports=("import json", "from pathlib import Path", ""),
-        lines="""names = json.loads(Path("{name}/config.json").read_text())["id2label"]
-for word, special, scores in zip(encoded.tokens, encoded.special_tokens_mask, outputs[0]):
-    if not special:
-        print(word, names[str(scores.argmax())])""",
+        lines=f"""text = "{EXAMPLE}"
+names = json.loads(Path("{{name}}/config.json").read_text())["id2label"]
+for word in sorted({{word for word in encoded.word_ids if word is not None}}):
+    start, end = encoded.word_to_chars(word)
+    print(text[start:end], names[str(outputs[0][encoded.word_ids.index(word)].argmax())])""",
     )
 
     def task(self, value: Mapping[str, Any]) -> Task:

@@ -5,6 +5,7 @@ import onnx
 import pytest
 from conftest import tiny_model, write_rows
 
+import dynackd.deploy.export
 from dynackd.cli.command_line import main
 from dynackd.data.sources import resolve_source
 from dynackd.deploy.export import ExportOptions, export_student
@@ -17,6 +18,7 @@ from dynackd.onnx.quantize import VARIANTS, Variant
 from dynackd.students.cutting import cut
 from dynackd.subnet import SubnetSpec
 from dynackd.supernet.network import Supernet
+from dynackd.system import processor
 from dynackd.tasks.kind import ClassScore
 from dynackd.tasks.task import compute_per_class, resolve_task
 
@@ -124,3 +126,55 @@ def test_a_demand_on_classes_where_there_are_none_is_refused(tokenizer, tmp_path
         export_student(net, tokenizer, SPEC, tmp_path / "s", options=options, validation=data)
     assert not (tmp_path / "s").exists()
     assert main(["export", str(tmp_path), "--max-drop-per-class", "-1"]) == 2
+
+
+# --- 8 bits and processors -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("flags", "expected"), [
+    ("flags\t\t: fpu avx2 avx512f", False),
+    ("flags\t\t: fpu avx2 avx_vnni", True),
+    ("flags\t\t: avx512_vnni", True),
+    ("flags\t\t: avx2 amx_int8", True),
+    ("Features\t: asimd asimddp", None),  # an Arm processor
+    (None, None),
+])  # fmt: skip
+def test_whether_a_processor_has_vnni_is_read_from_its_flags(tmp_path, monkeypatch, flags, expected):
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: X\n{flags}\n")
+    assert processor.has_vnni() is expected
+
+
+def weights_of_products(file):
+    """The largest absolute weight of the 8-bit products; embeddings are none."""
+    weights = [onnx.numpy_helper.to_array(own) for own in onnx.load(file).graph.initializer]
+    products = [own for own in weights if own.dtype == np.int8 and own.ndim == 2 and len(own) != 27]
+    found = [np.abs(own.astype(int)).max() for own in products]
+    assert len(found) >= 6
+    return max(found)
+
+
+@pytest.mark.parametrize("graph", ["plain", "fused"])
+def test_with_7_bits_two_products_fit_into_16(net, tokenizer, tmp_path, graph):
+    options = ExportOptions(variants=("int8", "int7"), graph=graph)
+    about = export_student(net, tokenizer, SPEC, tmp_path / "s", options=options)
+    assert 255 * 2 * weights_of_products(tmp_path / "s" / "onnx" / "model_int7.onnx") < 2**15
+    assert 255 * 2 * weights_of_products(tmp_path / "s" / "onnx" / "model_quantized.onnx") > 2**15
+    seven, eight = (about["files"][f"onnx/model_{name}.onnx"] for name in ("int7", "quantized"))
+    assert seven["max_abs_diff"] < 1
+    assert abs(seven["size_bytes"] - eight["size_bytes"]) < 100
+
+
+@pytest.mark.parametrize(("vnni", "told"), [(True, ", which has VNNI."), (False, ", which has no VNNI."), (None, ".")])
+def test_an_8_bit_file_says_on_what_it_was_measured_and_what_to_do_on_others(
+    net, tokenizer, tmp_path, monkeypatch, vnni, told
+):
+    monkeypatch.setattr(dynackd.deploy.export, "has_vnni", lambda: vnni)
+    monkeypatch.setattr(dynackd.deploy.export, "machine_name", lambda: "an abacus")
+    options = ExportOptions(variants=("int8", "int7"))
+    about = export_student(net, tokenizer, SPEC, tmp_path / "s", options=options)
+    assert about["files"]["onnx/model_quantized.onnx"]["measured_on"] == {"processor": "an abacus", "vnni": vnni}
+    assert "measured_on" not in about["files"]["onnx/model_int7.onnx"]
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert f"`onnx/model_quantized.onnx` was measured on an abacus{told} On an x86 processor without VNNI" in card
