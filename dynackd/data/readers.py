@@ -18,12 +18,13 @@ from huggingface_hub.file_download import repo_folder_name
 from dynackd.data.conll import read_conll
 from dynackd.data.delimited import read_csv, read_tsv
 from dynackd.data.json_rows import read_json
-from dynackd.data.tables import ABSENT, Table, field_of, refuse_missing_columns, undecodable
+from dynackd.data.tables import ABSENT, Table, field_of, open_text, refuse_missing_columns, undecodable
 from dynackd.errors import UserError, first_line
 from dynackd.system.places import at_home
 
 ROWS_AT_ONCE = 256
 PACKED = (".json", ".jsonl")  # that are read as .gz too
+TEXT_COLUMN = "text"  # of a file of plain text
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
 Reader = Callable[[Path, Sequence[str]], Table]
@@ -38,6 +39,17 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Table:
     return _table(str(path), file.iter_batches(ROWS_AT_ONCE, columns=heads), features, wanted)
 
 
+def read_text(path: Path, wanted: Sequence[str]) -> Table:
+    """One text a line, in a column `text`; lines without any are passed over."""
+    refuse_missing_columns(str(path), wanted, [TEXT_COLUMN])
+
+    def rows() -> Iterator[Sequence[Any]]:
+        with open_text(path) as file:
+            yield from ((text,) for line in file if (text := line.strip()))
+
+    return Table(str(path), rows())
+
+
 READERS: dict[str, Reader] = {
     ".csv": read_csv,
     ".tsv": read_tsv,
@@ -45,6 +57,7 @@ READERS: dict[str, Reader] = {
     ".jsonl": read_json,
     ".parquet": read_parquet,
     **dict.fromkeys((".conll", ".iob", ".iob2", ".bio"), read_conll),
+    ".txt": read_text,
 }
 
 

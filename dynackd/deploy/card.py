@@ -203,7 +203,7 @@ from transformers import pipeline
 
 
 def _names(about: About) -> list[str]:
-    return [output.name for output in _kind(about).outputs]
+    return _kind(about).judged
 
 
 def _texts(about: About) -> str:

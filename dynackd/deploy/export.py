@@ -159,6 +159,7 @@ def _what_it_is(supernet: Supernet, subnet: Subnet, student: PreTrainedModel, le
         "subnet": subnet.to_dict(),
         "kind": kind_of_model(student).name,
         "labels": student.config.num_labels,
+        **kind_of_model(student).facts(student.config),
         "parameters": count_parameters(supernet, subnet),
         "flops": {
             "length": length,
@@ -273,7 +274,8 @@ def _write_variants(
         finite = math.isfinite(own["max_abs_diff"])
         if validation is not None and finite:
             own |= _loss(validation, facts[ONNX_FILE]["metrics"], reference, _outputs(file, validation))
-        reason = options.gates.refusal(own, main_metric(validation.task) if validation else "the metric")
+        metric = main_metric(validation.task) if own.get("metrics") and validation else "fidelity"
+        reason = options.gates.refusal(own, metric)
         if reason is None:
             facts[VARIANTS[name].file] = own
         else:
@@ -292,7 +294,9 @@ def _outputs(file: Path, validation: Validation | None) -> Outputs:
 def _loss(validation: Validation, before: dict[str, float], reference: Outputs, outputs: Outputs) -> dict[str, Any]:
     """What a variant loses against the float32 graph on the validation rows."""
     after = validation.metrics(outputs)
-    lost = {"drop": validation.drop(before, after)} if after else {}  # rows without labels have no metrics
+    # Rows without labels have no metrics.
+    drop = validation.drop(before, after) if after else validation.unlabelled_drop(outputs, reference)
+    lost = {"drop": drop} if drop is not None else {}
     classes = class_drops(validation.per_class(reference), validation.per_class(outputs))
     of_classes = {"class_drops": classes} if classes else {}
     return {"metrics": after, **lost, **of_classes, **validation.agreement(outputs, reference)}

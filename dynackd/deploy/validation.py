@@ -46,11 +46,15 @@ class Validation:
         kind = self.task.kind
         return {
             suffix: joined(
-                kind.flat(predict(inputs), kind.places({**inputs, **labels}))
+                self._judged(predict(inputs), kind.places({**inputs, **labels}))
                 for inputs, labels in self._batches(rows, batch_size)
             )
             for suffix, rows in self.rows.items()
         }
+
+    def _judged(self, outputs: Arrays, mask: np.ndarray) -> Arrays:
+        kind = self.task.kind
+        return kind.flat({name: outputs[name] for name in kind.judged}, mask)
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
         """The task's metrics of what `outputs` returned."""
@@ -81,6 +85,12 @@ class Validation:
         """By how much the task's main metric got worse, in its own unit; of several sets the worst."""
         names = [main_metric(self.task) + suffix for suffix in self.rows]
         return max(self.task.kind.drop(main_metric(self.task), before[name], after[name]) for name in names)
+
+    def unlabelled_drop(self, ours: Outputs, theirs: Outputs) -> float | None:
+        """How far a model's outputs are from another's where there are no labels to measure with; of several sets the
+        worst."""
+        found = [self.task.kind.unlabelled_drop(ours[suffix], theirs[suffix]) for suffix in ours]
+        return max((drop for drop in found if drop is not None), default=None)
 
     def agreement(self, ours: Outputs, theirs: Outputs) -> dict[str, float]:
         """The share of rows on which two models choose the same label; empty where outputs are no labels."""

@@ -60,9 +60,8 @@ def predict(
         mask = gather(kind.places(batch)).cpu().numpy()
         known.append(arrays(labels, mask))
         for index, subnet in enumerate(subnets):
-            fields = supernet(subnet, **inputs).outputs
-            read = {name: output.float() for name, output in kind.read(fields, inputs, supernet.model.config).items()}
-            outputs[index].append(arrays(read, mask))
+            read = kind.read(supernet(subnet, **inputs).outputs, inputs, supernet.model.config)
+            outputs[index].append(arrays({name: read[name].float() for name in kind.judged}, mask))
         on_batch()
     supernet.train(was_training)
     return [joined(parts) for parts in outputs], joined(known)

@@ -4,6 +4,7 @@ The stock model is built at its full geometry, and its layers are then cut to th
 """
 
 import functools
+import inspect
 from typing import Any
 
 import transformers
@@ -14,6 +15,16 @@ from dynackd.families.table import FAMILIES, FAMILY_KEY
 from dynackd.students.registration import MODEL_TYPE_PREFIX
 from dynackd.students.shrink import full_depth, shrink
 from dynackd.tasks.kinds import KINDS
+
+
+# Of a student's config, and False: the model has no pooler, which transformers would draw at random for a checkpoint
+# without one.
+POOLER_KEY = "dynackd_pooler"
+
+
+def takes_pooler(model: type) -> bool:
+    """Whether a model's class makes a pooler unless it is told not to."""
+    return "add_pooling_layer" in inspect.signature(model).parameters
 
 
 def auto_classes() -> list[str]:
@@ -62,9 +73,12 @@ def model_class(name: str, auto: str) -> type[PreTrainedModel]:
     """The students' class of an architecture for one of transformers' Auto classes, registered with that."""
     config, table = config_class(name), shrink_table(name)
     stock: Any = getattr(transformers, auto)._model_mapping[CONFIG_MAPPING[name]]
+    has_pooler = takes_pooler(stock)
 
     class Student(stock):  # type: ignore[misc]
         def __init__(self, config: PreTrainedConfig, *args: Any, **options: Any) -> None:
+            if has_pooler and getattr(config, POOLER_KEY, True) is False:
+                options.setdefault("add_pooling_layer", False)
             with full_depth(config, table):
                 super().__init__(config, *args, **options)
             shrink(self, config, table)

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from dynackd.families.family import set_heads, shared_slices, slices
 from dynackd.families.table import family_of, geometry_of, layer_list
-from dynackd.students.classes import auto_class_of, config_class, model_class
+from dynackd.students.classes import POOLER_KEY, auto_class_of, config_class, model_class, takes_pooler
 from dynackd.subnet import Subnet
 from dynackd.supernet.network import CONFIG_KEY, Supernet
 
@@ -82,4 +82,6 @@ def _student_config(supernet: Supernet, subnet: Subnet) -> PreTrainedConfig:
     )
     share = {"width": subnet.width(geometry), "depth": len(subnet.layers) / geometry.layers}
     setattr(config, CONFIG_KEY, {**share, **supernet.origin.public_teacher()})
+    if takes_pooler(type(supernet.model)) and getattr(supernet.model, "pooler", None) is None:
+        setattr(config, POOLER_KEY, False)
     return config

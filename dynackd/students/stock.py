@@ -18,10 +18,10 @@ from transformers import AutoConfig, PreTrainedModel
 from dynackd.errors import UserError
 from dynackd.families.family import Slice, shared_slices, slices
 from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name, name_from
-from dynackd.students.classes import auto_class_of
+from dynackd.students.classes import POOLER_KEY, auto_class_of
 from dynackd.subnet import Layer
 
-STUDENT_KEYS = ("layer_heads", "layer_neurons", "kept_layers", "head_size", FAMILY_KEY)
+STUDENT_KEYS = ("layer_heads", "layer_neurons", "kept_layers", "head_size", FAMILY_KEY, POOLER_KEY)
 
 
 def stock_heads(hidden: int, head_size: int, heads: int) -> int:
@@ -68,6 +68,9 @@ def stock_model(student: PreTrainedModel) -> PreTrainedModel:
     )
     for piece, room in zip(*biases, strict=True):
         state[name_from(stock, f"{piece.path}.{piece.name}")] = _padded(piece, room)
+    if getattr(config, POOLER_KEY, True) is False:  # the stock model has one, which nothing reads
+        unread = {name: torch.zeros_like(own) for name, own in stock.state_dict().items() if name.startswith("pooler.")}
+        state = {**unread, **state}
     if state.keys() != stock.state_dict().keys():
         raise UserError(
             f"no stock checkpoint holds the layers {', '.join(map(str, config.kept_layers))} alone: a "

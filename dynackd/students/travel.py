@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from dynackd.families.family import first_heads
 from dynackd.families.table import FAMILY_KEY
 from dynackd.students import shrink
-from dynackd.students.classes import auto_class_of, config_class, model_class, shrink_table
+from dynackd.students.classes import POOLER_KEY, auto_class_of, config_class, model_class, shrink_table
 from dynackd.version import __version__
 
 CODE_FILE = "modeling_dynackd.py"
@@ -45,7 +45,7 @@ class {model}({stock_model}):
 
     def __init__(self, config, *args, **options):
         with full_depth(config, FAMILY):
-            super().__init__(config, *args, **options)
+            super().__init__(config, *args, **{{**{options}, **options}})
         shrink(self, config, FAMILY)
 '''
 
@@ -74,6 +74,7 @@ def code_of(student: PreTrainedModel) -> str:
         model_type=config.model_type,  # type: ignore[attr-defined]
         family_key=FAMILY_KEY,
         table=shrink_table(name),
+        options={} if getattr(student.config, POOLER_KEY, True) else {"add_pooling_layer": False},
     )
 
 

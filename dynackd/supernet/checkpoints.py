@@ -1,5 +1,6 @@
 """Reading checkpoints with care."""
 
+import inspect
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -198,7 +199,8 @@ def load_model(
         )
     for key, value in kind.settled(config, Path(path)).items():
         setattr(config, key, value)
-    model, info = _load(auto, path, config)
+    options = {} if kind.pooler else without_pooler(auto, config)
+    model, info = _load(auto, path, config, **options)
     # from_pretrained re-initialises what it does not find, without an error.
     missing = sorted(name for name in info["missing_keys"] if not (new_head and _is_head(name, model)))
     mismatched = sorted(key for key in info["mismatched_keys"] if not (new_head and key[0].startswith(kind.head)))
@@ -213,8 +215,15 @@ def load_model(
             f"{path} is no complete {config.model_type} {kind.noun}: {count} weights are missing or of another shape, "
             f"the first is {first!r}"
         )
-    _refuse_unused(path, model, info["unexpected_keys"], new_head)
+    _refuse_unused(path, model, info["unexpected_keys"], new_head or not kind.head)
     return model
+
+
+def without_pooler(auto: Any, config: PreTrainedConfig) -> dict[str, bool]:
+    """With what a model of this config is made without the pooler that nothing reads: a checkpoint may not hold it, and
+    no step would train it. Nothing for a class that has none, or, as students, knows by itself."""
+    made = auto._model_mapping[type(config)]
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(made).parameters else {}
 
 
 def load_masked_lm(path: str) -> PreTrainedModel:
@@ -232,8 +241,8 @@ def load_masked_lm(path: str) -> PreTrainedModel:
     return model.eval()
 
 
-def _load(auto: Any, path: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A model in float32 and what the library says of its weights."""
+def _load(auto: Any, path: str, config: PreTrainedConfig, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model in float32, made with `options`, and what the library says of its weights."""
     _check_safetensors(path)
     with _told(path, "weights"):
         return auto.from_pretrained(
@@ -244,6 +253,7 @@ def _load(auto: Any, path: str, config: PreTrainedConfig) -> tuple[PreTrainedMod
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are told, and refused by the callers
+            **options,
         )
 
 

@@ -34,10 +34,12 @@ Arrays = Mapping[str, np.ndarray]
 @dataclass(frozen=True)
 class Output:
     """One output of a model: `name` is the field of the Hugging Face output, and the ONNX graph's; `axes` name its
-    dimensions, of which "batch" and "length" (in tokens) differ from call to call."""
+    dimensions, of which "batch" and "length" (in tokens) differ from call to call. judged: whether metrics and fidelity
+    are about it; what is not is for clients alone, and never kept for all rows of a data set."""
 
     name: str
     axes: tuple[str, ...]
+    judged: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Kind(ABC):
     problem_type: Any = None  # of its config
     head: tuple[str, ...] = ("classifier",)  # how the path of its output layer begins
     outputs: tuple[Output, ...] = (Output("logits", ("batch", "labels")),)
+    pooler = True  # whether the head reads what the encoder's pooler gives, where there is one
     noun = "model"  # what it is called
     row_noun, input_noun = "rows", "inputs"  # what its rows are called, and what these become where they become several
     # --- a recipe's `task`
@@ -179,6 +182,10 @@ class Kind(ABC):
         """JSON files that stand beside a model of this config for its clients: path -> content."""
         return {}
 
+    def facts(self, config: Any) -> Mapping[str, Any]:
+        """What export.json, and so the model card, says beside the usual of a model of this config."""
+        return {}
+
     def check_model(self, task: "Task", model: ModelLabels | None) -> None:
         """Refuse (UserError) a trained model whose outputs are of another kind; None: the head is still to be made."""
         if model is None:
@@ -246,6 +253,11 @@ class Kind(ABC):
 
     # -------------------------------------------------------------------------------------------------- the outputs
 
+    @property
+    def judged(self) -> list[str]:
+        """The names of the outputs that metrics and fidelity are about."""
+        return [output.name for output in self.outputs if output.judged]
+
     def read(self, fields: Any, batch: Tensors, config: Any) -> dict[str, Tensor]:
         """The outputs, in the order of `self.outputs`, from the fields of the Hugging Face output of a model of this
         config."""
@@ -259,7 +271,7 @@ class Kind(ABC):
     def flat(self, arrays: Arrays, mask: np.ndarray) -> dict[str, np.ndarray]:
         """A batch's outputs or labels so that batches of any length can be joined along the first axis: of what has a
         place for each token, those of `places` alone, [tokens, ...]. mask [batch, length]."""
-        if not any("length" in output.axes for output in self.outputs):
+        if not any("length" in output.axes for output in self.outputs if output.judged):
             return dict(arrays)
         real = mask.astype(bool)
         return {name: array[real] if array.shape[:2] == mask.shape else array for name, array in arrays.items()}
@@ -329,6 +341,11 @@ class Kind(ABC):
 
     def same_answers(self, ours: Arrays, theirs: Arrays) -> np.ndarray | None:
         """Whether two models give the same label, for each row; None where outputs are no labels."""
+        return None
+
+    def unlabelled_drop(self, ours: Arrays, theirs: Arrays) -> float | None:
+        """How far a smaller file's outputs are from the float32 file's, from 0, for rows without labels to measure a
+        drop of the metric on; None where that is not defined, and then nothing is refused for it."""
         return None
 
     def drop(self, metric: str, before: float, after: float) -> float:

@@ -44,3 +44,24 @@ def soft_binary_cross_entropy(student: Tensor, teacher: Tensor, temperature: flo
     """
     logits, soft = wide(student) / temperature, (wide(teacher) / temperature).sigmoid()
     return temperature**2 * F.binary_cross_entropy_with_logits(logits, soft.to(logits.dtype))
+
+
+def cosines(one: Tensor, other: Tensor) -> Tensor:
+    """Cosines of vectors [..., size], which are broadcast: [...]."""
+    return (unit(one) * unit(other)).sum(-1)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors [..., size] at length 1."""
+    return F.normalize(wide(vectors), dim=-1)
+
+
+def signed_sum(output: Tensor) -> Tensor:
+    """An output [rows, ...] summed with fixed random signs, a mean over rows.
+
+    Its slope along any change says how far the output moves by that, whichever way and whatever its size: the mean
+    square over signs is the squared length of the output's derivative (Hutchinson 1990). What has no labels to be wrong
+    about is judged by this.
+    """
+    signs = torch.randint(2, output.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return (wide(output) * signs.to(output.device)).sum() / len(output)

@@ -54,8 +54,8 @@ def _completed(task: Task, value: Mapping[str, Any]) -> Task:
 
 
 def main_metric(task: Task) -> str:
-    """The metric by which checkpoints and sub-networks are compared: the task's first."""
-    return task.metrics[0]
+    """The metric by which checkpoints and sub-networks are compared: the task's first; "fidelity" without any."""
+    return task.metrics[0] if task.metrics else "fidelity"
 
 
 def compute_metrics(task: Task, outputs: Arrays, labels: Arrays, suffix: str = "") -> dict[str, float]:

@@ -52,4 +52,5 @@ class FineTuner(ResumableTrainer):
                 return loss.detach(), None, None
             config = self.accelerator.unwrap_model(model).config
             outputs = self.kind.read(fields, batch, config) if self.kind.stock_labels else fields
-        return loss.detach(), tuple(outputs.values()), tuple(batch[name] for name in self.kind.label_columns)
+        labels = self.kind.split(batch)[1]
+        return loss.detach(), tuple(outputs[name] for name in self.kind.judged), tuple(labels.values())

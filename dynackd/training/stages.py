@@ -353,8 +353,7 @@ def _measured(task: Task, found: EvalPrediction | PredictionOutput, suffix: str 
         return dict(zip(names, every, strict=False))
 
     kind = task.kind
-    outputs = named([output.name for output in kind.outputs], found.predictions)
-    labels = named(kind.label_columns, found.label_ids)
+    outputs, labels = named(kind.judged, found.predictions), named(kind.label_columns, found.label_ids)
     filled = np.ones(next(iter(outputs.values())).shape[:2])
     mask = kind.places({"attention_mask": filled, **labels})
     return compute_metrics(task, kind.flat(outputs, mask), kind.flat(labels, mask), suffix)
