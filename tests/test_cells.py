@@ -80,6 +80,10 @@ def some_passages(rng):
     return {"query": text(rng), "passages": [text(rng), text(rng), text(rng)], "relevance": [0, 1, 0]}
 
 
+def a_pair(rng):
+    return {"one": text(rng), "other": text(rng), "score": rng.random()}
+
+
 # kind -> a recipe's `task`, and a row of its data
 ROWS = {
     "classification": ({"text": "text", "label": "label"}, a_class),
@@ -88,6 +92,7 @@ ROWS = {
     "question_answering": ({}, a_question),
     "multi_label": ({"text": "text", "label": "labels"}, some_labels),
     "ranking": ({"passages": "passages", "relevance": "relevance"}, some_passages),
+    "embedding": ({"pair": ["one", "other"], "score": "score"}, a_pair),
 }
 
 

@@ -16,7 +16,6 @@ from dynackd.students.registration import MODEL_TYPE_PREFIX
 from dynackd.students.shrink import full_depth, shrink
 from dynackd.tasks.kinds import KINDS
 
-
 # Of a student's config, and False: the model has no pooler, which transformers would draw at random for a checkpoint
 # without one.
 POOLER_KEY = "dynackd_pooler"

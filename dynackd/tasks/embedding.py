@@ -1,7 +1,7 @@
 """Sentence embedding: one vector for a text, whose cosines with others say how near in meaning two texts are."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from dynackd.data.rows import Column, Rows, read_number
 from dynackd.errors import UserError
 from dynackd.report.terminal import console
 from dynackd.system.settings import Settings, checked
-from dynackd.tasks.embedding_clients import CLIENTS
+from dynackd.tasks.embedding_clients import EMBEDDING_CLIENTS
 from dynackd.tasks.kind import RESERVED_COLUMNS, Arrays, Kind, Labels, Output, Task, Tensors
 from dynackd.tasks.losses import cosines, cross_entropy, signed_sum, unit, wide
 from dynackd.tasks.metrics import METRICS, pearson
@@ -77,8 +77,9 @@ class Embedding(Kind):
     label_columns = (ROW, SCORES)
     stock_labels = ()
     together = ROW
+    not_finetuned = "learns from pairs (task.text: [one, other]); an embedder is its own teacher: run train-width"
     pipeline_tag = "sentence-similarity"
-    clients = CLIENTS
+    clients = EMBEDDING_CLIENTS
 
     text: tuple[str, ...] = ()
     pair: tuple[str, ...] = ()
@@ -94,25 +95,18 @@ class Embedding(Kind):
         pair = written.pair or (text if len(text) == 2 else [])
         if not text and not pair:
             raise UserError("task: 'text' is missing; an embedding needs the column of its texts, or a pair of columns")
-        for key, names, most in (("text", text, 2), ("pair", pair, 2)):
-            if names and (len(names) > most or len(set(names)) < len(names) or written.score in names):
-                raise UserError(f"task.{key}: expected different columns, two at most and none the score's, got {names}")
+        for key, names, counts in (("text", text, (0, 1, 2)), ("pair", pair, (0, 2))):
+            if len(names) not in counts or len({*names, written.score}) != len(names) + 1:
+                raise UserError(f"task.{key}: expected {'one or ' * (1 in counts)}two different columns other than the "
+                                f"score's, got {names}")
             if clash := [name for name in names if name in (*RESERVED_COLUMNS, SCORES)]:
-                raise UserError(f"task.{key}: rename the column '{clash[0]}'; dynackd makes a column of that name itself")
-        if len(pair) == 1:
-            raise UserError(f"task.pair: expected two columns, got {pair}")
+                raise UserError(f"task.{key}: rename the column '{clash[0]}'; dynackd makes one of that name itself")
         for key in ("score", "metrics"):
             if getattr(written, key) and not (pair and written.score):
                 raise UserError(f"task.{key}: it is about scored pairs; give 'pair' and 'score', or remove it")
-        own = dataclasses.replace(
-            self,
-            text=tuple(text),
-            pair=tuple(pair),
-            score=written.score or "",
-            pooling=written.pooling,
-            normalize=written.normalize,
-        )
-        return Task("custom", own.read_from("validation"), own.score, own, own.chosen_metrics(value) if own.score else ())
+        own = Embedding(tuple(text), tuple(pair), written.score or "", written.pooling, written.normalize)
+        metrics = own.chosen_metrics(value) if own.score else ()
+        return Task("custom", own.read_from("validation"), own.score, own, metrics)
 
     def read_from(self, split: str) -> tuple[str, ...]:
         """The columns of a split's texts."""
@@ -125,9 +119,9 @@ class Embedding(Kind):
 
     def of_split(self, task: Task, split: str) -> Task:
         columns = self.read_from(split)
-        return dataclasses.replace(
-            task, text_columns=columns, label_column=self.score if columns == self.pair else ""
-        )
+        scored = columns == self.pair and not (split == "train" and self.text)
+        score = self.score if scored else ""
+        return dataclasses.replace(task, text_columns=columns, label_column=score)
 
     def label_column(self, task: Task) -> Column | None:
         return Column(task.label_column, "score", read_number, pa.float64()) if task.label_column else None
@@ -148,17 +142,13 @@ class Embedding(Kind):
     def settled(self, config: Any, directory: Path) -> Mapping[str, Any]:
         model = str(directory)
         known = _pooling(config) or pooling_of(model)
-        asked = {"mode": self.pooling, "normalize": self.normalize}
-        asked = {name: value for name, value in asked.items() if value is not None}
+        how = known or Pooling(self.pooling or "mean", self.normalize is not False)
         if known is None:
-            known = dataclasses.replace(Pooling(), **asked)
-            console.print(f"note: no {MODULES} says how {model} makes one vector of a text; taken is {known.told()}")
-        key = {"mode": "pooling", "normalize": "normalize"}
-        for name, value in asked.items():
-            if getattr(known, name) != value:
-                raise UserError(f"task.{key[name]} is {str(value).lower()}, but the vector of {model} is {known.told()}; "
-                                "remove the key")
-        return {POOLING_KEY: known.to_dict()}
+            console.print(f"note: no {MODULES} says how {model} makes a vector of a text; taken is {how.told()}")
+        for key, asked, own in (("pooling", self.pooling, how.mode), ("normalize", self.normalize, how.normalize)):
+            if asked not in (None, own):
+                raise UserError(f"task.{key}: {str(asked).lower()}, but a vector of {model} is {how.told()}; remove it")
+        return {POOLING_KEY: how.to_dict()}
 
     def files(self, config: Any) -> Mapping[str, Any]:
         return _pooling_of(config).files(config.hidden_size)
@@ -258,10 +248,11 @@ class Embedding(Kind):
         texts' cosines with one another."""
         ours, theirs = outputs["sentence_embedding"], teacher["sentence_embedding"]
         found = {"cosine": float(_cosines(ours, theirs).mean())} if ours.shape == theirs.shape else {}
-        above = np.triu_indices(min(len(ours), MOST_COMPARED), k=1)
-        if len(above[0]):
-            own, other = (_unit(vectors[:MOST_COMPARED]) @ _unit(vectors[:MOST_COMPARED]).T for vectors in (ours, theirs))
-            found["similarities"] = pearson(own[above], other[above], 1)
+        if len(ours) > 1:
+            some = [_unit(vectors[:MOST_COMPARED]) for vectors in (ours, theirs)]
+            above = np.triu_indices(len(some[0]), k=1)
+            own, other = ((vectors @ vectors.T)[above] for vectors in some)
+            found["similarities"] = pearson(own, other, 1)
         return found
 
     def unlabelled_drop(self, ours: Arrays, theirs: Arrays) -> float:

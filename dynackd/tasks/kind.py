@@ -89,6 +89,7 @@ class Kind(ABC):
     default_metrics: tuple[str, ...] = ()  # the first is the main one
     lower_is_better: frozenset[str] = frozenset()
     refused_training: Mapping[str, str] = {}  # fields of `training` that make no sense for it -> why
+    not_finetuned = "has no labels to fine-tune with; name a fine-tuned model under 'teacher'"  # where it cannot be
     augmentable = False  # whether a row's texts may be changed by `dynackd augment`
     # --- the columns of a batch that are no inputs of the model
     label_columns: tuple[str, ...] = ("labels",)

@@ -5,6 +5,7 @@ from typing import Any
 
 from dynackd.errors import UserError
 from dynackd.tasks.classification import CLASSIFICATION
+from dynackd.tasks.embedding import EMBEDDING
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.multi_label import MULTI_LABEL
 from dynackd.tasks.question_answering import QUESTION_ANSWERING
@@ -19,6 +20,7 @@ KINDS: dict[str, Kind] = {
     "token_classification": TOKEN_CLASSIFICATION,
     "multi_label": MULTI_LABEL,
     "ranking": RANKING,
+    "embedding": EMBEDDING,
 }
 
 KIND_KEY = "dynackd_kind"  # of a config: the kind of task that dynackd trained the model for

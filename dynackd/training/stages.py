@@ -68,8 +68,7 @@ from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, Stage, SupernetTr
 def finetune(recipe: Recipe, mode: RunMode) -> Path:
     """Stage 0: fine-tune a bare encoder with the stock Trainer. Returns the teacher's directory."""
     if not recipe.task.kind.can_finetune(recipe.task):
-        raise UserError(f"task: a {recipe.task.kind.name} has no labels to fine-tune with; name a fine-tuned model "
-                        f"under 'teacher'")
+        raise UserError(f"task: a {recipe.task.kind.noun} {recipe.task.kind.not_finetuned}")
     run = prepare(recipe, "finetune", TEACHER, mode)
     source = resolve_model(recipe.model)
     config = load_config(source)
