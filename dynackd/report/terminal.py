@@ -81,8 +81,9 @@ def machine_name() -> str:
 
 
 def grid_table(evaluation: Mapping[str, Any]) -> Table:
-    """The table of `evaluate`: one row for each sub-network, the teacher last."""
-    names = list(evaluation["teacher"]["metrics"])
+    """The table of `evaluate`: one row for each sub-network, the teacher last; rows without labels, which have no
+    metrics, are judged by how closely they follow it."""
+    names = list(evaluation["teacher"]["metrics"] or evaluation["subnetworks"][0]["fidelity"])
     title = f"{evaluation['task']}, FLOPs at {evaluation['length']} tokens"
     # A table that fits 80 columns with 12 layers and the longest metric: without lines, a long name on several lines.
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -118,7 +119,8 @@ def layer_ranges(layers: Sequence[int]) -> str:
 
 def _costs_and_metrics(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     costs = [f"{row['parameters'] / 1e6:,.2f}", f"{row['flops'] / 1e6:,.1f}"]
-    return costs + [f"{row['metrics'][name]:.4f}" for name in names]
+    judged = row["metrics"] or row.get("fidelity", {})
+    return costs + [f"{judged[name]:.4f}" if name in judged else "" for name in names]
 
 
 def benchmark_table(result: Mapping[str, Any]) -> Table:

@@ -44,7 +44,7 @@ CASES = [
     ranked("no passages", WAYS + "none", ", relevance: grades"),
     ranked("passages in two ways", WAYS + "passages and passage", LISTS + ", passage: other"),
     ranked("positive passages alone", WAYS + "positive", ", positive: other"),
-    ranked("passages without relevance", "task: a ranking has no labels to fine-tune with; name a fine-tuned model "
+    ranked("passages without relevance", "task: a reranker has no labels to fine-tune with; name a fine-tuned model "
            "under 'teacher'", ", passages: texts"),
     Bad(
         "a classifier for a reranker",

@@ -393,7 +393,7 @@ def test_passages_without_relevance_train_by_the_teacher_alone(road, tmp_path, c
     about = read_json(tmp_path / "run" / "width" / "metrics.json")
     assert [set(row["fidelity"]) for row in about["subnetworks"]] == [{"spearman", "rmse"}] * 2
     assert main(["finetune", path]) == 2
-    assert "a ranking has no labels to fine-tune with" in capsys.readouterr().err
+    assert "a reranker has no labels to fine-tune with" in capsys.readouterr().err
 
 
 # --- clients ---------------------------------------------------------------------------------------------------------
