@@ -71,6 +71,11 @@ def shown(value: Any) -> str:
     return known[value] if value is None or isinstance(value, bool) else _SHORT.repr(value)
 
 
+def a(noun: str) -> str:
+    """The noun with its article: "a tagger", "an embedder"."""
+    return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether this is Python's, or torch's on a CPU or an accelerator, for memory that is not there."""
     words = ("can't allocate memory", "not enough memory", "out of memory")

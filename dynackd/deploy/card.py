@@ -94,6 +94,10 @@ def _quality(about: About) -> str:
     metrics = about.get("metrics")
     if not metrics:
         return "The student was not validated when it was exported."
+    if not metrics["student"]:
+        told = f"{metrics['rows']}, which have no labels to measure with"
+        found = "".join(f"| {name} | {value:.4f} |\n" for name, value in metrics.get("fidelity", {}).items())
+        return f"{told}, its fidelity to the teacher:\n\n| | |\n|---|---|\n{found}".strip() if found else f"{told}."
     columns = list(metrics["student"])
     rows = [f"| {who} | " + " | ".join(f"{metrics[who][name]:.4f}" for name in columns) + " |"
             for who in ("student", "teacher") if metrics.get(who)]

@@ -136,7 +136,7 @@ def export_student(
         write_files(temporary, kind_of_model(student).files(student.config))
         onnx_facts, measured = _write_variants(student, names, longest, temporary, options, validation, difference)
         if validation is not None:
-            about["metrics"] = _metrics(supernet, validation, onnx_facts[ONNX_FILE])
+            about["metrics"] = _metrics(supernet, validation, onnx_facts[ONNX_FILE], temporary / ONNX_FILE)
         about |= {"licence": licence_of([supernet.origin.teacher]), **measured, **(facts or {})}
         if options.measure:
             about["latency"] = _measured(supernet, temporary, options, longest)
@@ -179,7 +179,7 @@ def known_metrics(supernet_directory: Path, subnet: Subnet) -> dict[str, Any]:
     for row in known.get("subnetworks", []):
         if (row["heads"], row["neurons"], tuple(row["layers"])) == (*subnet.sizes, subnet.indices):
             metrics = {"rows": rows, "student": row["metrics"], "teacher": known["teacher"]["metrics"]}
-            return {"metrics": metrics}
+            return {"metrics": {**metrics, "fidelity": row.get("fidelity", {})}}
     return {}
 
 
@@ -302,13 +302,17 @@ def _loss(validation: Validation, before: dict[str, float], reference: Outputs, 
     return {"metrics": after, **lost, **of_classes, **validation.agreement(outputs, reference)}
 
 
-def _metrics(supernet: Supernet, validation: Validation, own: dict[str, Any]) -> dict[str, Any]:
-    """The student's metrics and, where its directory is here, the teacher's on the same rows."""
+def _metrics(supernet: Supernet, validation: Validation, own: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The student's metrics and, where its directory is here, the teacher's on the same rows; where these have no
+    labels, how closely the student's `file` follows it."""
     teacher = supernet.origin.teacher_here()
     metrics: dict[str, Any] = {"rows": f"On {len(validation):,} validation rows", "student": own["metrics"]}
     if teacher:
         predict = torch_predictor(load_model(teacher, kind=validation.task.kind).eval(), validation.task.kind)
-        metrics["teacher"] = validation.metrics(validation.outputs(predict, 32))
+        outputs = validation.outputs(predict, 32)
+        metrics["teacher"] = validation.metrics(outputs)
+        if not own["metrics"]:
+            metrics["fidelity"] = validation.fidelity(_outputs(file, validation), outputs)
     return metrics
 
 

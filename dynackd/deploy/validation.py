@@ -18,7 +18,7 @@ from dynackd.onnx.graphs import Feed
 from dynackd.report.terminal import console
 from dynackd.tasks.kind import Arrays, ClassScore, Kind, Task
 from dynackd.tasks.loading import load_task_data
-from dynackd.tasks.task import compute_metrics, compute_per_class, main_metric
+from dynackd.tasks.task import compute_fidelity, compute_metrics, compute_per_class, main_metric
 from dynackd.tasks.tokens import tokenize, unknown
 
 Outputs = dict[str, Arrays]  # by the suffix of the set
@@ -62,6 +62,13 @@ class Validation:
         for suffix, labels in self.labels.items():
             metrics |= compute_metrics(self.task, outputs[suffix], labels, suffix)
         return metrics
+
+    def fidelity(self, ours: Outputs, theirs: Outputs) -> dict[str, float]:
+        """How closely a model's outputs follow another's."""
+        found: dict[str, float] = {}
+        for suffix, labels in self.labels.items():
+            found |= compute_fidelity(self.task, ours[suffix], theirs[suffix], labels, suffix)
+        return found
 
     def per_class(self, outputs: Outputs) -> dict[str, ClassScore]:
         """How well each class is found by what `outputs` returned, in every set; none without classes or labels."""

@@ -20,7 +20,7 @@ from dynackd.data.labels import LabelMap
 from dynackd.data.model_labels import ModelLabels
 from dynackd.data.rows import Column, Rows
 from dynackd.data.sources import Place
-from dynackd.errors import UserError, listed, names_of, one_of, refuse_unknown_keys
+from dynackd.errors import UserError, a, listed, names_of, one_of, refuse_unknown_keys
 from dynackd.system.settings import Settings
 from dynackd.tasks.doubts import Doubt
 
@@ -131,11 +131,11 @@ class Kind(ABC):
     def chosen_metrics(self, value: Mapping[str, Any]) -> tuple[str, ...]:
         """The metrics that a recipe's `task` names, or the default ones. Raises UserError."""
         names = names_of("task.metrics", value.get("metrics") or list(self.default_metrics))
-        return tuple(one_of(f"task.metrics of a {self.name} task", name, self.metrics) for name in names)
+        return tuple(one_of(f"task.metrics of {a(self.name)} task", name, self.metrics) for name in names)
 
     def with_labels(self, task: "Task", labels: Any) -> "Task":
         """The task with a recipe's `task.labels`. Raises UserError."""
-        raise UserError(f"task.labels: a {self.name} has no classes; remove it")
+        raise UserError(f"task.labels: {a(self.name)} has no classes; remove it")
 
     def can_finetune(self, task: "Task") -> bool:
         """Whether rows hold what a bare encoder could be fine-tuned with."""
@@ -192,7 +192,7 @@ class Kind(ABC):
         if model is None:
             return
         if model.problem_type not in (None, self.problem_type):
-            raise UserError(f"task '{task.name}' is a {self.name}, but the model's problem_type is "
+            raise UserError(f"task '{task.name}' is {a(self.name)}, but the model's problem_type is "
                             f"{model.problem_type}")
 
     def made(self, architecture: str, config: Any) -> bool:
@@ -281,7 +281,7 @@ class Kind(ABC):
 
     def label_loss(self, outputs: Tensors, batch: Tensors) -> Tensor:
         """The loss against the labels, a mean over `label_count`."""
-        raise UserError(f"the distillation term 'ce' needs labels, and a {self.name} has none")
+        raise UserError(f"the distillation term 'ce' needs labels, and {a(self.name)} has none")
 
     @abstractmethod
     def output_loss(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:

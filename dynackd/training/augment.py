@@ -23,7 +23,7 @@ from dynackd.data.model_labels import ModelLabels, labels_of
 from dynackd.data.origins import Record, model_record, public_name, resolve_model, rows_record
 from dynackd.data.sources import DataSource
 from dynackd.data.words import Row, Slot, Slots, masked_slots, neighbour_slots, new_rows
-from dynackd.errors import UserError, listed
+from dynackd.errors import UserError, a, listed
 from dynackd.families.table import max_positions
 from dynackd.measure.evaluation import batches_of, longest_first, predict, this_device
 from dynackd.measure.teacher_check import SAMPLE_ROWS
@@ -74,7 +74,7 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
     """Make and label new rows (see `words.py`). Returns their directory and the content of its `augment.json`."""
     settings, start = recipe.augmentation, time.monotonic()
     if not recipe.task.kind.augmentable:
-        raise UserError(f"task: the words of a {recipe.task.kind.name}'s rows cannot be replaced; train on the rows "
+        raise UserError(f"task: the words of {a(recipe.task.kind.name)}'s rows cannot be replaced; train on the rows "
                         f"that there are")
     directory, unfinished = claim(recipe, AUGMENTED, mode)
     if mode.resume and any(unfinished.glob("*.json")):
@@ -220,7 +220,7 @@ def _read_back(
     """What the stages will read from the file, which must be what was meant, class by class."""
     back = load_task_data(recipe.task, DataSource(train=str(file)), ("train",), model=names).train
     if back is None or _labelled(data, back) != list(rows):
-        written = listed(data.labels.written) if data.labels else f"of a {data.task.kind.name}"
+        written = listed(data.labels.written) if data.labels else f"of {a(data.task.kind.name)}"
         raise UserError(f"the labels {written} would be read as others from a file; say which is which in task.labels")
     return back
 

@@ -13,7 +13,7 @@ from dynackd.data.sources import DataSource
 from dynackd.data.words import AugmentationSettings
 from dynackd.distill.settings import SIGNALS, DistillationSettings
 from dynackd.distill.terms import TERMS
-from dynackd.errors import UserError, one_of, reason_of
+from dynackd.errors import UserError, a, one_of, reason_of
 from dynackd.grid import Grid
 from dynackd.system.places import at_home
 from dynackd.system.settings import checked
@@ -247,7 +247,7 @@ def _training(
     for fields in training.values():
         for key, why in task.kind.refused_training.items():
             if fields.values.get(key):
-                raise UserError(f"{fields.where(key)} is not possible for a {task.kind.name}: {why}; remove it")
+                raise UserError(f"{fields.where(key)} is not possible for {a(task.kind.name)}: {why}; remove it")
     return training
 
 

@@ -19,7 +19,7 @@ from transformers.trainer_utils import EvalPrediction, PredictionOutput
 from dynackd.data.model_labels import WRITTEN_KEY, labels_of
 from dynackd.data.origins import Record, model_record, resolve_model
 from dynackd.distill.teacher import Teacher
-from dynackd.errors import UserError, out_of_memory
+from dynackd.errors import UserError, a, out_of_memory
 from dynackd.families.table import family_of, max_positions
 from dynackd.measure.evaluation import batches_of
 from dynackd.report.terminal import console, grid_table, progress, show
@@ -68,7 +68,7 @@ from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, Stage, SupernetTr
 def finetune(recipe: Recipe, mode: RunMode) -> Path:
     """Stage 0: fine-tune a bare encoder with the stock Trainer. Returns the teacher's directory."""
     if not recipe.task.kind.can_finetune(recipe.task):
-        raise UserError(f"task: a {recipe.task.kind.noun} {recipe.task.kind.not_finetuned}")
+        raise UserError(f"task: {a(recipe.task.kind.noun)} {recipe.task.kind.not_finetuned}")
     run = prepare(recipe, "finetune", TEACHER, mode)
     source = resolve_model(recipe.model)
     config = load_config(source)

@@ -63,7 +63,7 @@ CASES = [
     bad("a parquet file cut off", "t.parquet", b"PAR1 and no more", ": damaged, or no parquet file (...)"),
     bad("a spreadsheet", "t.xlsx", b"PK",
         ": unknown kind of file '.xlsx'; known: .csv, .tsv, .json, .jsonl, .parquet, .conll, .iob, "
-        ".iob2, .bio; save it as csv (UTF-8)"),
+        ".iob2, .bio, .txt; save it as csv (UTF-8)"),
     Bad("a directory for a file", FINETUNE + "t.csv", "{d}/t.csv: a directory, not a file",
         lambda directory: (directory / "t.csv").mkdir()),
     Bad("a file beside a hub name", "finetune {d}/fresh.yaml --set data=owner/name --set data.train=t.csv",

@@ -234,7 +234,8 @@ def test_every_format_gives_the_same_rows(table: Callable[..., str], name: str) 
     ("a.json", "[1]", "data row 1: expected an object"),
     ("a.json", "[{", "line 1: not valid JSON"),
     ("a.parquet", b"PAR1 cut", "damaged, or no parquet file"),
-    ("a.txt", "x", r"unknown kind of file '.txt'; known: .csv, .tsv"),
+    ("a.docx", "x", r"unknown kind of file '.docx'; known: .csv, .tsv"),
+    ("a.txt", "x", r"no column 'class'; the columns are text"),
     ("a.csv", "text,class\na,x\nb,x\n", "needs two labels or more, got only x"),
     ("a.csv", "text,class\na,1\nb,3\n", "labels 1, 3 leave gaps"),
 ])
