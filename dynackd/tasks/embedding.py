@@ -78,7 +78,6 @@ class Embedding(Kind):
     stock_labels = ()
     together = ROW
     not_finetuned = "learns from pairs (task.text: [one, other]); an embedder is its own teacher: run train-width"
-    not_finetuned = "needs pairs of texts to fine-tune with; an embedder is its own teacher: run dynackd train-width"
     pipeline_tag = "sentence-similarity"
     clients = EMBEDDING_CLIENTS
 
