@@ -92,6 +92,7 @@ ROWS = {
     "question_answering": ({}, a_question),
     "multi_label": ({"text": "text", "label": "labels"}, some_labels),
     "ranking": ({"passages": "passages", "relevance": "relevance"}, some_passages),
+    "plain": ({"text": "text"}, lambda rng: {"text": text(rng)}),
     "embedding": ({"pair": ["one", "other"], "score": "score"}, a_pair),
 }
 

@@ -8,6 +8,7 @@ from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.embedding import EMBEDDING
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.multi_label import MULTI_LABEL
+from dynackd.tasks.plain import PLAIN
 from dynackd.tasks.question_answering import QUESTION_ANSWERING
 from dynackd.tasks.ranking import RANKING
 from dynackd.tasks.regression import REGRESSION
@@ -21,6 +22,7 @@ KINDS: dict[str, Kind] = {
     "multi_label": MULTI_LABEL,
     "ranking": RANKING,
     "embedding": EMBEDDING,
+    "plain": PLAIN,
 }
 
 KIND_KEY = "dynackd_kind"  # of a config: the kind of task that dynackd trained the model for
