@@ -4,7 +4,7 @@ A client is one function and one line in `CLIENTS`. Its snippet runs as it stand
 (a test executes all of them).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,9 @@ from dynackd.deploy.gates import worst_class
 from dynackd.errors import UserError
 from dynackd.subnet import Geometry
 from dynackd.system.yamltext import read_yaml
+from dynackd.tasks.clients import About, Client, clients_of
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.kinds import KINDS
-
-About = Mapping[str, Any]
 
 
 def licence_of(models: Iterable[str | Path | None]) -> str | None:
@@ -185,24 +184,11 @@ def _pipeline(about: About) -> str:
     return f'print(pipeline("{kind.pipeline}", "{about["name"]}"{kind.pipeline_options}' if kind.pipeline else ""
 
 
-def _transformers(about: About) -> str:
-    register = "" if about.get("compat") else "import dynackd  # registers the students with the Auto classes\n"
+def _transformers(about: About, register: str, options: str) -> str:
     return _pipeline(about) and f"""```python
 {register}from transformers import pipeline
 
-{_pipeline(about)})("{_kind(about).example}"))
-```"""
-
-
-def _transformers_with_code(about: About) -> str:
-    if not (about.get("with_code") and _pipeline(about)):
-        return ""
-    return f"""Without dynackd, running the `{about["with_code"]}` that lies here:
-
-```python
-from transformers import pipeline
-
-{_pipeline(about)}, trust_remote_code=True)("{_kind(about).example}"))
+{_pipeline(about)}{options})("{_kind(about).example}"))
 ```"""
 
 
@@ -278,9 +264,8 @@ console.log(await run({texts}{_kind(about).js_options}));
 `dtype` is one of {written}."""
 
 
-CLIENTS: dict[str, Callable[[About], str]] = {
-    "transformers": _transformers,
-    "transformers, without dynackd": _transformers_with_code,
+CLIENTS: dict[str, Client] = {
+    **clients_of("transformers", _transformers),
     "ONNX Runtime": _onnxruntime,
     "OpenVINO": _openvino,
     "transformers.js": _transformers_js,

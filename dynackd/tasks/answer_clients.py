@@ -3,12 +3,8 @@
 They take the best span of one window; a context that is cut off wants several, which `dynackd.answer` reads.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
+from dynackd.tasks.clients import About, clients_of
 from dynackd.tasks.kind import Reading
-
-About = Mapping[str, Any]
 
 QUESTION, CONTEXT = "Who wrote the book?", "Ada wrote the book on one warm day. The film was made by Max."
 TEXTS = f'question = "{QUESTION}"\ncontext = "{CONTEXT}"'
@@ -31,19 +27,7 @@ print(dynackd.answer(model, tokenizer, question, context).text)
 ```""" if not about.get("compat") else ""
 
 
-def transformers(about: About) -> str:
-    register = "" if about.get("compat") else "import dynackd  # registers the students with the Auto classes\n"
-    return _transformers(about, register)
-
-
-def transformers_with_code(about: About) -> str:
-    if not about.get("with_code"):
-        return ""
-    told = f"Without dynackd, running the `{about['with_code']}` that lies here:\n\n"
-    return told + _transformers(about, options=", trust_remote_code=True")
-
-
-def _transformers(about: About, register: str = "", options: str = "") -> str:
+def transformers(about: About, register: str, options: str) -> str:
     name = about["name"]
     return f"""```python
 {register}import torch
@@ -66,8 +50,7 @@ start, end = output.start_logits[0].tolist(), output.end_logits[0].tolist()
 
 ANSWER_CLIENTS = {
     "dynackd": with_dynackd,
-    "transformers": transformers,
-    "transformers, without dynackd": transformers_with_code,
+    **clients_of("transformers", transformers),
 }
 
 # The same of the arrays that a runtime gives.

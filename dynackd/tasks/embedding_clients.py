@@ -1,22 +1,13 @@
 """How each client of a student embeds texts: snippets for its model card."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-About = Mapping[str, Any]
+from dynackd.tasks.clients import About, Client, clients_of
 
 TEXTS = '["a fine film", "a film that is good", "a cold day"]'
 
 
-def sentence_transformers(about: About) -> str:
-    return _sentence_transformers(about, _register(about))
-
-
-def sentence_transformers_with_code(about: About) -> str:
-    return _with_code(about, _sentence_transformers)
-
-
-def _sentence_transformers(about: About, register: str = "", options: str = "") -> str:
+def sentence_transformers(about: About, register: str, options: str) -> str:
     return f"""```python
 {register}from sentence_transformers import SentenceTransformer
 
@@ -26,15 +17,7 @@ print(model.similarity(vectors, vectors))
 ```"""
 
 
-def transformers(about: About) -> str:
-    return _transformers(about, _register(about))
-
-
-def transformers_with_code(about: About) -> str:
-    return _with_code(about, _transformers)
-
-
-def _transformers(about: About, register: str = "", options: str = "") -> str:
+def transformers(about: About, register: str, options: str) -> str:
     name = about["name"]
     pooled = "states[:, 0]" if about["pooling"] == "cls" else "(states * mask).sum(1) / mask.sum(1)"
     return f"""```python
@@ -72,21 +55,8 @@ console.log(others.map((other) => cos_sim(first, other)));
 ```"""
 
 
-def _register(about: About) -> str:
-    return "" if about.get("compat") else "import dynackd  # registers the students with the Auto classes\n"
-
-
-def _with_code(about: About, write: Callable[..., str]) -> str:
-    if not about.get("with_code"):
-        return ""
-    told = f"Without dynackd, running the `{about['with_code']}` that lies here:\n\n"
-    return told + write(about, options=", trust_remote_code=True")
-
-
-EMBEDDING_CLIENTS: Mapping[str, Callable[[About], str]] = {
-    "sentence-transformers": sentence_transformers,
-    "sentence-transformers, without dynackd": sentence_transformers_with_code,
-    "transformers": transformers,
-    "transformers, without dynackd": transformers_with_code,
+EMBEDDING_CLIENTS: Mapping[str, Client] = {
+    **clients_of("sentence-transformers", sentence_transformers),
+    **clients_of("transformers", transformers),
     "transformers.js": transformers_js,
 }

@@ -1,16 +1,15 @@
 """How each client of a student scores passages: snippets for its model card."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-About = Mapping[str, Any]
+from dynackd.tasks.clients import REGISTER, About, Client, clients_of
 
 EXAMPLE = ("how was the film", "a fine film")
 OTHER = "a cold day"
 
 
 def sentence_transformers(about: About) -> str:
-    register = "" if about.get("compat") else "import dynackd  # registers the students with the Auto classes\n"
+    register = "" if about.get("compat") else REGISTER
     return f"""```python
 {register}from sentence_transformers import CrossEncoder
 
@@ -23,19 +22,7 @@ Its scores are those below behind the function that the teacher's config names, 
 same. `activation_fn=torch.nn.Identity()` leaves them as they are."""
 
 
-def transformers(about: About) -> str:
-    register = "" if about.get("compat") else "import dynackd  # registers the students with the Auto classes\n"
-    return _transformers(about, register)
-
-
-def transformers_with_code(about: About) -> str:
-    if not about.get("with_code"):
-        return ""
-    told = f"Without dynackd, running the `{about['with_code']}` that lies here:\n\n"
-    return told + _transformers(about, options=", trust_remote_code=True")
-
-
-def _transformers(about: About, register: str = "", options: str = "") -> str:
+def transformers(about: About, register: str, options: str) -> str:
     name = about["name"]
     return f"""```python
 {register}import torch
@@ -68,9 +55,8 @@ console.log((await model(inputs)).logits.tolist());
 ```"""
 
 
-RANK_CLIENTS: Mapping[str, Callable[[About], str]] = {
+RANK_CLIENTS: Mapping[str, Client] = {
     "sentence-transformers": sentence_transformers,
-    "transformers": transformers,
-    "transformers, without dynackd": transformers_with_code,
+    **clients_of("transformers", transformers),
     "transformers.js": transformers_js,
 }
