@@ -99,10 +99,12 @@ ROWS = {
 
 @pytest.fixture(scope="module", params=list(KINDS))
 def kind_rows(request, tmp_path_factory):
+    return rows_of(request.param, tmp_path_factory.mktemp("rows"))
+
+
+def rows_of(name, directory):
     """(kind, its data, their inputs) of 16 rows."""
-    name = request.param
-    task, row = ROWS[name]
-    rng, directory = random.Random(0), tmp_path_factory.mktemp("rows")
+    (task, row), rng = ROWS[name], random.Random(0)
     file = directory / "rows.jsonl"
     file.write_text("".join(json.dumps(row(rng)) + "\n" for _ in range(16)), encoding="utf-8")
     source = resolve_source({"train": str(file), "validation": str(file), "max_length": 24})
