@@ -238,7 +238,8 @@ import openvino
 from tokenizers import Tokenizer
 
 {_feed(about)}
-model = openvino.compile_model("{about["name"]}/onnx/model.onnx", "CPU")
+exact = {{"INFERENCE_PRECISION_HINT": "f32"}}  # without it bfloat16 where the processor has that
+model = openvino.compile_model("{about["name"]}/onnx/model.onnx", "CPU", exact)
 found = model(feed)
 outputs = [found[name][0] for name in {_names(about)}]
 {lines}
