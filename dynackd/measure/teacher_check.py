@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dynackd.measure.evaluation import batches_of, predict
 from dynackd.supernet.network import Supernet
-from dynackd.tasks.doubts import Doubt
+from dynackd.tasks.doubts import Doubt, doubt_of_sameness
 from dynackd.tasks.loading import TaskData
 
 SAMPLE_ROWS = 512
@@ -19,4 +19,4 @@ def doubt(teacher: Supernet, data: TaskData, rows: Dataset, tokenizer: PreTraine
     (outputs,), labels = predict(teacher, [teacher.whole], kind, batches_of(sample, kind, tokenizer, 64))
     if not all(np.isfinite(array).all() for array in outputs.values()):
         return Doubt("the teacher's outputs are not finite numbers", True)
-    return kind.doubt(outputs, labels, data.labels) if labels else None
+    return (kind.doubt(outputs, labels, data.labels) if labels else None) or doubt_of_sameness(outputs)

@@ -15,6 +15,7 @@ from dynackd.data.labels import LabelMap, flow
 
 FEWEST_ROWS = 50  # of fewer, chance alone makes anything
 MOST_SHOWN = 6
+SAME = 2e-3  # of the largest output: by how much rows differ where a model is blind to them
 CHANCE = 1e-5  # how seldom chance alone may look as bad
 WAY_OUT = "or task.check_teacher: false if it is meant so"
 
@@ -25,6 +26,17 @@ class Doubt:
 
     told: str
     certain: bool
+
+
+def doubt_of_sameness(outputs: Mapping[str, np.ndarray]) -> Doubt | None:
+    """A teacher that says nearly the same of every row `[rows, ...]` has learned no more than how frequent labels are.
+    """
+    for array in outputs.values():
+        rows = array.reshape(len(array), -1)
+        if len(rows) < FEWEST_ROWS or rows.std(0).max() > SAME * np.abs(rows).max():
+            return None
+    return Doubt("the teacher gives nearly the same outputs for every row: its training has collapsed, most often by "
+                 "too high a learning_rate, or it is not of this task", certain=False)
 
 
 def confusion_of(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:

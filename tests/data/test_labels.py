@@ -18,7 +18,7 @@ from dynackd.data.wanted_labels import wanted_labels
 from dynackd.errors import UserError
 from dynackd.supernet.checkpoints import load_model
 from dynackd.tasks.classification import CLASSIFICATION
-from dynackd.tasks.doubts import confusion_of, doubt_of_classes, doubt_of_values
+from dynackd.tasks.doubts import confusion_of, doubt_of_classes, doubt_of_sameness, doubt_of_values
 from dynackd.tasks.loading import load_task_data
 from dynackd.tasks.metrics import METRICS
 from dynackd.tasks.task import compute_metrics, resolve_task
@@ -347,6 +347,19 @@ def test_a_regressions_teacher_that_falls_where_the_data_rise_is_found():
     assert doubt_of_values(values, values) is None
     assert doubt_of_values(np.random.default_rng(1).normal(size=100), values) is None
     assert doubt_of_values(np.zeros(100), values) is None
+
+
+def test_a_teacher_that_is_blind_to_the_rows_is_told():
+    rng = np.random.default_rng(0)
+    blind = np.array([-2.3, -2.9, -3.3]) + rng.normal(size=(100, 3)) * 1e-3
+    doubt = doubt_of_sameness({"logits": blind})
+    assert "nearly the same outputs for every row" in doubt.told
+    assert not doubt.certain, "it may be meant so"
+    seeing = blind.copy()
+    seeing[:, 1] += rng.normal(size=100)
+    assert doubt_of_sameness({"logits": seeing}) is None
+    assert doubt_of_sameness({"logits": blind[:40]}) is None, "too few rows to say so"
+    assert doubt_of_sameness({"start": blind, "end": seeing}) is None
 
 
 @pytest.fixture(scope="module")
