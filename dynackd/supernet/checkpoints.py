@@ -259,10 +259,21 @@ def _load(auto: Any, path: str, config: PreTrainedConfig, **options: Any) -> tup
 
 def reset_head(model: PreTrainedModel, kind: Kind) -> None:
     """Draw the output layer anew, as for a bare encoder."""
-    (*_, output) = (module for name, module in model.named_modules() if name.startswith(kind.head))
-    assert isinstance(output, nn.Linear)
+    output = _output_layer(model, kind)
     nn.init.normal_(output.weight, std=model.config.initializer_range)
     nn.init.zeros_(output.bias)
+
+
+@torch.no_grad()
+def begin_head(model: PreTrainedModel, kind: Kind, bias: Sequence[float]) -> None:
+    """Let the output layer begin with these biases, one for each output."""
+    _output_layer(model, kind).bias.copy_(torch.tensor(bias))
+
+
+def _output_layer(model: PreTrainedModel, kind: Kind) -> nn.Linear:
+    (*_, output) = (module for name, module in model.named_modules() if name.startswith(kind.head))
+    assert isinstance(output, nn.Linear)
+    return output
 
 
 def _is_head(name: str, model: PreTrainedModel) -> bool:

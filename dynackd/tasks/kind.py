@@ -215,6 +215,10 @@ class Kind(ABC):
             return True, f"{has} already; its training goes on"
         return False, f"{has}; a new one of {_outputs(names)} is made"
 
+    def first_bias(self, labels: Sequence[Any]) -> Sequence[float] | None:
+        """Where the biases of a new output layer begin, by the training rows' labels; None: at 0."""
+        return None
+
     # ------------------------------------------------------------------------------------------------ rows as inputs
 
     def fit_tokenizer(self, tokenizer: Any) -> Any:

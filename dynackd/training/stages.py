@@ -25,6 +25,7 @@ from dynackd.measure.evaluation import batches_of
 from dynackd.report.terminal import console, grid_table, progress, show
 from dynackd.subnet import describe
 from dynackd.supernet.checkpoints import (
+    begin_head,
     load_config,
     load_model,
     load_model_config,
@@ -86,6 +87,10 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     model = load_model(source, config, kind, new_head=True)
     if foreign_head:
         reset_head(model, kind)
+    labels = data.train["label"][:] if data.train is not None and "label" in data.train.column_names else []
+    is_new = foreign_head or not kind.has_head((load_config(source).architectures or [""])[0])
+    if is_new and (bias := kind.first_bias(labels)) is not None:
+        begin_head(model, kind, bias)
     rows = tokenized(data, recipe, tokenizer, max_positions(config))
     trainer = FineTuner(
         model,

@@ -1,6 +1,7 @@
 """Multi-label classification: how labels are read, what is learned and measured, and the whole way on a tiny model."""
 
 import json
+import math
 import random
 import re
 
@@ -348,3 +349,21 @@ def test_a_silent_teacher_becomes_a_student_whose_pipeline_takes_a_sigmoid(road,
     assert main(["train-width", str(road / "recipe.yaml"), *sets]) == 0
     config = read_json(tmp_path / "run" / "width" / "config.json")
     assert config["problem_type"] == "multi_label_classification"
+
+
+def test_a_new_head_begins_at_how_frequent_each_label_is(road, tmp_path):
+    """From even odds a training of rare labels spends its first steps on that alone."""
+    found = MULTI_LABEL.first_bias([[1, 0, 0], [1, 0, 1], [1, 0, 0], [1, 0, 0]])
+    assert found == pytest.approx([math.log(4.5 / 0.5), math.log(0.5 / 4.5), math.log(1.5 / 3.5)])
+    still = ["--set", "stages.finetune.training={max_steps: 1, learning_rate: 1e-12}"]
+    path = str(road / "recipe.yaml")
+    assert main(["finetune", path, *still, "--set", f"output_dir={tmp_path}/new"]) == 0
+    made = AutoModelForSequenceClassification.from_pretrained(tmp_path / "new" / "teacher")
+    rows = [json.loads(line)["labels"] for line in (road / "train.jsonl").read_text().splitlines()]
+    share = [(sum(name in own for own in rows) + 0.5) / (len(rows) + 1) for name in made.config.label2id]
+    assert made.classifier.bias.tolist() == pytest.approx([math.log(s / (1 - s)) for s in share], abs=1e-5)
+    old = ["--set", f"model={road}/run/teacher", "--set", f"output_dir={tmp_path}/old"]
+    assert main(["finetune", path, *still, *old]) == 0
+    before, after = (AutoModelForSequenceClassification.from_pretrained(place / "teacher").classifier.bias
+                     for place in (road / "run", tmp_path / "old"))  # fmt: skip
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
