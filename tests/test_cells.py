@@ -41,6 +41,8 @@ HEAD, FOOT = "<!-- written by tests/test_cells.py -->", "<!-- end -->"
 REAL = {
     ("bert", "classification"): "recipes/glue/sst2.yaml",
     ("bert", "regression"): "recipes/glue/stsb.yaml",
+    ("bert", "token_classification"): "recipes/wnut17.yaml",
+    ("mpnet", "classification"): "recipes/glue/sst2-mpnet.yaml",
 }
 
 
