@@ -115,12 +115,13 @@ def _metrics(place: Path) -> tuple[str, dict[str, Any], dict[tuple[float, float]
 def _summary(place: Path) -> list[str]:
     name, teacher, rows = _metrics(place)
     about, minutes = read_json(place / "student" / "export.json"), read_json(place / "minutes.json")
-    best, small = (rows[size]["metrics"].get(name) for size in ((1.0, 1.0), (0.5, 0.5)))
+    best, small = (rows[size]["metrics"][name] for size in ((1.0, 1.0), (0.5, 0.5)))
     int8 = about["files"].get(FILES["int8"], {})
     sizes = " / ".join(f"{about['files'][file]['size_bytes'] / 1e6:.0f}" for file in FILES.values())
     numbers = [f"{value:.4f}" for value in (teacher[name], best, small)]
     trained = " + ".join(str(minutes[stage]) for stage in ("teacher", "width", "depth") if stage in minutes)
-    return [place.name, about["kind"], name, *numbers, f"{small / teacher[name]:.1%}",
+    kept = f"{small / teacher[name]:.1%}" if teacher[name] else "-"
+    return [place.name, about["kind"], name, *numbers, kept,
             f"{int8['metrics'][name]:.4f}", sizes, *_latencies(place), trained]
 
 

@@ -42,6 +42,7 @@ REAL = {
     ("bert", "classification"): "recipes/glue/sst2.yaml",
     ("bert", "regression"): "recipes/glue/stsb.yaml",
     ("bert", "token_classification"): "recipes/wnut17.yaml",
+    ("bert", "multi_label"): "recipes/goemotions.yaml",
     ("bert", "embedding"): "recipes/embed-minilm.yaml",
     ("mpnet", "classification"): "recipes/glue/sst2-mpnet.yaml",
 }
