@@ -43,6 +43,7 @@ REAL = {
     ("bert", "regression"): "recipes/glue/stsb.yaml",
     ("bert", "token_classification"): "recipes/wnut17.yaml",
     ("bert", "multi_label"): "recipes/goemotions.yaml",
+    ("bert", "ranking"): "recipes/squad-rerank.yaml",
     ("bert", "embedding"): "recipes/embed-minilm.yaml",
     ("mpnet", "classification"): "recipes/glue/sst2-mpnet.yaml",
 }
