@@ -32,8 +32,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def add_benchmark(parser: argparse.ArgumentParser) -> None:
-    what = "student or model directories, or .onnx files"
-    parser.add_argument("paths", type=at_home, nargs="+", metavar="PATH", help=what)
+    what = "student or model directories (or package:NAME/PATH), or .onnx files"
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=what)
     parser.add_argument("--runtime", nargs="+", default=["torch", "onnxruntime"], help="torch, onnxruntime or both")
     parser.add_argument("--threads", type=int, default=1, help="threads of each model (default: 1)")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="rows at a time (default: 1)")
@@ -44,6 +44,7 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
 
 
 def benchmark(options: argparse.Namespace) -> None:
+    from dynackd.data.origins import resolve_model
     from dynackd.measure.latency import benchmark
     from dynackd.report.terminal import benchmark_table, progress, show
 
@@ -53,7 +54,7 @@ def benchmark(options: argparse.Namespace) -> None:
         refuse_json(options.json, "rows")
     with progress("measuring") as told:
         result = benchmark(
-            options.paths,
+            [resolve_model(path) for path in options.paths],
             options.runtime,
             options.threads,
             options.batch_size,

@@ -54,7 +54,7 @@ class Plain(Kind):
         """Any encoder will do, whatever its head was for."""
 
     def made(self, architecture: str, config: Any) -> bool:
-        return False  # what dynackd did not train as such has a head, or will get one
+        return architecture.endswith("Model")  # BertModel, MPNetModel: what transformers writes of a bare encoder
 
     def has_head(self, architecture: str) -> bool:
         return True  # an encoder is all that it takes

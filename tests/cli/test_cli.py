@@ -57,6 +57,20 @@ def test_evaluate_prints_the_grid_and_writes_the_json_that_is_promised(road, cap
     assert all(set(row) == keys for row in content["subnetworks"])
 
 
+def test_benchmark_takes_a_bare_encoder_of_an_installed_package_as_recipes_do(tmp_path, monkeypatch, capsys):
+    package = tmp_path / "package_with_weights"
+    tiny_model().base_model.save_pretrained(package / "model")
+    tiny_tokenizer().save_pretrained(package / "model")
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    few = ["--length", "8", "--repeats", "10", "--warmup", "1", "--json", str(tmp_path / "b.json")]
+    assert main(["benchmark", "package:package_with_weights/model", *few]) == 0
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert [(row["path"], row["runtime"]) for row in rows] == [
+        (str(package / "model"), "torch"), (str(package / "model"), "onnxruntime"),
+    ]  # fmt: skip
+
+
 def test_benchmark_writes_the_json_that_is_promised(road, capsys):
     paths = [str(road / "run" / "teacher"), str(road / "student"), str(road / "student" / "onnx" / "model.onnx")]
     sizes = ["--length", "8", "--batch-size", "1", "2", "--repeats", "10", "--warmup", "1"]
