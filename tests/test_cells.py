@@ -44,6 +44,7 @@ REAL = {
     ("bert", "token_classification"): "recipes/wnut17.yaml",
     ("bert", "multi_label"): "recipes/goemotions.yaml",
     ("bert", "ranking"): "recipes/squad-rerank.yaml",
+    ("bert", "question_answering"): "recipes/squad.yaml",
     ("bert", "embedding"): "recipes/embed-minilm.yaml",
     ("mpnet", "classification"): "recipes/glue/sst2-mpnet.yaml",
 }
