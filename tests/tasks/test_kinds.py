@@ -15,7 +15,8 @@ from dynackd.tasks.regression import REGRESSION
     ({"num_labels": 1}, "regression"),
     ({"num_labels": 1, KIND_KEY: "classification"}, "classification"),  # what dynackd trained it for comes first
     ({"num_labels": 3, "problem_type": "single_label_classification"}, "classification"),
-    ({"architectures": ["BertModel"]}, "classification"),  # what is loaded as one is refused by what it lacks
+    ({"architectures": ["BertModel"]}, "plain"),
+    ({"architectures": ["BertForMaskedLM"]}, "classification"),  # what is loaded as one is refused by what it lacks
 ])
 def test_a_models_kind_is_what_it_was_trained_for_else_what_it_looks_like(changes, expected):
     assert kind_of(tiny_config("bert", **changes)).name == expected
