@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynackd.errors import UserError, shown
-from dynackd.subnet import Subnet
+from dynackd.subnet import Layer, Subnet
 
 
 def sample_all(subnets: list[Subnet], _rng: random.Random) -> list[Subnet]:
@@ -24,8 +24,28 @@ def sample_sandwich(subnets: list[Subnet], rng: random.Random, count: int) -> li
     return [largest, *rng.sample(between, min(count, len(between))), smallest]
 
 
+def sample_mixed(subnets: list[Subnet], rng: random.Random, count: int) -> list[Subnet]:
+    """The largest, the smallest and `count` mixtures of all: as many layers as one of them has, but any, and each with
+    the heads of one and the neurons of another (what a search beyond the grid chooses from)."""
+    largest, *_, smallest = subnets
+    mixtures = [_mixture(subnets, rng) for _ in range(count)]
+    # A mixture may be another or one of the ends; each trains once.
+    return list(dict.fromkeys([largest, *mixtures, smallest]))
+
+
+def _mixture(subnets: list[Subnet], rng: random.Random) -> Subnet:
+    kept = sorted(rng.sample(subnets[0].indices, len(rng.choice(subnets).layers)))
+    widths = [[own.layers[0] for own in rng.choices(subnets, k=2)] for _ in kept]
+    layers = (Layer(index, one.heads, other.neurons) for index, (one, other) in zip(kept, widths, strict=True))
+    return Subnet(tuple(layers), subnets[0].hidden)
+
+
 # name -> those of a step; one with a `count` is written `name(2)`.
-SAMPLERS: dict[str, Callable[..., list[Subnet]]] = {"all": sample_all, "sandwich": sample_sandwich}
+SAMPLERS: dict[str, Callable[..., list[Subnet]]] = {
+    "all": sample_all,
+    "sandwich": sample_sandwich,
+    "mixed": sample_mixed,
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +57,7 @@ class SubnetSampler:
 
     @classmethod
     def parse(cls, text: Any) -> "SubnetSampler":
-        """From a recipe's `all` or `sandwich(2)`; `UserError` otherwise."""
+        """From a recipe's `all`, `sandwich(2)` or `mixed(2)`; `UserError` otherwise."""
         written = {name: "(2)" * ("count" in inspect.signature(own).parameters) for name, own in SAMPLERS.items()}
         found = re.fullmatch(r"(\w+)(?:\(([0-9]{1,4})\))?", text) if isinstance(text, str) else None
         if found is None or found[1] not in SAMPLERS or bool(found[2]) != bool(written[found[1]]):

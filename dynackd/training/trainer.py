@@ -175,7 +175,7 @@ class SupernetTrainer(ResumableTrainer):
                     loss = loss * scale
                     self.accelerator.backward(loss)
                 total += loss.detach()
-                names = [f"({self.names[subnet]})" for subnet in bunch]
+                names = [f"({self.names.get(subnet, subnet)})" for subnet in bunch]
                 terms += [(name, *term) for name, own in zip(names, of_each, strict=True) for term in own.items()]
         self._check_loss(total, batch, terms)
         for _, name, value in terms:

@@ -80,7 +80,7 @@ CASES = [
          "grid.widths '66%' is no number; write a share such as 0.66 or 2/3"),
     says("a width that is no number", "grid.widths=[.nan,1]", "grid.widths nan is outside (0, 1]"),
     says("a sampler without its end", "grid.sampler=sandwich(2",
-         "grid.sampler 'sandwich(2' is unknown; it is all, or sandwich(2)"),
+         "grid.sampler 'sandwich(2' is unknown; it is all, or sandwich(2), or mixed(2)"),
     says("a dropout in quotes", "stages.width.dropout='0.1'",
          "stages.width.dropout must be a number from 0 to below 1, or null, not '0.1'"),
     # --- fields of TrainingArguments, whatever the stage that is run

@@ -236,6 +236,51 @@ def test_the_sampler_keeps_the_largest_and_smallest_and_depends_on_the_step_alon
     assert sampler.sample([FULL], 42, 0) == [FULL]  # a grid of one has no between
 
 
+def test_mixtures_have_layers_and_widths_of_their_own_between_the_largest_and_the_smallest():
+    subnets = list(Supernet(tiny_model(num_hidden_layers=4), DEEP).subnets.values())
+    sampler = SubnetSampler.parse("mixed(2)")
+    chosen = [sampler.sample(subnets, 42, step) for step in range(60)]
+    assert chosen == [sampler.sample(subnets, 42, step) for step in range(60)]
+    assert all(own[0] == subnets[0] and own[-1] == subnets[-1] and len(set(own)) == len(own) <= 4 for own in chosen)
+    between = [subnet for own in chosen for subnet in own[1:-1]]
+    assert {len(subnet.layers) for subnet in between} == {2, 3, 4}
+    assert {index for subnet in between if len(subnet.layers) == 2 for index in subnet.indices} == {0, 1, 2, 3}
+    widths = {(layer.heads, layer.neurons) for subnet in between for layer in subnet.layers}
+    full, half = subnets[0].layers[0], subnets[1].layers[0]
+    assert widths == {(one.heads, other.neurons) for one in (full, half) for other in (full, half)}
+    assert any(len({layer.heads for layer in subnet.layers}) > 1 for subnet in between)
+
+
+def test_a_step_trains_mixtures_beside_the_full_network_which_comes_last(tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path, DEPTH_STAGE, sampler="mixed(3)")
+    for network in (trainer.model, trainer.teacher.network):
+        network.double()  # sums in another order; the angles are sensitive to it in float32
+    subnets = trainer.sampler.sample(list(trainer.names), trainer.args.seed, 0)
+    assert set(subnets) - set(trainer.names), "no mixture was drawn"
+    ran = []
+    run = trainer._run
+    monkeypatch.setattr(trainer, "_run", lambda model, bunch, *rest: (ran.extend(bunch), run(model, bunch, *rest))[1])
+    _, found = gradients(trainer)
+    assert set(ran) == set(subnets)
+    assert full(trainer.geometry) in trainer._bunches(subnets)[-1]
+    mean = {name: torch.zeros_like(gradient) for name, gradient in found.items()}
+    for subnet in subnets:  # each alone, by a sampler that gives it alone
+        trainer.sampler = type("One", (), {"sample": lambda self, *_, own=subnet: [own]})()
+        for name, gradient in gradients_of(trainer).items():
+            mean[name] += gradient / len(subnets)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, mean[name], atol=1e-8, rtol=1e-6)
+
+
+def gradients_of(trainer):
+    """Gradients of one step, zero where a weight has none."""
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.zero_grad()
+    trainer.training_step(trainer.model, batch())
+    named = trainer.model.named_parameters()
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in named}
+
+
 def test_arguments_that_a_supernet_cannot_honour_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"training\.label_smoothing_factor is not possible"):
         trainer_of(tmp_path, WIDTH_STAGE, label_smoothing_factor=0.1)
@@ -353,7 +398,7 @@ def test_a_warm_up_that_never_ends_is_told(tmp_path):
 
 @pytest.mark.parametrize("text", ["sandwich(2", "sandwich", "sandwich()", "sandwich(-1)", "all(2)", "some", "", None])
 def test_a_sampler_that_there_is_not_is_refused(text):
-    with pytest.raises(UserError, match=r"is unknown; it is all, or sandwich\(2\)"):
+    with pytest.raises(UserError, match=r"is unknown; it is all, or sandwich\(2\), or mixed\(2\)"):
         SubnetSampler.parse(text)
 
 
