@@ -1,0 +1,1 @@
+"""The best sub-network for a budget."""
