@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dynackd.cli import export, measure, train
+from dynackd.cli import export, measure, report, train
 from dynackd.cli.arguments import add_nothing, add_recipe
 
 
@@ -76,6 +76,12 @@ COMMANDS = {
         "dynackd benchmark runs/sst2/teacher student --length 32 128 --json benchmark.json",
         measure.add_benchmark,
         measure.benchmark,
+    ),
+    "report": Command(
+        "write one HTML page about a run: quality against cost, the sizes, the training",
+        "dynackd report runs/sst2",
+        report.add_report,
+        report.report,
     ),
     "schema": Command(
         "print the JSON Schema of a recipe, by which an editor completes and checks one",

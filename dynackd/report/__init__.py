@@ -1,1 +1,1 @@
-"""What a person sees: the terminal, plots."""
+"""What a person sees: the terminal, and the page about a run."""

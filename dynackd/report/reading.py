@@ -1,0 +1,256 @@
+"""What lies in a run's directory, read as data: whatever a stage, an export or a benchmark wrote, of this version or an
+older one. What is missing is left out; what is damaged is left out and told."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dynackd.errors import UserError
+
+FIRST = ("teacher", "width", "depth")  # the order of the stages; others come behind
+UNFINISHED = "-checkpoints"
+MOST_LOGGED = 2000  # rows of a training's log that are drawn
+IMPORTANCE_FILE = "importance.json"
+SEARCH_FILE = "search.json"
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One stage: what it logged, how its sub-networks did and what it was made from.
+
+    evaluation: the table of its sub-networks, if it has any. metrics: a teacher's own.
+    """
+
+    name: str
+    finished: bool
+    log: tuple[Facts, ...] = ()
+    evaluation: Facts = field(default_factory=dict)
+    metrics: Facts = field(default_factory=dict)
+    seconds: float | None = None
+    origin: Facts = field(default_factory=dict)
+    recipe: str = ""
+    importance: Facts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Student:
+    """An exported student: its place relative to the run, and its export.json."""
+
+    place: str
+    about: Facts
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One latency: of the file (relative to its place, "" for a directory's own model) of a teacher or student at the
+    place relative to the run, in ms."""
+
+    place: str
+    file: str
+    runtime: str
+    provider: str
+    threads: int | None
+    batch_size: int
+    length: int
+    p50: float
+    p90: float | None
+    machine: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was found in a run's directory. damaged: files that could not be read."""
+
+    name: str
+    trainings: tuple[Training, ...]
+    students: tuple[Student, ...]
+    measured: tuple[Measured, ...]
+    search: Facts
+    damaged: tuple[str, ...]
+
+    def training(self, name: str) -> Training | None:
+        return next((own for own in self.trainings if own.name == name), None)
+
+    @property
+    def judged(self) -> Training | None:
+        """The last stage whose sub-networks were evaluated."""
+        return next((own for own in reversed(self.trainings) if own.evaluation), None)
+
+    @property
+    def trained(self) -> tuple[Training, ...]:
+        return tuple(own for own in self.trainings if own.log)
+
+
+class Reader:
+    """Reads the files below a directory, and remembers which of them are damaged."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.damaged: list[str] = []
+
+    def json(self, file: Path) -> Facts:
+        """A JSON object; nothing where there is none."""
+        if not file.is_file():
+            return {}
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            self.damaged.append(self.relative(file))
+            return {}
+        return content
+
+    def text(self, file: Path) -> str:
+        try:
+            return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        except OSError:
+            self.damaged.append(self.relative(file))
+            return ""
+
+    def log(self, file: Path) -> tuple[Facts, ...]:
+        """What a Trainer logged. A last line that is cut off, as in a training that goes on, is passed over."""
+        rows = []
+        for line in self.text(file).splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                rows.append(row)
+        step = max(1, math.ceil(len(rows) / MOST_LOGGED))
+        return tuple(rows[::step])
+
+    def relative(self, file: Path) -> str:
+        return file.relative_to(self.home).as_posix()
+
+
+def read_run(directory: Path) -> Results:
+    """What lies in a run's directory, or in a single teacher's, supernet's or student's; `UserError` where nothing of
+    ours does."""
+    if not directory.is_dir():
+        raise UserError(f"{directory} is no directory; name a run's, such as runs/reviews")
+    reader, home = Reader(directory), directory.resolve()
+    trainings = sorted((_training(reader, own) for own in _stages(directory)), key=_order)
+    finished = {own.name for own in trainings if own.finished}
+    kept = tuple(own for own in trainings if own.finished or own.name not in finished)
+    students = tuple(
+        Student(reader.relative(file.parent) if file.parent != directory else home.name, about)
+        for file in _below(directory, "export.json")
+        if (about := reader.json(file)).get("parameters")
+    )
+    if not kept and not students:
+        raise UserError(
+            f"{directory} holds no results of dynackd; name a run's directory (with teacher, width, depth or students "
+            "in it), a supernet's or a student's"
+        )
+    places = {own.name for own in kept} | {own.place for own in students}
+    measured = (*_benchmarks(reader, places), *_measured_at_export(students))
+    search = next((found for file in _below(directory, SEARCH_FILE) if (found := reader.json(file))), {})
+    return Results(home.name, kept, students, tuple(measured), search, tuple(reader.damaged))
+
+
+def _below(directory: Path, name: str) -> list[Path]:
+    """The files of a name here, and one and two directories below."""
+    return [file for depth in ("", "*/", "*/*/") for file in sorted(directory.glob(depth + name)) if file.is_file()]
+
+
+def _stages(directory: Path) -> list[Path]:
+    """The directory itself if a stage made it, else those in it that a stage made or makes."""
+    if _is_stage(directory):
+        return [directory]
+    return [own for own in sorted(directory.iterdir()) if own.is_dir() and _is_stage(own)]
+
+
+def _is_stage(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in ("metrics.json", "log.jsonl"))
+
+
+def _training(reader: Reader, directory: Path) -> Training:
+    about = reader.json(directory / "metrics.json")
+    seconds = about.get("train_seconds")
+    name = directory.resolve().name
+    whole = isinstance(about.get("subnetworks"), list) and bool(about["subnetworks"])
+    own = about.get("metrics")
+    return Training(
+        name.removesuffix(UNFINISHED),
+        finished=not name.endswith(UNFINISHED),
+        log=reader.log(directory / "log.jsonl"),
+        evaluation=about if whole and isinstance(about.get("teacher"), dict) else {},
+        metrics=own if isinstance(own, dict) else {},
+        seconds=seconds if isinstance(seconds, int | float) else None,
+        origin=reader.json(directory / "origin.json"),
+        recipe=reader.text(directory / "recipe.yaml"),
+        importance=reader.json(directory / IMPORTANCE_FILE),
+    )
+
+
+def _order(training: Training) -> tuple[int, str]:
+    known = training.name in FIRST
+    return (FIRST.index(training.name) if known else len(FIRST), training.name)
+
+
+# --- latencies -------------------------------------------------------------------------------------------------------
+
+
+def _benchmarks(reader: Reader, places: set[str]) -> Iterator[Measured]:
+    """What `benchmark --json` measured of this run: the JSON files directly in its directory, by what they hold."""
+    for file in sorted(reader.home.glob("*.json")):
+        content = reader.json(file)
+        table = content.get("latency", content)  # a quickstart's summary has it inside
+        rows = table.get("rows") if isinstance(table, dict) else None
+        for row in rows if isinstance(rows, list) else []:
+            if isinstance(row, dict) and isinstance(row.get("path"), str):
+                place, own = place_of(row["path"], places)
+                yield from _measurement(row, place, own, str(table.get("machine", "")), None)
+
+
+def _measured_at_export(students: tuple[Student, ...]) -> Iterator[Measured]:
+    """What `export --measure` measured."""
+    for student in students:
+        told = student.about.get("latency")
+        table = told if isinstance(told, dict) else {}
+        for row in table.get("rows", []):
+            named = {"student": (student.place, ""), "teacher": ("teacher", "")}
+            place, file = named.get(row.get("path"), (student.place, str(row.get("path"))))
+            yield from _measurement(row, place, file, str(table.get("machine", "")), table.get("threads"))
+
+
+def place_of(path: str, places: set[str]) -> tuple[str, str]:
+    """(place, file in it) of a path as a benchmark has it, from whichever directory or machine it was written: the
+    longest of the places that its parts hold; the path itself where it is none of this run's."""
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+    for place in sorted(places, key=lambda own: -own.count("/")):
+        own = place.split("/")
+        for start in range(len(parts) - len(own), -1, -1):
+            rest = parts[start + len(own) :]
+            if parts[start : start + len(own)] == own and (not rest or rest[-1].endswith(".onnx")):
+                return place, "/".join(rest)
+    return path, ""
+
+
+def _measurement(row: Facts, place: str, file: str, machine: str, threads: int | None) -> Iterator[Measured]:
+    latency = row.get("latency_ms")
+    told = latency if isinstance(latency, dict) else {}
+    p50 = told.get("p50", row.get("p50_ms"))
+    if not isinstance(p50, int | float) or not p50 > 0:
+        return
+    try:
+        yield Measured(
+            place=place,
+            file="" if file == "onnx/model.onnx" else file,
+            runtime=str(row["runtime"]),
+            provider=str(row.get("provider", "cpu")),
+            threads=row.get("threads", threads),
+            batch_size=int(row["batch_size"]),
+            length=int(row["length"]),
+            p50=float(p50),
+            p90=told.get("p90"),
+            machine=machine,
+        )
+    except (KeyError, TypeError, ValueError):  # another version's
+        return

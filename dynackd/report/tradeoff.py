@@ -1,0 +1,184 @@
+"""The main picture's points: how good each size is against what it costs, drawn by the page and by the PNG and SVG."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dynackd.report.judging import Judge, number, part, row_of, score_of
+from dynackd.report.reading import Facts, Measured, Results, Student
+
+RUNTIMES = {"torch": "torch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+FILES = {"quantized": "int8"}  # transformers.js's names of files -> ours
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network at its cost x and metric y, with a label that stands beside it and lines that a hover tells."""
+
+    x: float
+    y: float
+    label: str
+    told: tuple[str, ...]
+    is_teacher: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    name: str
+    points: tuple[Point, ...]
+    joined: bool = False  # by a line
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One way to look: a cost, in `unit`, and who stands where. measured: on a machine, not counted."""
+
+    name: str
+    title: str
+    unit: str
+    series: tuple[Series, ...]
+    measured: bool = False
+
+    @property
+    def logarithmic(self) -> bool:
+        xs = [point.x for series in self.series for point in series.points]
+        return max(xs) > 5 * min(xs)
+
+
+def axes_of(results: Results, judge: Judge) -> list[Axis]:
+    """Measured latencies first, one axis for each shape and number of threads, then the FLOPs and parameters of all
+    trained sub-networks."""
+    return [*_latencies(results, judge), *_counted(results, judge)]
+
+
+# --- measured --------------------------------------------------------------------------------------------------------
+
+
+Setting = tuple[str, int | None, int, int, str]  # provider, threads, batch size, tokens, machine
+
+
+def setting_of(own: Measured) -> Setting:
+    return own.provider, own.threads, own.batch_size, own.length, own.machine
+
+
+def in_words(setting: Setting) -> str:
+    provider, threads, batch_size, length, _ = setting
+    told = f"{length} tokens, batch {batch_size}"
+    if provider != "cpu":
+        return f"{told}, {provider}"
+    return told + (f", {threads} thread{'s' if threads != 1 else ''}" if threads else "")
+
+
+def _latencies(results: Results, judge: Judge) -> list[Axis]:
+    axes = []
+    for setting in dict.fromkeys(map(setting_of, results.measured)):
+        rows = [own for own in results.measured if setting_of(own) == setting]
+        series = list(_measured_series(rows, results, judge))
+        students = any(not point.is_teacher for own in series for point in own.points)
+        if students:
+            title = f"latency in ms, median; {in_words(setting)}" + (f"; {setting[4]}" if setting[4] else "")
+            axes.append(Axis(in_words(setting), title, "ms", tuple(series), measured=True))
+    return axes
+
+
+def _measured_series(rows: Sequence[Measured], results: Results, judge: Judge) -> Iterable[Series]:
+    references = {own.runtime: own.p50 for own in reversed(rows) if own.place == "teacher"}
+    names = [series_name(own) for own in rows]
+    for name in dict.fromkeys(names):
+        points = []
+        for own in (own for own, named in zip(rows, names, strict=True) if named == name):
+            y = judge.teacher if own.place == "teacher" else _score(own, results, judge)
+            if y is not None:
+                points.append(_measured_point(own, y, name, references, results, judge))
+        if points:
+            yield Series(name, tuple(points))
+
+
+def series_name(own: Measured) -> str:
+    """The runtime and what kind of file it read."""
+    stem = own.file.rpartition("/")[2].removesuffix(".onnx").removeprefix("model").removeprefix("_")
+    return RUNTIMES.get(own.runtime, own.runtime) + (f", {FILES.get(stem, stem)}" if stem else "")
+
+
+def _score(own: Measured, results: Results, judge: Judge) -> float | None:
+    student = next((one for one in results.students if one.place == own.place), None)
+    return score_of(student, own.file, judge, results) if student else None
+
+
+def _measured_point(
+    own: Measured, y: float, series: str, references: dict[str, float], results: Results, judge: Judge
+) -> Point:
+    is_teacher = own.place == "teacher"
+    student = next((one for one in results.students if one.place == own.place), None)
+    label = "teacher" if student is None else label_of(student)
+    told = [f"{own.place}: {label}" if student and label != own.place else label, series]
+    told += [_metric_told(y, judge, is_teacher), f"{own.p50:.3g} ms" + (f", p90 {own.p90:.3g}" if own.p90 else "")]
+    reference = references.get(own.runtime)
+    if reference and not is_teacher:
+        runtime = RUNTIMES.get(own.runtime, own.runtime)
+        told.append(f"{reference / own.p50:.1f} times as fast as the teacher in {runtime}")
+    size = number(part(part(student.about, "files"), own.file or "onnx/model.onnx").get("size_bytes")) if student else 0
+    if size and own.runtime != "torch":
+        told.append(f"{size / 1e6:.1f} MB")
+    return Point(own.p50, y, label, tuple(told), is_teacher)
+
+
+def label_of(student: Student) -> str:
+    """`0.5 x 0.75` for a student of the grid, its name for another."""
+    width, depth = student.about.get("width"), student.about.get("depth")
+    if number(width) is None or number(depth) is None:
+        return student.place.rpartition("/")[2]
+    return f"{width:g} × {depth:g}"
+
+
+# --- counted ---------------------------------------------------------------------------------------------------------
+
+
+def _counted(results: Results, judge: Judge) -> list[Axis]:
+    if results.judged is None:
+        return []
+    evaluation = results.judged.evaluation
+    length = evaluation.get("length")
+    found = []
+    for key, name, title, unit, scale in (
+        ("flops", "FLOPs", f"MFLOPs of a row of {length} tokens", "MFLOPs", 1e6),
+        ("parameters", "parameters", "parameters in millions, the vocabulary's included", "M", 1e6),
+    ):
+        series = tuple(_grid_series(evaluation, key, scale, unit, judge, results))
+        if series:
+            found.append(Axis(name, title, unit, series))
+    return found
+
+
+def _grid_series(
+    evaluation: Facts, key: str, scale: float, unit: str, judge: Judge, results: Results
+) -> Iterable[Series]:
+    rows = evaluation["subnetworks"]
+    for depth in dict.fromkeys(row.get("depth") for row in rows):
+        points = []
+        for row in (own for own in rows if own.get("depth") == depth):
+            x, y = number(row.get(key)), judge.of(row)
+            if x and y is not None:
+                told = [f"width {row.get('width', '?')}, depth {depth}", _metric_told(y, judge, False)]
+                told += [f"{x / scale:,.1f} {unit}", *_share_told(x, evaluation, key), *_exported(row, results)]
+                points.append(Point(x / scale, y, f"{row.get('width', 0):g}", tuple(told)))
+        if points:
+            yield Series(f"depth {depth:g}", tuple(points), joined=True)
+    x = number(part(evaluation, "teacher").get(key))
+    if x and judge.teacher is not None:
+        told = ["teacher", _metric_told(judge.teacher, judge, True), f"{x / scale:,.1f} {unit}"]
+        yield Series("teacher", (Point(x / scale, judge.teacher, "teacher", tuple(told), is_teacher=True),))
+
+
+def _share_told(x: float, evaluation: Facts, key: str) -> list[str]:
+    whole = number(part(evaluation, "teacher").get(key))
+    return [f"{x / whole:.0%} of the teacher's"] if whole else []
+
+
+def _exported(row: Facts, results: Results) -> list[str]:
+    places = [own.place for own in results.students if row_of(own, results) is row]
+    return [f"exported: {', '.join(places)}"] if places else []
+
+
+def _metric_told(y: float, judge: Judge, is_teacher: bool) -> str:
+    share = None if is_teacher else judge.share(y)
+    return f"{judge.metric} {y:.4f}" + (f", {share:.1%} of the teacher's" if share is not None else "")
