@@ -14,7 +14,7 @@ from dynackd.subnet import Subnet
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.kind import Arrays, Kind, Task, Tensors
-from dynackd.tasks.task import compute_fidelity, compute_metrics
+from dynackd.tasks.task import compute_fidelity, compute_metrics, main_metric
 
 
 def longest_first(dataset: Dataset) -> np.ndarray:
@@ -119,6 +119,8 @@ def evaluate_grid(
     return {
         "task": task.name,
         "length": length,
+        "main_metric": main_metric(task),
+        "lower_is_better": sorted(task.kind.lower_is_better),
         "teacher": {
             "parameters": count_parameters(teacher, whole),
             "flops": FlopCounter(teacher).count(whole, length),

@@ -7,7 +7,7 @@ from typing import Any
 from dynackd.errors import one_of
 from dynackd.report.reading import Facts, Results, Student
 
-# Where a table of an older version does not say so itself.
+# Of fidelities, and of metrics where a table of an older version does not say so itself.
 LESS_IS_BETTER = frozenset({"mse", "rmse", "kl"})
 FLOAT_FILE = "onnx/model.onnx"
 
@@ -57,8 +57,7 @@ def judge_of(results: Results, metric: str | None = None) -> Judge:
         one_of("--metric", metric, names)
     main = metric or evaluation.get("main_metric")
     main = str(main if main in names else next(iter(names), "metric"))
-    told = evaluation.get("lower_is_better")
-    lower = frozenset(told) if isinstance(told, list) else LESS_IS_BETTER
+    lower = LESS_IS_BETTER.union(evaluation.get("lower_is_better", ()))
     return Judge(main, number(of_teacher.get(main)), lower, of_fidelity=not labelled)
 
 

@@ -24,6 +24,7 @@ class Importance:
 
 
 Batches = Iterable[dict[str, Tensor]]
+Orders = dict[str, list[list[int]]]  # unit (HEAD, NEURON) -> the old places of each layer's units in their new order
 
 
 def gradient_importance(model: PreTrainedModel, batches: Batches) -> Importance:
@@ -71,24 +72,31 @@ IMPORTANCE: dict[str, Callable[[PreTrainedModel, Batches], Importance]] = {
 
 
 @torch.no_grad()
-def rewire(model: PreTrainedModel, importance: Importance) -> None:
-    """Permute the heads and neurons of every layer in place, most important first. The output does not change.
-
-    Where the layers share a bias, its columns are the heads of all of them: the order of the heads is then one, by the
-    sum of their scores over the layers.
-    """
-    family, geometry = family_of(model.config), geometry_of(model.config)
-    heads = importance.heads.sum(0).expand_as(importance.heads) if family.shared else importance.heads
-    orders = {
-        # Stable, so that equal scores keep their order and a second rewiring changes nothing.
-        unit: torch.argsort(scores, dim=1, descending=True, stable=True).tolist()
-        for unit, scores in ((HEAD, heads), (NEURON, importance.neurons))
-    }
+def rewire(model: PreTrainedModel, importance: Importance) -> Orders:
+    """Permute the heads and neurons of every layer in place, most important first. The output does not change. Returns
+    the orders (see `orders_of`)."""
+    family, geometry, orders = family_of(model.config), geometry_of(model.config), orders_of(model, importance)
     layers = [*enumerate(_whole_layers(model)), (0, shared_slices(model.base_model, geometry.heads, family, geometry))]
     for index, own in layers:
         for _, _, tensor, part in own:
             order = torch.tensor(part.positions(orders[part.unit][index]), device=tensor.device)
             tensor.copy_(tensor.index_select(part.dim, order))
+    return orders
+
+
+def orders_of(model: PreTrainedModel, importance: Importance) -> Orders:
+    """Which head and neuron comes first, second, ... in every layer.
+
+    Where the layers share a bias, its columns are the heads of all of them: the order of the heads is then one, by the
+    sum of their scores over the layers.
+    """
+    shared = bool(family_of(model.config).shared)
+    heads = importance.heads.sum(0).expand_as(importance.heads) if shared else importance.heads
+    return {
+        # Stable, so that equal scores keep their order and a second rewiring changes nothing.
+        unit: torch.argsort(scores, dim=1, descending=True, stable=True).tolist()
+        for unit, scores in ((HEAD, heads), (NEURON, importance.neurons))
+    }
 
 
 def _whole_layers(model: PreTrainedModel) -> list[list[Slice]]:

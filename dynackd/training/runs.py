@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from dynackd.data.origins import ORIGIN_FILE, Record
 from dynackd.errors import UserError
+from dynackd.report.reading import IMPORTANCE_FILE
 from dynackd.report.terminal import console, say
 from dynackd.supernet.checkpoints import check_safetensors_file
 from dynackd.system.interruption import Interruption
@@ -38,7 +39,7 @@ CHECKPOINTS = "the checkpoints of a run"
 LEFT_OVER = "what is left of a finished run's checkpoints"
 # What `begin`, the Trainer (in checkpoint-N) and `augment` write there; all else is somebody else's.
 CHECKPOINT_FILES = [
-    *("recipe.yaml", ORIGIN_FILE, LOG_FILE),
+    *("recipe.yaml", ORIGIN_FILE, LOG_FILE, IMPORTANCE_FILE),
     *("candidates-*.json", "labels-*.json", ".*.tmp", "README.md", "runs/*/*", "runs/*/*/*"),
     *(f"{PREFIX_CHECKPOINT_DIR}-*/{name}" for name in (
         *("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json"),

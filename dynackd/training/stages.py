@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError, a, out_of_memory
 from dynackd.families.table import family_of, max_positions
 from dynackd.measure.evaluation import batches_of
+from dynackd.report.reading import IMPORTANCE_FILE
 from dynackd.report.terminal import console, grid_table, progress, show
 from dynackd.subnet import describe
 from dynackd.supernet.checkpoints import (
@@ -36,6 +38,7 @@ from dynackd.supernet.checkpoints import (
 )
 from dynackd.supernet.importance import IMPORTANCE, rewire
 from dynackd.supernet.network import Origin, Supernet, load_supernet
+from dynackd.supernet.rewired import rewiring_record
 from dynackd.system.interruption import Interrupted
 from dynackd.system.places import new_directory, write_files, write_json, writing
 from dynackd.tasks.kind import Task
@@ -143,10 +146,11 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     origin = Origin(WIDTH_STAGE.name, source, begins_as, *hashes)
     supernet = Supernet(start.frozen_copy().requires_grad_(True).model, grid, origin)
     _remember_task(supernet.model.config, data)
+    kept = {}
     if run.checkpoint is None:
-        _rewire(supernet.to(run.arguments.device), recipe, rows)
+        kept = {IMPORTANCE_FILE: _rewire(supernet.to(run.arguments.device), recipe, rows)}
     imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching)
-    return _train_stage(run, record, WIDTH_STAGE, supernet, imitated, teacher, rows)
+    return _train_stage(run, record, WIDTH_STAGE, supernet, imitated, teacher, rows, kept)
 
 
 @alone
@@ -208,8 +212,8 @@ def _has_foreign_head(source: str, config: PreTrainedConfig, data: TaskData) -> 
     return not kept
 
 
-def _rewire(supernet: Supernet, recipe: Recipe, rows: Rows) -> None:
-    """Order heads and neurons by importance on a sample of the training rows."""
+def _rewire(supernet: Supernet, recipe: Recipe, rows: Rows) -> dict[str, Any]:
+    """Order heads and neurons by importance on a sample of the training rows. Returns what is kept of it."""
     some = rows.train.shuffle(seed=recipe.data.seed).select(range(min(recipe.importance_rows, len(rows.train))))
     batches = batches_of(some, rows.data.task.kind, rows.tokenizer, 32)
     device = next(supernet.parameters()).device
@@ -220,7 +224,9 @@ def _rewire(supernet: Supernet, recipe: Recipe, rows: Rows) -> None:
                 yield {name: tensor.to(device) for name, tensor in batch.items()}
                 told(advance=1)
 
-        rewire(supernet.model, IMPORTANCE[recipe.importance](supernet.model, on_device()))
+        importance = IMPORTANCE[recipe.importance](supernet.model, on_device())
+    orders = rewire(supernet.model, importance)
+    return {"score": recipe.importance, "rows": len(some), **rewiring_record(importance, orders)}
 
 
 def _train_stage(
@@ -231,8 +237,10 @@ def _train_stage(
     teacher: Teacher,
     original: Supernet,
     rows: Rows,
+    kept: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """The stage's training, evaluation and result. original: whom fidelity is measured against."""
+    """The stage's training, evaluation and result. original: whom fidelity is measured against. kept: JSON files (name
+    -> content) that the result will have too."""
     for spec, subnet in supernet.subnets.items():
         console.print(describe(spec, subnet, supernet.geometry))
     _choose_rate(run, stage.name, supernet.model.config)
@@ -252,7 +260,7 @@ def _train_stage(
         stop=run.mode.interruption.asked,
     )
     set_dropout(supernet, run.settings.dropout)
-    seconds = _train(trainer, run, record, f"{stage.name} stage")
+    seconds = _train(trainer, run, record, f"{stage.name} stage", kept)
     length = run.recipe.data.max_length
     evaluation = evaluate_subnets(supernet, original.to(run.arguments.device), rows, length)
     about = {**evaluation, "stage": stage.name, "train_seconds": round(seconds, 1)}
@@ -289,11 +297,14 @@ def _say_if_too_short(trainer: Trainer) -> None:
         )
 
 
-def _train(trainer: ResumableTrainer, run: Run, record: Record, title: str) -> float:
-    """Train, or go on from the checkpoint; returns the seconds it took."""
+def _train(
+    trainer: ResumableTrainer, run: Run, record: Record, title: str, kept: Mapping[str, Any] = MappingProxyType({})
+) -> float:
+    """Train, or go on from the checkpoint; returns the seconds it took. kept: JSON files for the result."""
     _warn_of_slow_bf16(run.arguments)
     if run.checkpoint is None and run.arguments.should_save:
         begin(run.recipe, record, run.checkpoints)
+        write_files(run.checkpoints, kept)
     run.mode.interruption.resumable = True
     start, shown = time.monotonic(), TrainingProgress(title, run.checkpoints / LOG_FILE)
     trainer.add_callback(shown)
@@ -338,6 +349,8 @@ def _finish(
             write_record(directory, run.recipe, record, run.directory)
             write_json(directory / "metrics.json", about)
             write_log(directory / LOG_FILE, trainer.state.log_history)
+            if (kept := run.checkpoints / IMPORTANCE_FILE).is_file():
+                shutil.copy(kept, directory)
             if (boards := run.checkpoints / "runs").is_dir():  # TensorBoard's
                 shutil.copytree(boards, directory / "runs")
         drop(run.checkpoints)

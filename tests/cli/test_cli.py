@@ -49,8 +49,8 @@ def test_evaluate_prints_the_grid_and_writes_the_json_that_is_promised(road, cap
     for word in ("width", "depth", "heads", "neurons", "layers", "MFLOPs", "accuracy", "teacher"):
         assert word in printed
     content = json.loads((road / "e.json").read_text())
-    assert set(content) == {"task", "length", "teacher", "subnetworks"}
-    assert content["length"] == 32
+    assert set(content) == {"task", "length", "main_metric", "lower_is_better", "teacher", "subnetworks"}
+    assert (content["length"], content["main_metric"], content["lower_is_better"]) == (32, "accuracy", [])
     assert set(content["teacher"]) == {"parameters", "flops", "metrics"}
     keys = {"width", "depth", "heads", "neurons", "layers", "parameters", "flops", "metrics", "fidelity"}
     assert len(content["subnetworks"]) == 4

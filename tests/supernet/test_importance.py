@@ -9,8 +9,9 @@ from conftest import PATHS, parted, tiny_batch, tiny_model
 from dynackd.families.table import layer_list
 from dynackd.grid import Grid
 from dynackd.subnet import SubnetSpec
-from dynackd.supernet.importance import IMPORTANCE, gradient_importance, rewire
+from dynackd.supernet.importance import IMPORTANCE, Importance, gradient_importance, orders_of, rewire
 from dynackd.supernet.network import Supernet
+from dynackd.supernet.rewired import POINTS, rewiring_record
 
 
 def batches(count=3):
@@ -93,3 +94,28 @@ def test_the_units_with_no_effect_are_cut_first():
     with torch.enable_grad():
         rewire(model, gradient_importance(model, batches()))
     torch.testing.assert_close(supernet(SubnetSpec(0.5), **tiny_batch()).outputs["logits"], full, atol=1e-5, rtol=0)
+
+
+def test_the_record_of_a_rewiring_tells_who_stood_where_and_what_the_first_neurons_hold():
+    heads = torch.tensor([[1.0, 4.0, 2.0, 3.0]]).expand(4, 4)
+    neurons = torch.cat([torch.zeros(4, 30), torch.ones(4, 10)], dim=1)  # all importance in the last quarter
+    importance, model = Importance(heads, neurons), tiny_model()
+    record = rewiring_record(importance, orders_of(model, importance))
+    assert record["heads"]["scores"][0] == [1, 4, 2, 3]
+    assert record["heads"]["order"][0] == [1, 3, 2, 0]
+    kept = record["neurons"]
+    assert kept["count"] == 40
+    before_and_after = zip(kept["before"][2], kept["after"][2], strict=True)
+    held = dict(zip(kept["shares"], before_and_after, strict=True))
+    assert len(held) == POINTS
+    assert held[0.0] == (0, 0)
+    assert held[0.25] == (0, 1)
+    assert held[0.125] == (0, 0.5)
+    assert held[0.875] == (0.5, 1)
+    assert held[1.0] == (1, 1)
+
+
+def test_the_record_of_a_layer_without_any_importance_is_finite():
+    importance = Importance(torch.zeros(4, 4), torch.zeros(4, 40))
+    record = rewiring_record(importance, orders_of(tiny_model(), importance))
+    assert record["neurons"]["after"][0] == [0] * POINTS

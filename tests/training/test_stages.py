@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from dynackd.errors import UserError
 from dynackd.subnet import FULL, SubnetSpec
 from dynackd.supernet.network import load_supernet
+from dynackd.system.places import manifest_of
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.training import runs, stages
 from dynackd.training.evaluating import evaluate
@@ -97,6 +98,22 @@ def test_a_killed_run_resumes_to_the_very_same_weights(road, tmp_path, monkeypat
     unbroken = load_file(road / "run" / stage / "model.safetensors")
     resumed = load_file(tmp_path / "run" / stage / "model.safetensors")
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+    assert importance_of(tmp_path / "run" / stage) == importance_of(road / "run" / stage)
+
+
+def importance_of(directory):
+    """What a stage kept of its rewiring, if it rewired."""
+    file = directory / "importance.json"
+    return file.read_text() if file.is_file() else None
+
+
+def test_the_width_stage_keeps_the_importance_that_it_rewired_by(road):
+    record = json.loads(importance_of(road / "run" / "width"))
+    assert (record["score"], record["rows"]) == ("gradient", 16)
+    for scores, order in zip(record["heads"]["scores"], record["heads"]["order"], strict=True):
+        assert [scores[head] for head in order] == sorted(scores, reverse=True)
+    assert manifest_of(road / "run" / "width").has("importance.json")
+    assert importance_of(road / "run" / "depth") is None
 
 
 def kill(recipe, monkeypatch, stop):
