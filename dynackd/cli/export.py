@@ -9,7 +9,7 @@ from typing import Any
 
 from dynackd.cli.arguments import add_overwrite, add_set, add_supernet, at_least_one, path, say_next
 from dynackd.errors import UserError
-from dynackd.onnx.choices import FASTEST, FEWEST_OF_CLASS, GRAPHS, MAX_DROP, VARIANTS
+from dynackd.onnx.choices import COVERAGE, FASTEST, FEWEST_OF_CLASS, GRAPHS, MAX_DROP, VARIANTS
 from dynackd.system.places import occupied_output, refuse_existing
 
 
@@ -53,6 +53,7 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="measure the metric on the recipe's validation data (default: where an option above needs it)",
     )
+    _add_vocabulary(parser)
     parser.add_argument("--compat", action="store_true", help="a stock checkpoint, padded, that needs no dynackd")
     parser.add_argument("--with-code", action="store_true", help="add the file for trust_remote_code=True")
     kinds = [*GRAPHS, FASTEST]
@@ -62,6 +63,17 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
     cut = "cut texts at N tokens (default: data.max_length of the supernet's recipe)"
     parser.add_argument("--max-length", type=int, metavar="N", help=cut)
     parser.add_argument("--measure", action="store_true", help="measure latencies here for the model card")
+
+
+def _add_vocabulary(parser: argparse.ArgumentParser) -> None:
+    texts = (
+        "keep the words of these texts alone: a .txt file with a text in each line, any other file of rows like the "
+        "recipe's training rows, or 'train' for these themselves"
+    )
+    parser.add_argument("--vocabulary", metavar="TEXTS", help=texts)
+    share = f"as many of them as make up this share of all tokens of the texts (default: {COVERAGE})"
+    parser.add_argument("--coverage", type=float, metavar="X", help=share)
+    parser.add_argument("--vocabulary-size", type=int, metavar="N", help="so many tokens instead, the most frequent")
 
 
 def export(options: argparse.Namespace) -> None:
@@ -74,6 +86,7 @@ def export(options: argparse.Namespace) -> None:
     at_least_one(options, "max_length")
     if options.spec and (options.width or options.depth):
         raise UserError("--spec names every layer; give it alone, without --width and --depth")
+    _check_vocabulary(options)
     spec, export_options = SubnetSpec(options.width or 1.0, options.depth or 1.0), _export_options(options)
     config = check_supernet(options.supernet)
     which = read_subnet(options.spec, geometry_of(config)) if options.spec else spec
@@ -95,22 +108,48 @@ def _export(options: argparse.Namespace, which: Any, export_options: Any, output
     _say_size(supernet, which)
     validation = _export_validation(options, supernet, tokenizer)
     facts = _export_facts(options, supernet.resolve(which))
+    export_options = dataclasses.replace(export_options, vocabulary=_vocabulary(options, supernet))
     about = export_student(supernet, tokenizer, which, output, options.overwrite, facts, export_options, validation)
     console.print(f"{about['parameters']:,} parameters")
     if compat := about.get("compat"):
         cost = compat["flops"] / about["flops"]["student"]
         console.print(f"stock checkpoint: {compat['parameters']:,} parameters, {cost:.2f} times the student's FLOPs")
+    _say_vocabulary(about.get("vocabulary"))
     for file, own in about["files"].items():
         if "max_abs_diff" in own:
             change = f", metric {0.0 - own['drop']:+.4f}" if "drop" in own else ""
-            size = own["size_bytes"] / 1e6
-            console.print(f"{file}: {size:.1f} MB, differs from torch by {own['max_abs_diff']:.1e}{change}")
+            size = f"{own['size_bytes'] / 1e6:.1f} MB"
+            if whole := own.get("whole_size_bytes"):
+                size += f" ({whole / 1e6:.1f} with all words)"
+            console.print(f"{file}: {size}, differs from torch by {own['max_abs_diff']:.1e}{change}")
             _say_classes(own)
             _say_processor(own)
     say(f"results: {output}")
     for file, own in about.get("refused", {}).items():
         raise UserError(f"{file} was left out of {output}: {own['reason']}; the other files are there")
+    if reason := about.get("vocabulary", {}).get("refused"):
+        raise UserError(f"the smaller vocabulary was left out of {output}: {reason}; the student there has all words")
     say_next(["dynackd", "benchmark", str(output)])
+
+
+def _say_vocabulary(facts: Mapping[str, Any] | None) -> None:
+    """How many words are left, and what was proved and measured of that."""
+    from dynackd.report.terminal import console
+
+    if not facts:
+        return
+    held, left_out = facts["held_out"], "refused" in facts
+    console.print(
+        f"vocabulary{' (left out)' if left_out else ''}: {facts['size']:,} of {facts['tokens']:,} tokens, which are "
+        f"{facts['coverage']:.2%} of those of {facts['counted']:,} texts"
+    )
+    console.print(
+        f"  of {held['texts']:,} held-out texts {held['differ']:.1%} become other tokens, {held['tokens_after']:.2f} a "
+        f"text instead of {held['tokens_before']:.2f}; {held['compared']:,} that become the same give the same outputs"
+    )
+    if "drop" in facts:
+        console.print(f"  metric {0.0 - facts['drop']:+.4f}")
+        _say_classes(facts)
 
 
 def _say_classes(facts: Mapping[str, Any]) -> None:
@@ -168,6 +207,34 @@ def _export_options(options: argparse.Namespace) -> Any:
     )
 
 
+def _check_vocabulary(options: argparse.Namespace) -> None:
+    """Refuse (UserError) options that do not go together, before anything is loaded."""
+    given = [name for name in ("coverage", "vocabulary_size") if getattr(options, name) is not None]
+    if given and options.vocabulary is None:
+        raise UserError(f"--{given[0].replace('_', '-')} is about a smaller vocabulary; add --vocabulary TEXTS")
+    if len(given) > 1:
+        raise UserError("--coverage and --vocabulary-size exclude each other; give one of them")
+    if options.coverage is not None and not 0 < options.coverage <= 1:
+        raise UserError(f"--coverage {options.coverage:g} is outside (0, 1]")
+    at_least_one(options, "vocabulary_size")
+
+
+def _vocabulary(options: argparse.Namespace, supernet: Any) -> Any:
+    """The words that are kept; None for all."""
+    from dynackd.data.model_labels import labels_of
+    from dynackd.deploy.texts import read_texts
+    from dynackd.deploy.vocabulary import Wish
+    from dynackd.training.recipe import load_recipe
+
+    if options.vocabulary is None:
+        return None
+    file = options.supernet / "recipe.yaml"
+    recipe = load_recipe(file, options.set) if file.is_file() else None
+    task, data = (recipe.task, recipe.data) if recipe else (None, None)
+    texts = read_texts(options.vocabulary, task, data, labels_of(supernet.model.config))
+    return Wish(texts, COVERAGE if options.coverage is None else options.coverage, options.vocabulary_size)
+
+
 def _trained_max_length(options: argparse.Namespace) -> int | None:
     """Where the texts were cut in the training, in tokens, as far as the supernet's directory says."""
     from dynackd.training.recipe import load_recipe
@@ -183,9 +250,10 @@ def _export_validation(options: argparse.Namespace, supernet: Any, tokenizer: An
     from dynackd.report.terminal import console
     from dynackd.training.recipe import load_recipe
 
-    wanted = options.validation if options.validation is not None else bool(options.variants or options.set)
+    smaller = options.variants or options.vocabulary
+    wanted = options.validation if options.validation is not None else bool(smaller or options.set)
     if not wanted:
-        if options.variants:
+        if smaller:
             console.print("warning: without validation data nothing says what the smaller files lose")
         return None
     try:
@@ -209,7 +277,7 @@ def _export_facts(options: argparse.Namespace, subnet: Any) -> dict[str, Any]:
         facts["trained_max_length"] = recipe.data.max_length
         if licence := licence_of([recipe.teacher, recipe.output_dir / "teacher", recipe.model]):
             facts["licence"] = licence
-    if options.validation is None and not options.variants:
+    if options.validation is None and not options.variants and not options.vocabulary:
         facts |= known_metrics(options.supernet, subnet)
     return facts
 

@@ -43,6 +43,7 @@ def model_card(about: About, geometry: Geometry, full_parameters: int) -> str:
     parts = [
         _front_matter(about),
         _what(about, geometry, full_parameters),
+        _vocabulary(about),
         _quality(about),
         _files(about),
         _latency(about),
@@ -102,6 +103,24 @@ def _quality(about: About) -> str:
             for who in ("student", "teacher") if metrics.get(who)]
     head = f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n"
     return f"{metrics['rows']}:\n\n" + head + "\n".join(rows)
+
+
+def _vocabulary(about: About) -> str:
+    """Which words were left out, and what that is known to change."""
+    words = about.get("vocabulary")
+    if not words or "refused" in words:
+        return ""
+    held, files = words["held_out"], about["files"].items()
+    text = (
+        f"It knows {words['size']:,} of the {words['tokens']:,} tokens of the full network: single characters and "
+        f"special ones, and those that texts like {words['texts']} use, of which they are {words['coverage']:.2%}. Of "
+        f"{held['texts']:,} other texts of that source {held['differ']:.1%} become other tokens than before, "
+        f"{held['tokens_after']:.2f} a text instead of {held['tokens_before']:.2f}; the others give the same outputs"
+    )
+    if "drop" in words:
+        text += f". The metric on the validation data changed by {0.0 - words['drop']:+.4f}"
+    whole = [f"`{name}` {own['whole_size_bytes'] / 1e6:.1f}" for name, own in files if "whole_size_bytes" in own]
+    return f"{text}. With all tokens the files would have, in MB: {', '.join(whole)}."
 
 
 def _files(about: About) -> str:

@@ -15,6 +15,7 @@ from dynackd.deploy.card import licence_of, model_card
 from dynackd.deploy.gates import USUAL, Gates, class_drops
 from dynackd.deploy.tokenizer_files import check_max_length, check_saved_tokenizer, save_tokenizer
 from dynackd.deploy.validation import Outputs, Validation, torch_predictor
+from dynackd.deploy.vocabulary import Reader, Wish, with_fewer_words
 from dynackd.errors import UserError, one_of
 from dynackd.families.table import geometry_of, max_positions
 from dynackd.grid import Grid
@@ -27,6 +28,7 @@ from dynackd.onnx.graphs import (
     OPSET,
     Fixed,
     OnnxModel,
+    bytes_per_word,
     check_fixed,
     example_batch,
     export_onnx,
@@ -43,7 +45,7 @@ from dynackd.students.stock import stock_model
 from dynackd.students.travel import CODE_FILE, add_code
 from dynackd.subnet import Subnet, SubnetSpec
 from dynackd.supernet.checkpoints import load_model
-from dynackd.supernet.cost import FlopCounter, count_parameters
+from dynackd.supernet.cost import FlopCounter
 from dynackd.supernet.network import Supernet
 from dynackd.system.places import MANIFEST, new_directory, read_json, write_files, write_json
 from dynackd.system.processor import has_vnni
@@ -61,7 +63,7 @@ class ExportOptions:
 
     `variants` are names in `quantize.VARIANTS`; `graph` a name in `graph.GRAPHS`, or "fastest" to measure them all
     here; `gates` what a variant may lose; `max_length` where the tokenizer cuts texts, in tokens, by default at what is
-    known of the training (`tokenizer.model_max_length`).
+    known of the training (`tokenizer.model_max_length`); `vocabulary` the words that are kept, by default all.
     """
 
     variants: tuple[str, ...] = ()
@@ -72,6 +74,7 @@ class ExportOptions:
     with_code: bool = False
     measure: bool = False
     max_length: int | None = None
+    vocabulary: Wish | None = None
 
     def __post_init__(self) -> None:
         one_of("--graph", self.graph, [*GRAPHS, FASTEST])
@@ -106,6 +109,11 @@ def export_student(
         check_fixed(options.fixed, longest)
         check_max_length(limit, longest, tokenizer)
         limit = min(limit, options.fixed.length or limit)
+        whole, words = validation, dict[str, Any]()
+        if options.vocabulary:
+            reader = Reader(student, tokenizer, validation)
+            reader, words = with_fewer_words(reader, options.vocabulary, limit, options.gates)
+            student, tokenizer, validation = reader.student, reader.tokenizer, reader.validation
         save_tokenizer(tokenizer, limit, options.fixed.length, temporary)
         check_saved_tokenizer(tokenizer, limit, temporary, validation.texts if validation else ())
         graph, graph_facts = _write_graph(student, names, longest, temporary / ONNX_FILE, options)
@@ -132,14 +140,17 @@ def export_student(
             **supernet.origin.public_teacher(),
             "versions": {name: version(name) for name in ("dynackd", "torch", "transformers", "onnx", "onnxruntime")},
             **_write_torch(student, longest, temporary, options),
+            **({"vocabulary": words} if words else {}),
         }
         write_files(temporary, kind_of_model(student).files(student.config))
         onnx_facts, measured = _write_variants(student, names, longest, temporary, options, validation, difference)
         if validation is not None:
-            about["metrics"] = _metrics(supernet, validation, onnx_facts[ONNX_FILE], temporary / ONNX_FILE)
+            about["metrics"] = _metrics(supernet, validation, whole, onnx_facts[ONNX_FILE], temporary / ONNX_FILE)
         about |= {"licence": licence_of([supernet.origin.teacher]), **measured, **(facts or {})}
         if options.measure:
             about["latency"] = _measured(supernet, temporary, options, longest)
+        if words and "refused" not in words:
+            _note_whole_sizes(onnx_facts, temporary, words["rows"] - words["size"])
         about["files"] = _sizes(temporary, onnx_facts)
         full = sum(parameter.numel() for parameter in supernet.model.parameters())
         (temporary / "README.md").write_text(model_card(about, supernet.geometry, full), encoding="utf-8")
@@ -160,7 +171,7 @@ def _what_it_is(supernet: Supernet, subnet: Subnet, student: PreTrainedModel, le
         "kind": kind_of_model(student).name,
         "labels": student.config.num_labels,
         **kind_of_model(student).facts(student.config),
-        "parameters": count_parameters(supernet, subnet),
+        "parameters": sum(parameter.numel() for parameter in student.parameters()),
         "flops": {
             "length": length,
             "student": flops.count(subnet, length),
@@ -302,17 +313,21 @@ def _loss(validation: Validation, before: dict[str, float], reference: Outputs, 
     return {"metrics": after, **lost, **of_classes, **validation.agreement(outputs, reference)}
 
 
-def _metrics(supernet: Supernet, validation: Validation, own: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The student's metrics and, where its directory is here, the teacher's on the same rows; where these have no
-    labels, how closely the student's `file` follows it."""
+def _metrics(
+    supernet: Supernet, validation: Validation, whole: Validation | None, own: dict[str, Any], file: Path
+) -> dict[str, Any]:
+    """The student's metrics and, where its directory is here, the teacher's on the same rows (`whole`: as it reads
+    them); where these have no labels, how closely the student's `file` follows it."""
+    whole = whole or validation
     teacher = supernet.origin.teacher_here()
     metrics: dict[str, Any] = {"rows": f"On {len(validation):,} validation rows", "student": own["metrics"]}
     if teacher:
         predict = torch_predictor(load_model(teacher, kind=validation.task.kind).eval(), validation.task.kind)
-        outputs = validation.outputs(predict, 32)
-        metrics["teacher"] = validation.metrics(outputs)
+        outputs = whole.outputs(predict, 32)
+        metrics["teacher"] = whole.metrics(outputs)
         if not own["metrics"]:
-            metrics["fidelity"] = validation.fidelity(_outputs(file, validation), outputs)
+            found = [_outputs(file, validation), outputs]
+            metrics["fidelity"] = validation.fidelity(*(found if whole is validation else map(whole.of_rows, found)))
     return metrics
 
 
@@ -325,6 +340,12 @@ def _sizes(directory: Path, onnx_facts: Mapping[str, dict[str, Any]]) -> dict[st
         for file in sorted(directory.rglob("*"))
         if file.is_file() and (name := file.relative_to(directory).as_posix()) != MANIFEST
     }
+
+
+def _note_whole_sizes(onnx_facts: dict[str, dict[str, Any]], directory: Path, left_out: int) -> None:
+    """How large each ONNX file would be with the words that were left out."""
+    for name, own in onnx_facts.items():
+        own["whole_size_bytes"] = (directory / name).stat().st_size + left_out * bytes_per_word(directory / name)
 
 
 def _benchmark_sizes(fixed: Fixed, longest: int) -> tuple[list[int], list[int]]:

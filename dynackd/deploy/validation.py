@@ -1,5 +1,6 @@
 """What a model file loses on validation data."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,15 +29,30 @@ TEXTS = 200  # rows whose texts are kept
 @dataclass(frozen=True)
 class Validation:
     """Tokenised validation rows by the suffix of their metrics' names ("" is the main set), the task, and the texts of
-    the first rows."""
+    the first rows. The rows were cut to `max_length` tokens, for a model of so many `positions`."""
 
     task: Task
     rows: dict[str, Dataset]
     tokenizer: PreTrainedTokenizerBase
     texts: Sequence[tuple[str, ...]] = ()
+    max_length: int = 0
+    positions: int = 0
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self.rows.values())
+
+    def read_by(self, tokenizer: PreTrainedTokenizerBase) -> "Validation":
+        """The same rows as another tokenizer reads them, in the same order."""
+        rows = {suffix: self._again(suffix, tokenizer) for suffix in self.rows}
+        return dataclasses.replace(self, rows=rows, tokenizer=tokenizer)
+
+    def _again(self, suffix: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        raw, split = self.task.rows[suffix], f"validation{suffix}"
+        rows = tokenize(raw, self.task, tokenizer, self.max_length, split, self.positions)[0]
+        if len(rows) != len(self.rows[suffix]):  # of which the windows are others
+            return rows
+        # The lengths decide the order, and outputs are compared row by row.
+        return rows.remove_columns("length").add_column("length", self.rows[suffix]["length"][:])
 
     def outputs(self, predict: Callable[[Feed], Arrays], batch_size: int = 1) -> Outputs:
         """The outputs of every set, in an order that is always the same.
@@ -63,10 +79,14 @@ class Validation:
             metrics |= compute_metrics(self.task, outputs[suffix], labels, suffix)
         return metrics
 
+    def of_rows(self, outputs: Outputs) -> Outputs:
+        """The outputs of rows whose tokens are not those of the model that they are compared with."""
+        return {suffix: self.task.kind.of_rows(arrays) for suffix, arrays in outputs.items()}
+
     def fidelity(self, ours: Outputs, theirs: Outputs) -> dict[str, float]:
-        """How closely a model's outputs follow another's."""
+        """How closely a model's outputs follow another's; nothing where one has more of them than the other."""
         found: dict[str, float] = {}
-        for suffix, labels in self.labels.items():
+        for suffix, labels in self.labels.items() if _comparable(ours, theirs) else ():
             found |= compute_fidelity(self.task, ours[suffix], theirs[suffix], labels, suffix)
         return found
 
@@ -96,12 +116,14 @@ class Validation:
     def unlabelled_drop(self, ours: Outputs, theirs: Outputs) -> float | None:
         """How far a model's outputs are from another's where there are no labels to measure with; of several sets the
         worst."""
-        found = [self.task.kind.unlabelled_drop(ours[suffix], theirs[suffix]) for suffix in ours]
+        every = ours if _comparable(ours, theirs) else ()
+        found = [self.task.kind.unlabelled_drop(ours[suffix], theirs[suffix]) for suffix in every]
         return max((drop for drop in found if drop is not None), default=None)
 
     def agreement(self, ours: Outputs, theirs: Outputs) -> dict[str, float]:
         """The share of rows on which two models choose the same label; empty where outputs are no labels."""
-        found = [self.task.kind.same_answers(ours[suffix], theirs[suffix]) for suffix in ours]
+        every = ours if _comparable(ours, theirs) else ()
+        found = [self.task.kind.same_answers(ours[suffix], theirs[suffix]) for suffix in every]
         same = [rows for rows in found if rows is not None]
         return {"agreement": float(np.concatenate(same).mean())} if same else {}
 
@@ -131,7 +153,14 @@ def load_validation(
             console.print(f"warning: {report}")
     first = next(iter(data.validation.values()))[:TEXTS]
     texts = [tuple(map(_text, row)) for row in zip(*(first[name] for name in data.task.text_columns), strict=True)]
-    return Validation(data.task, rows, tokenizer, texts)
+    return Validation(data.task, rows, tokenizer, texts, length, positions)
+
+
+def _comparable(ours: Outputs, theirs: Outputs) -> bool:
+    """Whether two models give one output for the other's."""
+    return all(
+        array.shape == theirs[suffix][name].shape for suffix, own in ours.items() for name, array in own.items()
+    )
 
 
 def _text(value: str | Sequence[str]) -> str:

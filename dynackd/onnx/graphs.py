@@ -336,3 +336,11 @@ def initializer(model: onnx.ModelProto, name: str) -> np.ndarray | None:
         if tensor.name == name:
             return numpy_helper.to_array(tensor)
     return None
+
+
+def bytes_per_word(file: Path) -> int:
+    """What a graph holds for each word of the vocabulary: a row of the tables that `input_ids` looks up, in bytes."""
+    model = onnx.load(str(file))
+    read = {node.input[0] for node in model.graph.node if node.op_type == "Gather" and node.input[1] == "input_ids"}
+    tables = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name in read]
+    return sum(table.nbytes // len(table) for table in tables)

@@ -123,10 +123,9 @@ class Kind(ABC):
     def check_keys(self, value: Mapping[str, Any]) -> None:
         """Refuse (UserError) keys of a recipe's `task` that are unknown, and a lack of those that are needed."""
         refuse_unknown_keys("task", value, self.task_keys)
-        for key in self.needed_keys:
-            if not value.get(key):
-                needed = f"{', '.join(self.needed_keys[:-1])} and {self.needed_keys[-1]}"
-                raise UserError(f"task: '{key}' is missing; {OWN_TASK} needs {needed}")
+        for key in (key for key in self.needed_keys if not value.get(key)):
+            needed = f"{', '.join(self.needed_keys[:-1])} and {self.needed_keys[-1]}"
+            raise UserError(f"task: '{key}' is missing; {OWN_TASK} needs {needed}")
 
     def chosen_metrics(self, value: Mapping[str, Any]) -> tuple[str, ...]:
         """The metrics that a recipe's `task` names, or the default ones. Raises UserError."""
@@ -264,8 +263,7 @@ class Kind(ABC):
         return [output.name for output in self.outputs if output.judged]
 
     def read(self, fields: Any, batch: Tensors, config: Any) -> dict[str, Tensor]:
-        """The outputs, in the order of `self.outputs`, from the fields of the Hugging Face output of a model of this
-        config."""
+        """The outputs, in the order of `self.outputs`, from the fields that a model of this config gives."""
         return {output.name: fields[output.name] for output in self.outputs}
 
     def places(self, batch: Mapping[str, Any]) -> Any:
@@ -280,6 +278,10 @@ class Kind(ABC):
             return dict(arrays)
         real = mask.astype(bool)
         return {name: array[real] if array.shape[:2] == mask.shape else array for name, array in arrays.items()}
+
+    def of_rows(self, outputs: Arrays) -> Arrays:
+        """`flat` outputs to be compared where rows became other tokens: those of tokens put together for each row."""
+        return outputs
 
     # ------------------------------------------------------------------------------------------------------ learning
 
@@ -349,8 +351,8 @@ class Kind(ABC):
         return None
 
     def unlabelled_drop(self, ours: Arrays, theirs: Arrays) -> float | None:
-        """How far a smaller file's outputs are from the float32 file's, from 0, for rows without labels to measure a
-        drop of the metric on; None where that is not defined, and then nothing is refused for it."""
+        """How far a smaller file's outputs are from the float32 file's, from 0, where rows have no labels to measure a
+        drop on; None where that is not defined, and nothing is refused for it."""
         return None
 
     def drop(self, metric: str, before: float, after: float) -> float:

@@ -86,6 +86,12 @@ class Plain(Kind):
         return {name: np.stack([_some(row, own) for row, own in zip(array, mask, strict=True)])
                 for name, array in arrays.items()}
 
+    def of_rows(self, outputs: Arrays) -> Arrays:
+        """The mean of a row's states, and nothing behind it."""
+        states = outputs[STATES]
+        sums, counts = states.sum(1, keepdims=True), states.any(-1).sum(1)[:, None, None]
+        return {STATES: np.pad(sums / np.maximum(counts, 1), [(0, 0), (0, KEPT_TOKENS - 1), (0, 0)])}
+
     def answers(self, outputs: Arrays) -> np.ndarray:
         return outputs[STATES]
 

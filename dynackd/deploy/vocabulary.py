@@ -1,0 +1,256 @@
+"""A student that knows fewer words: the rows of its word embeddings, and its tokenizer.json, without those that some
+texts hardly use.
+
+Nothing is learned anew. It is proved on texts that were held out of the counting: those that become the same tokens as
+before give exactly the same outputs; of the others it is told how many they are and how much longer. What that costs of
+the metric is measured on the validation rows and gated as that of a smaller file is.
+"""
+
+import copy
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from dynackd.deploy.gates import Gates, class_drops
+from dynackd.deploy.texts import Encoded, Texts
+from dynackd.deploy.tokenizer_cut import choose, cut, known_ids
+from dynackd.deploy.validation import Validation, torch_predictor
+from dynackd.errors import UserError
+from dynackd.families.table import family_of
+from dynackd.onnx.choices import COVERAGE
+from dynackd.onnx.graphs import input_names, kind_of_model
+from dynackd.supernet.checkpoints import set_attribute
+from dynackd.tasks.kind import Kind
+from dynackd.tasks.task import main_metric
+
+PROVED = 256  # held-out texts whose outputs are compared
+ROWS_AT_ONCE = 16
+TOKENIZER, TOKENIZER_CONFIG, ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens_decoder"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The texts whose words are kept: so many that they are `coverage` of all tokens of the texts, or `size` tokens."""
+
+    texts: Texts
+    coverage: float = COVERAGE
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.coverage <= 1:
+            raise UserError(f"--coverage {self.coverage:g} is outside (0, 1]")
+        if self.size is not None and self.size < 1:
+            raise UserError(f"--vocabulary-size is {self.size}; it must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A student with its tokenizer, and the validation rows as they read them."""
+
+    student: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    validation: Validation | None = None
+
+
+def with_fewer_words(whole: Reader, wish: Wish, limit: int, gates: Gates) -> tuple[Reader, dict[str, Any]]:
+    """The reader with the vocabulary that is wished for, and what export.json says of it.
+
+    Where it loses more than the gates allow, the reader as it was, and why under "refused". limit: tokens at which
+    texts are cut. Raises `UserError` where a text that becomes the same tokens gives other outputs.
+    """
+    content = json.loads(whole.tokenizer.backend_tokenizer.to_str())
+    rows = whole.student.config.vocab_size
+    counts = wish.texts.counts(whole.tokenizer, rows)
+    stays = {*_ids_of(whole.student.config), *whole.tokenizer.all_special_ids, *_tied(whole.student)}
+    kept = choose(content, counts.tolist(), stays, coverage=wish.coverage, size=wish.size)
+    tokenizer, order = cut_tokenizer(whole.tokenizer, kept)
+    small = Reader(cut_embeddings(whole.student, order, tokenizer.pad_token_id), tokenizer)
+    facts: dict[str, Any] = {
+        "size": len(order),
+        "tokens": len(known_ids(content)),
+        "rows": rows,
+        "wish": {"size": wish.size} if wish.size is not None else {"coverage": wish.coverage},
+        "texts": Path(wish.texts.where).name,
+        "counted": len(wish.texts.counted),
+        "coverage": float(counts[order].sum() / max(1, counts.sum())),
+        "held_out": _held_out(whole, small, order, wish.texts, limit),
+    }
+    if whole.validation is None:
+        return small, facts
+    small = Reader(small.student, small.tokenizer, whole.validation.read_by(tokenizer))
+    facts |= _loss(whole, small)
+    metric = main_metric(whole.validation.task) if facts["metrics"]["after"] else "fidelity"
+    reason = gates.refusal({**facts, "max_abs_diff": 0.0}, metric)
+    return (small, facts) if reason is None else (whole, {**facts, "refused": reason})
+
+
+# --- the tokenizer ---------------------------------------------------------------------------------------------------
+
+
+def cut_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, kept: set[int]
+) -> tuple[PreTrainedTokenizerBase, list[int]]:
+    """The tokenizer with the tokens of these ids alone, read again from its files, and the old id of each new one."""
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        tokenizer.save_pretrained(place)
+        content, order = cut(json.loads((place / TOKENIZER).read_text(encoding="utf-8")), kept)
+        new = {old: number for number, old in enumerate(order)}
+        (place / TOKENIZER).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        config = json.loads((place / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+        if ADDED in config:
+            config[ADDED] = {str(new[int(old)]): own for old, own in config[ADDED].items()}
+            (place / TOKENIZER_CONFIG).write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
+        for file in place.iterdir():  # such as vocab.txt: they would say something else
+            if file.name not in (TOKENIZER, TOKENIZER_CONFIG):
+                file.unlink()
+        small = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
+    for side in ("truncation_side", "padding_side"):  # as they are now; files say what they were at loading
+        set_attribute(small, side, getattr(tokenizer, side))
+    wanted = {token: new[old] for token, old in tokenizer.get_vocab().items() if old in new}
+    if small.get_vocab() != wanted:
+        raise UserError(
+            f"--vocabulary: transformers reads the smaller tokenizer.json of a {type(tokenizer).__name__} as another "
+            "one than was written; the student can only be exported with its whole vocabulary"
+        )
+    return small, order
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def cut_embeddings(student: PreTrainedModel, order: Sequence[int], padding: int) -> PreTrainedModel:
+    """A copy of the student with these rows of its word embeddings alone, in this order, in evaluation mode; padding:
+    the new id of the padding token."""
+    new = {old: number for number, old in enumerate(order)}
+    config: Any = copy.deepcopy(student.config)
+    for key, ids in _id_keys(config).items():
+        # An id that no token has had a row that no text reads.
+        mapped = [new[number] for number in ids if number in new]
+        many = isinstance(getattr(config, key), list)
+        setattr(config, key, mapped if many else mapped[0] if mapped else None)
+    if config.pad_token_id is None:
+        config.pad_token_id = padding
+    config.vocab_size = len(order)
+    table: Any = student.get_input_embeddings()
+    (name,) = (name for name, own in student.named_parameters() if own is table.weight)
+    state = {**student.state_dict(), name: table.weight[list(order)]}
+    made: Any = type(student)
+    small: PreTrainedModel = made(config)
+    small.load_state_dict(state, strict=True)
+    return small.eval()
+
+
+def _id_keys(config: Any) -> dict[str, list[int]]:
+    """The keys of a config that name tokens, with their ids."""
+    named = {key: value for key, value in config.to_dict().items() if key.endswith("_token_id")}
+    found = {key: value if isinstance(value, list) else [value] for key, value in named.items()}
+    return {key: ids for key, ids in found.items() if all(isinstance(number, int) for number in ids)}
+
+
+def _ids_of(config: Any) -> set[int]:
+    return {number for ids in _id_keys(config).values() for number in ids}
+
+
+def _tied(student: PreTrainedModel) -> range:
+    """The ids from which a model counts its positions, up to that of the padding: these tokens keep them."""
+    family, config = family_of(student.config), student.config
+    return range(config.pad_token_id + 1 if family.positions_follow_padding else family.reserved_positions)
+
+
+# --- the proof -------------------------------------------------------------------------------------------------------
+
+
+def _held_out(whole: Reader, small: Reader, order: Sequence[int], texts: Texts, limit: int) -> dict[str, Any]:
+    """How the held-out texts are read with the smaller vocabulary: the share of those that become other tokens, and the
+    tokens of a text before and after. Raises `UserError` where the same tokens give other outputs."""
+    old, rows = np.asarray(order), texts.held_out
+    lengths, differ = np.zeros(2, np.int64), []
+    for before, after in zip(
+        texts.tokens(rows, whole.tokenizer), texts.tokens(rows, small.tokenizer), strict=True
+    ):
+        for mine, theirs in zip(after["input_ids"], before["input_ids"], strict=True):
+            lengths += (len(theirs), len(mine))
+            differ.append(not _same(mine, theirs, old))
+    compared = _prove(whole, small, old, texts, limit)
+    before_mean, after_mean = (float(total / len(differ)) for total in lengths)
+    return {
+        "texts": len(differ),
+        "differ": float(np.mean(differ)),
+        "tokens_before": before_mean,
+        "tokens_after": after_mean,
+        "compared": compared,
+    }
+
+
+def _same(ids: Sequence[int], before: Sequence[int], old: np.ndarray) -> bool:
+    """Whether new ids are those of before, whose numbers they had."""
+    return len(ids) == len(before) and old[np.asarray(ids, int)].tolist() == list(before)
+
+
+def _prove(whole: Reader, small: Reader, old: np.ndarray, texts: Texts, limit: int) -> int:
+    """Compare the outputs of held-out texts that become the same tokens; returns how many were compared."""
+    names, kind = input_names(whole.student, whole.tokenizer), kind_of_model(whole.student)
+    options = {"truncation": True, "max_length": limit}
+    pairs = zip(
+        texts.tokens(texts.held_out, whole.tokenizer, **options),
+        texts.tokens(texts.held_out, small.tokenizer, **options),
+        strict=True,
+    )
+    compared = 0
+    for before, after in pairs:
+        same = [place for place, ids in enumerate(after["input_ids"]) if _same(ids, before["input_ids"][place], old)]
+        for begin in range(0, len(same), ROWS_AT_ONCE):
+            places = same[begin : begin + ROWS_AT_ONCE]
+            found = _outputs(small, kind, names, after, places)
+            for name, wanted in _outputs(whole, kind, names, before, places).items():
+                if not torch.equal(found[name], wanted):
+                    raise UserError(
+                        f"--vocabulary: the same tokens give other {name} with fewer words, by up to "
+                        f"{float((found[name] - wanted).abs().max()):.1e}; nothing was written"
+                    )
+            compared += len(places)
+            if compared >= PROVED:
+                return compared
+    return compared
+
+
+@torch.no_grad()
+def _outputs(
+    reader: Reader, kind: Kind, names: Sequence[str], rows: Encoded, places: Sequence[int]
+) -> dict[str, Tensor]:
+    chosen = {name: [rows[name][place] for place in places] for name in names if name in rows}
+    batch = reader.tokenizer.pad(chosen, return_tensors="pt")
+    inputs = {name: batch[name] for name in names}
+    return kind.read(reader.student(**inputs), inputs, reader.student.config)
+
+
+def _loss(whole: Reader, small: Reader) -> dict[str, Any]:
+    """What the validation rows lose."""
+    assert whole.validation is not None
+    assert small.validation is not None
+    kind = whole.validation.task.kind
+    before = whole.validation.outputs(torch_predictor(whole.student, kind), ROWS_AT_ONCE)
+    after = small.validation.outputs(torch_predictor(small.student, kind), ROWS_AT_ONCE)
+    metrics = {"before": whole.validation.metrics(before), "after": small.validation.metrics(after)}
+    ours, theirs = whole.validation.of_rows(after), whole.validation.of_rows(before)
+    if metrics["after"]:
+        drop: float | None = whole.validation.drop(metrics["before"], metrics["after"])
+    else:
+        drop = whole.validation.unlabelled_drop(ours, theirs)
+    classes = class_drops(whole.validation.per_class(before), small.validation.per_class(after))
+    found: Mapping[str, Any] = {"drop": drop, "class_drops": classes}
+    return {
+        "metrics": metrics,
+        **{key: value for key, value in found.items() if value not in (None, {})},
+        **whole.validation.agreement(ours, theirs),
+    }

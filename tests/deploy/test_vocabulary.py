@@ -1,0 +1,399 @@
+"""`export --vocabulary`: a student with fewer words gives what it gave before wherever a text is the same tokens."""
+
+import copy
+import json
+
+import onnx
+import pytest
+import torch
+from conftest import SPECIAL, VOCABULARY, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
+from tokenizers import Tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import dynackd.deploy.vocabulary
+from dynackd.cli.command_line import main
+from dynackd.data.sources import resolve_source
+from dynackd.deploy.export import ExportOptions, export_student
+from dynackd.deploy.gates import Gates
+from dynackd.deploy.texts import read_texts
+from dynackd.deploy.validation import load_validation
+from dynackd.deploy.vocabulary import Reader, Wish, cut_embeddings, cut_tokenizer, with_fewer_words
+from dynackd.errors import UserError
+from dynackd.families.table import max_positions
+from dynackd.grid import Grid
+from dynackd.students.cutting import cut
+from dynackd.students.loading import load_student
+from dynackd.subnet import SubnetSpec
+from dynackd.supernet.network import Origin, Supernet
+from dynackd.tasks.task import resolve_task
+
+SPEC = SubnetSpec(0.5, 0.5)
+KEPT = ["fine", "great", "awful", "dull", "a", "film", "is"]  # in the order of their ids
+LINES = [f"a {adjective} film" for adjective in KEPT[:4]] * 6 + ["a film is fine"] * 4
+TASK = {"kind": "classification", "text": "sentence", "label": "label"}
+
+
+def supernet_of(family="bert", **changes):
+    return Supernet(tiny_model(family, **changes), Grid((1.0, 0.5), (1.0, 0.5))).eval()
+
+
+@pytest.fixture
+def texts(tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(LINES) + "\n")
+    return read_texts(str(tmp_path / "texts.txt"), None, None, None)
+
+
+def exported(net, place, texts, tokenizer=None, validation=None, wish=None, **options):
+    options = ExportOptions(vocabulary=Wish(texts, **(wish or {"coverage": 1.0})), **options)
+    return export_student(net, tokenizer or tiny_tokenizer(), SPEC, place, options=options, validation=validation)
+
+
+def logits(model, tokenizer, text):
+    """Of a copy, whose weights lie in memory as those of any other copy: where they lie decides the last digit."""
+    with torch.no_grad():
+        return copy.deepcopy(model)(**tokenizer(text, return_tensors="pt")).logits
+
+
+def test_the_student_of_every_family_gives_the_same_with_fewer_words(family, texts, tmp_path):
+    net = supernet_of(family)
+    about = exported(net, tmp_path / "s", texts, variants=("int8",))
+    small, tokenizer = load_student(tmp_path / "s")
+    assert tokenizer.convert_ids_to_tokens(range(11)) == [*SPECIAL, *KEPT]
+    assert small.config.vocab_size == small.get_input_embeddings().num_embeddings == 11
+    whole = cut(net, net.resolve(SPEC))
+    for text in set(LINES):
+        assert torch.equal(logits(small, tokenizer, text), logits(whole, tiny_tokenizer(), text))
+    assert about["parity_max_abs_diff"] <= 1e-5
+    assert about["parameters"] == sum(own.numel() for own in small.parameters())
+    assert about["parameters"] == sum(own.numel() for own in whole.parameters()) - 16 * small.get_input_embeddings(
+    ).embedding_dim  # fmt: skip
+    assert max_positions(small.config) == max_positions(whole.config)
+    assert about["vocabulary"]["held_out"] == {
+        "texts": 2, "differ": 0.0, "tokens_before": 5.0, "tokens_after": 5.0, "compared": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("graph", ["plain", "fused"])
+def test_the_sizes_with_all_words_are_those_of_an_export_with_all_words(graph, texts, tmp_path):
+    net, variants = supernet_of(), ("int8", "fp16")
+    small = exported(net, tmp_path / "small", texts, variants=variants, graph=graph)["files"]
+    options = ExportOptions(variants=variants, graph=graph)
+    whole = export_student(net, tiny_tokenizer(), SPEC, tmp_path / "whole", options=options)["files"]
+    for name in ("onnx/model.onnx", "onnx/model_quantized.onnx", "onnx/model_fp16.onnx"):
+        assert small[name]["size_bytes"] < whole[name]["size_bytes"]
+        assert abs(small[name]["whole_size_bytes"] - whole[name]["size_bytes"]) < 300
+    tables = onnx.load(tmp_path / "small" / "onnx" / "model.onnx").graph.initializer
+    assert [len(onnx.numpy_helper.to_array(own)) for own in tables if "word_embeddings" in own.name] == [11]
+
+
+def test_every_file_of_a_directory_names_the_new_ids(texts, tmp_path):
+    """The special tokens stand behind all others here, so that all of their ids change."""
+    words = [*VOCABULARY[4:], "</s>", "<unk>", "<s>", "<pad>"]
+    content = json.loads(tiny_tokenizer().backend_tokenizer.to_str())
+    ids = {word: number for number, word in enumerate(words)}
+    content["model"]["vocab"] = ids
+    for own in content["added_tokens"]:
+        own["id"] = ids[own["content"]]
+    for name, own in content["post_processor"]["special_tokens"].items():
+        own["ids"] = [ids[name]]
+    tiny_tokenizer().save_pretrained(tmp_path / "own")
+    (tmp_path / "own" / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "own")
+    net = supernet_of(pad_token_id=26, bos_token_id=25, eos_token_id=[23], sep_token_id=300)
+    about = exported(net, tmp_path / "s", texts, tokenizer, with_code=True)
+    assert about["vocabulary"]["size"] == 11
+    config = json.loads((tmp_path / "s" / "config.json").read_text())
+    named = {key: value for key, value in config.items() if key.endswith("_token_id")}
+    assert named == {"pad_token_id": 10, "bos_token_id": 9, "eos_token_id": [7], "sep_token_id": None}
+    assert config["vocab_size"] == 11
+    alone = Tokenizer.from_file(str(tmp_path / "s" / "tokenizer.json"))
+    assert alone.encode("a fine book").ids == [9, 4, 0, 8, 7]
+    assert alone.get_vocab() == {word: n for n, word in enumerate([*KEPT, "</s>", "<unk>", "<s>", "<pad>"])}
+    assert AutoTokenizer.from_pretrained(tmp_path / "s").pad_token_id == 10
+    written = json.loads((tmp_path / "s" / "tokenizer_config.json").read_text())
+    assert all(int(number) < 11 for number in written.get("added_tokens_decoder", {}))
+    assert {file.name for file in (tmp_path / "s").iterdir() if "token" in file.name or "vocab" in file.name} == {
+        "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    with_code = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s", trust_remote_code=True)
+    whole = cut(net, net.resolve(SPEC))
+    assert torch.equal(logits(with_code, AutoTokenizer.from_pretrained(tmp_path / "s"), "a dull film"),
+                       logits(whole, tokenizer, "a dull film"))  # fmt: skip
+
+
+def test_files_that_hold_ids_or_words_beside_tokenizer_json_follow_or_go(tmp_path, monkeypatch):
+    tokenizer = tiny_tokenizer()
+    save = type(tokenizer).save_pretrained
+
+    def save_more(self, directory, **options):
+        save(self, directory, **options)
+        (directory / "vocab.txt").write_text("\n".join(VOCABULARY))
+        file = directory / "tokenizer_config.json"
+        decoder = {"26": {"content": "NA", "special": True}, "3": {"content": "</s>", "special": True}}
+        file.write_text(json.dumps({**json.loads(file.read_text()), "added_tokens_decoder": decoder}))
+
+    monkeypatch.setattr(type(tokenizer), "save_pretrained", save_more)
+    small, order = cut_tokenizer(tokenizer, {0, 1, 2, 3, 9, 26})
+    monkeypatch.undo()
+    assert order == [0, 1, 2, 3, 9, 26]
+    assert {token.content: number for number, token in small.added_tokens_decoder.items()}["NA"] == 5
+    small.save_pretrained(tmp_path / "s")
+    assert {file.name for file in (tmp_path / "s").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+
+
+def test_a_stock_checkpoint_has_the_smaller_vocabulary_too(texts, tmp_path):
+    net = supernet_of("roberta")
+    exported(net, tmp_path / "s", texts, compat=True)
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
+    assert stock.config.model_type == "roberta"
+    assert stock.config.vocab_size == 11
+    found = logits(stock, AutoTokenizer.from_pretrained(tmp_path / "s"), "a dull film")
+    torch.testing.assert_close(found, logits(cut(net, net.resolve(SPEC)), tiny_tokenizer(), "a dull film"), atol=1e-5,
+                               rtol=0)  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "pad"), [("roberta", 6), ("mpnet", 1)])
+def test_positions_that_are_counted_from_the_padding_stay(family, pad, texts, tmp_path):
+    """All tokens up to the padding keep their ids: a RoBERTa begins to count there, an MPNet at 1 in any case."""
+    model = tiny_model(family, pad_token_id=pad, max_position_embeddings=49 + pad)
+    net, tokenizer = Supernet(model, Grid((1.0, 0.5), (1.0, 0.5))).eval(), tiny_tokenizer()
+    tokenizer.pad_token = VOCABULARY[pad]
+    exported(net, tmp_path / "s", texts, tokenizer)
+    small, mine = load_student(tmp_path / "s")
+    assert mine.pad_token_id == pad
+    assert list(VOCABULARY[: pad + 1]) == mine.convert_ids_to_tokens(range(pad + 1))
+    whole, rows = cut(net, net.resolve(SPEC)), ["a dull film", "a film is great"]
+    outputs = []
+    for own, reader in ((small, mine), (whole, tokenizer)):
+        with torch.no_grad():
+            outputs.append(own(**reader(rows, padding=True, return_tensors="pt")).logits)
+    assert torch.equal(*outputs)
+
+
+def test_rows_of_the_embeddings_that_no_token_has_are_dropped(texts, tmp_path):
+    """Tables are often filled up to a multiple of 64."""
+    net = supernet_of(vocab_size=64)
+    about = exported(net, tmp_path / "s", texts)
+    assert (about["vocabulary"]["rows"], about["vocabulary"]["tokens"], about["vocabulary"]["size"]) == (64, 27, 11)
+    assert load_student(tmp_path / "s")[0].config.vocab_size == 11
+
+
+def test_a_tokenizer_that_is_read_as_another_than_was_written_is_refused(monkeypatch):
+    honest = AutoTokenizer.from_pretrained
+
+    def read(place, **options):
+        found = honest(place, **options)
+        found.add_tokens(["more"])
+        return found
+
+    monkeypatch.setattr(dynackd.deploy.vocabulary.AutoTokenizer, "from_pretrained", read)
+    with pytest.raises(UserError, match=r"transformers reads the smaller tokenizer.json of a"):
+        cut_tokenizer(tiny_tokenizer(), {0, 1, 2, 3, 9})
+
+
+def test_what_changes_an_output_of_the_same_tokens_is_refused(texts, tmp_path, monkeypatch):
+    def harmed(student, order, padding):
+        small = cut_embeddings(student, order, padding)
+        with torch.no_grad():
+            small.get_input_embeddings().weight.add_(1e-3)
+        return small
+
+    monkeypatch.setattr(dynackd.deploy.vocabulary, "cut_embeddings", harmed)
+    with pytest.raises(UserError, match=r"the same tokens give other logits with fewer words, .*; nothing was"):
+        exported(supernet_of(), tmp_path / "s", texts)
+    assert not (tmp_path / "s").exists()
+
+
+# --- the gate --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def validation(tmp_path):
+    """Rows of which many hold other words than the texts."""
+    write_rows(tmp_path / "v.tsv", 60, 2)
+    source = resolve_source({"validation": str(tmp_path / "v.tsv"), "max_length": 16})
+    return load_validation(resolve_task(TASK), source, supernet_of().model, tiny_tokenizer())
+
+
+def test_what_the_validation_rows_lose_is_measured_and_told(texts, validation, tmp_path):
+    net = supernet_of()
+    about = exported(net, tmp_path / "s", texts, validation=validation, gates=Gates(1.0))
+    words, metrics = about["vocabulary"], about["vocabulary"]["metrics"]
+    assert words["drop"] == pytest.approx(metrics["before"]["accuracy"] - metrics["after"]["accuracy"])
+    assert 0 < words["agreement"] < 1
+    assert about["metrics"]["student"] == metrics["after"]
+    whole = export_student(net, tiny_tokenizer(), SPEC, tmp_path / "whole", validation=validation)
+    assert whole["metrics"]["student"] == metrics["before"] != metrics["after"]
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert "11 of the 27 tokens" in card
+
+
+def test_a_vocabulary_that_loses_too_much_is_left_out_and_the_rest_is_written(
+    texts, validation, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(type(validation), "drop", lambda self, before, after: 0.5)
+    about = exported(supernet_of(), tmp_path / "s", texts, validation=validation)
+    assert about["vocabulary"]["refused"] == "it loses 0.5000 of accuracy, more than --max-drop 0.01"
+    model, tokenizer = load_student(tmp_path / "s")
+    assert len(tokenizer) == model.config.vocab_size == 27
+    assert "whole_size_bytes" not in about["files"]["onnx/model.onnx"]
+    assert "11 of the 27 tokens" not in (tmp_path / "s" / "README.md").read_text()
+
+
+def test_the_teacher_reads_the_validation_rows_with_all_words(texts, validation, tmp_path):
+    net = supernet_of()
+    net.model.save_pretrained(tmp_path / "teacher")
+    tiny_tokenizer().save_pretrained(tmp_path / "teacher")
+    net.origin = Origin("depth", str(tmp_path / "teacher"))
+    options = ExportOptions()
+    whole = export_student(net, tiny_tokenizer(), SPEC, tmp_path / "w", options=options, validation=validation)
+    about = exported(net, tmp_path / "s", texts, validation=validation, gates=Gates(1.0))
+    assert about["metrics"]["teacher"] == whole["metrics"]["teacher"]
+
+
+def test_rows_are_compared_in_one_order_whatever_they_become(validation):
+    """A row of other tokens may be longer or shorter than its neighbours; it stays where it was."""
+    small, _ = cut_tokenizer(tiny_tokenizer(), {0, 1, 2, 3, *range(4, 27, 2)})
+    small.backend_tokenizer.pre_tokenizer = Tokenizer.from_str(small.backend_tokenizer.to_str()).pre_tokenizer
+    again = validation.read_by(small)
+    before, after = validation.labels[""]["labels"], again.labels[""]["labels"]
+    assert before.tolist() == after.tolist()
+    assert len(set(validation.rows[""]["length"][:])) > 3
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+def test_one_text_in_ten_is_held_out_and_not_counted(texts):
+    assert len(texts.rows) == 28
+    assert texts.held_out["text"] == [LINES[9], LINES[19]]
+    assert texts.counted["text"] == [line for place, line in enumerate(LINES) if place not in (9, 19)]
+    counts = texts.counts(tiny_tokenizer(), 27)
+    assert counts[VOCABULARY.index("film")] == 26
+    assert counts[:4].tolist() == [0, 0, 0, 0]  # no special tokens
+    assert counts.sum() == sum(len(text.split()) for text in texts.counted["text"])
+
+
+def test_few_texts_have_one_held_out(tmp_path):
+    (tmp_path / "t.txt").write_text("a film\na book\n\na day\n")
+    own = read_texts(str(tmp_path / "t.txt"), None, None, None)
+    assert (own.counted["text"], own.held_out["text"]) == (["a film", "a book"], ["a day"])
+
+
+def test_rows_of_other_files_are_read_as_the_task_reads_them(tmp_path):
+    task = resolve_task({**TASK, "text": ["one", "other"]})
+    rows = [{"one": "a", "other": "film"}, {"one": "the", "other": "book"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = read_texts(str(tmp_path / "t.jsonl"), task, resolve_source({"train": "none.tsv"}), None)
+    (encoded,) = own.tokens(own.rows, tiny_tokenizer())
+    assert encoded["input_ids"] == [[2, 14, 3, 16, 3], [2, 15, 3, 17, 3]]
+
+
+def test_a_share_that_tokenises_differently_is_counted_by_hand(tmp_path):
+    """Of 20 texts the 10th and the 20th are held out; the latter has a word that the counted ones have not."""
+    words = ["a film", "the book"] * 9 + ["a film", "very dull and cold"]
+    (tmp_path / "t.txt").write_text("\n".join(words))
+    own = read_texts(str(tmp_path / "t.txt"), None, None, None)
+    net = supernet_of()
+    reader = Reader(cut(net, net.resolve(SPEC)), tiny_tokenizer())
+    small, facts = with_fewer_words(reader, Wish(own, coverage=1.0), 48, Gates())
+    assert facts["held_out"] == {
+        "texts": 2, "differ": 0.5, "tokens_before": 5.0, "tokens_after": 5.0, "compared": 1,
+    }  # fmt: skip
+    assert set(small.tokenizer.get_vocab()) == {*SPECIAL, "a", "film", "the", "book"}
+    assert small.student.config.vocab_size == facts["size"] == 8
+    assert facts["coverage"] == 1.0
+
+
+# --- kinds -----------------------------------------------------------------------------------------------------------
+
+ROWS = [{"words": [own, "film"], "tags": ["O", "B-X"], "text": f"{own} film", "other": "a day", "score": n / 9,
+         "query": own, "passages": ["a film", f"{own} book"], "relevance": [0, 1], "labels": ["u"] if n % 2 else [],
+         "answers": {"text": ["film"], "answer_start": [len(own) + 1]}}
+        for n, own in enumerate(["fine", "great", "warm", "a", "the", "is", "was", "dull", "cold"] * 3)]  # fmt: skip
+OF_KIND = {
+    "multi_label": {"text": "text", "label": "labels", "labels": ["u", "v"]},
+    "regression": {"text": ["text", "other"], "label": "score"},
+    "ranking": {"relevance": "relevance", "passages": "passages"},
+    "token_classification": {"words": "words", "tags": "tags"},
+    "question_answering": {"question": "other", "context": "text"},
+    "embedding": {"text": "text", "pair": ["text", "other"], "score": "score"},
+    "plain": {"text": "text"},
+}
+
+
+@pytest.mark.parametrize("kind", OF_KIND)
+def test_every_kind_of_task_has_its_vocabulary_cut_and_gated(kind, tmp_path):
+    directory = tmp_path / kind
+    directory.mkdir()
+    (directory / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    content = tiny_recipe(directory)
+    rows = str(directory / "rows.jsonl")
+    content |= {"task": {"kind": kind, **OF_KIND[kind]}, "data": {"train": rows, "validation": rows, "max_length": 16}}
+    recipe = str(write_recipe(directory, content))
+    steps = ["--set", "training.max_steps=1"]
+    learned = [] if kind in ("plain", "embedding") else ["finetune"]
+    for command in (*learned, "train-width"):
+        assert main([command, recipe, *steps]) == 0
+    size = ["--width", "0.5", "--output", str(directory / "s"), "--max-drop", "9"]
+    assert main(["export", str(directory / "run" / "width"), *size, "--vocabulary", "train", "--int8"]) == 0
+    about = json.loads((directory / "s" / "export.json").read_text())
+    assert 8 < about["vocabulary"]["size"] < 27
+    assert about["vocabulary"]["held_out"]["compared"] > 0
+    assert "drop" in about["vocabulary"]
+    assert "drop" in about["files"]["onnx/model_quantized.onnx"]
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("vocabulary")
+    net = Supernet(tiny_model(), Grid((1.0, 0.5), (1.0, 0.5)), Origin("depth", None))
+    content = tiny_recipe(directory)
+    net.save(directory / "depth", tiny_tokenizer())
+    write_recipe(directory / "depth", {**content, "output_dir": str(directory)})
+    (directory / "texts.txt").write_text("\n".join(LINES))
+    return directory
+
+
+def export(road, place, *arguments):
+    sizes = ["--width", "0.5", "--depth", "0.5", "--output", str(place)]
+    return main(["export", str(road / "depth"), *sizes, *map(str, arguments)])
+
+
+def test_the_command_tells_what_is_kept_and_lost(road, tmp_path, capsys):
+    texts = road / "texts.txt"
+    assert export(road, tmp_path / "s", "--vocabulary", texts, "--coverage", "1", "--max-drop", "1", "--int8") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "vocabulary: 11 of 27 tokens, which are 100.00% of those of 26 texts" in printed
+    assert "of 2 held-out texts 0.0% become other tokens, 5.00 a text instead of 5.00" in printed
+    assert "with all words)" in printed
+    about = json.loads((tmp_path / "s" / "export.json").read_text())
+    assert about["vocabulary"]["wish"] == {"coverage": 1.0}
+    assert about["vocabulary"]["texts"] == "texts.txt"
+
+
+def test_the_command_says_that_a_vocabulary_was_left_out_and_exits_with_2(road, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dynackd.deploy.validation.Validation.drop", lambda self, before, after: 0.5)
+    assert export(road, tmp_path / "s", "--vocabulary", road / "texts.txt") == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"the smaller vocabulary was left out of {tmp_path / 's'}: it loses 0.5000 of accuracy" in error
+    assert "the student there has all words" in error
+    assert json.loads((tmp_path / "s" / "config.json").read_text())["vocab_size"] == 27
+
+
+def test_a_size_is_kept_to(road, tmp_path):
+    assert export(road, tmp_path / "s", "--vocabulary", "train", "--vocabulary-size", 9, "--no-validation") == 0
+    about = json.loads((tmp_path / "s" / "export.json").read_text())
+    assert about["vocabulary"]["size"] == 9
+    assert "drop" not in about["vocabulary"]
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "s")) == 9
+
+
+def test_export_twice_gives_the_same_bytes(road, tmp_path):
+    for name in ("a", "b"):
+        assert export(road, tmp_path / name, "--vocabulary", "train", "--coverage", "0.9", "--no-validation") == 0
+    for name in ("tokenizer.json", "config.json", "model.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
