@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from dynackd.report.axes import Axis
 from dynackd.report.judging import Judge, name_of_metric, number, part
 from dynackd.report.reading import Facts, Results, Training
-from dynackd.report.tradeoff import Axis
 
 # Okabe and Ito's colours, which colour-blind people tell apart, and lighter ones of the same hues on a dark page.
 LIGHT = ("#0072b2", "#d55e00", "#00855f", "#b0548c", "#8a6d00", "#3f8fc4", "#5f5f5f", "#7a4fb0")

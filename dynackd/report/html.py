@@ -18,8 +18,9 @@ from dynackd.report.judging import judge_of, name_of_metric
 from dynackd.report.making import how_it_was_made
 from dynackd.report.picture import write_pictures
 from dynackd.report.reading import Results, read_run
+from dynackd.report.searches import search_table, searched_axes
 from dynackd.report.tables import class_tables, grid_table, kept_table, latency_table, student_table
-from dynackd.report.tradeoff import axes_of
+from dynackd.report.tradeoff import counted_axes, latency_axes
 from dynackd.report.words import figures, lead, missing
 from dynackd.system.places import manifest_of, mark, new_file, writing
 
@@ -36,18 +37,18 @@ def write_report(run: Path, output: Path | None = None, metric: str | None = Non
     check_output(output)
     results = read_run(run)
     judge = judge_of(results, metric)
-    axes = axes_of(results, judge)
+    axes = [*latency_axes(results, judge), *searched_axes(results, judge), *counted_axes(results, judge)]
     data = chart_data(results, judge, axes)
     page = render(results, data, {
         "judge": judge,
         "metric": name_of_metric(judge.metric),
-        "axes": axes,
         "lead": lead(results, judge, axes),
         "figures": figures(results, judge, axes),
-        "missing": missing(results, axes, str(run)),
+        "missing": missing(results, judge, axes, str(run)),
         "grid": grid_table(results, judge),
         "students": student_table(results, judge),
         "classes": class_tables(results),
+        "searches": [table for own in results.searches if (table := search_table(own, judge))],
         "latencies": latency_table(results),
         "kept": kept_table(data["importance"]),
         "made": how_it_was_made(results),

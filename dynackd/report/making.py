@@ -12,8 +12,10 @@ SHORT_HASH = 16  # of 64 digits
 
 @dataclass(frozen=True)
 class Making:
-    """Facts as (name, value); trainings and origins as tables; the last stage's recipe, resolved."""
+    """A line about what this is; facts as (name, value); trainings and origins as tables; the last stage's recipe,
+    resolved."""
 
+    line: str
     facts: tuple[tuple[str, str], ...]
     trainings: Table | None
     origins: Table | None
@@ -21,8 +23,15 @@ class Making:
 
 
 def how_it_was_made(results: Results) -> Making:
-    recipes = [own.recipe for own in results.trainings if own.recipe]
-    return Making(tuple(_facts(results)), _trainings(results), _origins(results), recipes[-1] if recipes else "")
+    recipe = next((own.recipe for own in reversed(results.trainings) if own.recipe), "")
+    return Making(_line(results), tuple(_facts(results)), _trainings(results), _origins(results), recipe)
+
+
+def _line(results: Results) -> str:
+    """The model that all began with, and the kind of task."""
+    models = [part(own.origin, key).get("name") for own in results.trainings for key in ("model", "teacher")]
+    kinds = [own.origin.get("kind") for own in results.trainings] + [own.about.get("kind") for own in results.students]
+    return " · ".join(str(next(filter(None, values))) for values in (kinds, models) if any(values)).replace("_", " ", 1)
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
@@ -32,7 +41,10 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     for student in results.students:
         for name, value in part(student.about, "versions").items():
             _add(versions, name, value)
-    found = [(f"version of {name}", ", ".join(values)) for name, values in versions.items()]
+    found = [("versions", ", ".join(f"{name} {' and '.join(values)}" for name, values in versions.items()))]
+    minutes = sum(own.seconds or 0 for own in results.trainings) / 60
+    found += [("trained for", f"{minutes:,.1f} minutes in all")] if minutes else []
+    found += [("trained on", machine) for machine in dict.fromkeys(own.machine for own in results.trainings) if machine]
     machines = dict.fromkeys(own.machine for own in results.measured if own.machine)
     found += [("latencies measured on", machine) for machine in machines]
     processors = dict.fromkeys(
@@ -45,7 +57,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     for key, name in (("kind", "kind of task"), ("max_length", "longest row in tokens")):
         values = dict.fromkeys(str(own.origin[key]) for own in results.trainings if key in own.origin)
         found += [(name, ", ".join(values))] if values else []
-    return found
+    return [(name, value) for name, value in found if value]
 
 
 def _add(versions: dict[str, list[str]], name: str, value: object) -> None:

@@ -4,18 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dynackd.report.axes import Axis, Series
 from dynackd.report.charts import LIGHT
 from dynackd.report.judging import Judge, name_of_metric
-from dynackd.report.tradeoff import Axis, Series
 from dynackd.system.places import new_file
 
 MARKERS = "os^PXhvp"
 ABOUT = {"png": {"Software": "dynackd report"}, "svg": {"Creator": "dynackd report", "Date": None}}
 INK, MUTED, LINE = "#1d2329", "#5b6670", "#dfe3e6"
+FEW = 4  # measured sizes; so few tell too little alone
 
 
 def write_pictures(axes: Sequence[Axis], judge: Judge, name: str, page: Path) -> list[Path]:
-    """The first axis beside the page, as PNG and SVG; nothing where there is no axis."""
+    """The first axis beside the page, as PNG and SVG, and the first that is counted next to it where few sizes were
+    measured; nothing where there is no axis."""
     if not axes:
         return []
     # Imported here: it takes a second, and only this function needs it. The canvas needs no screen.
@@ -23,11 +25,15 @@ def write_pictures(axes: Sequence[Axis], judge: Judge, name: str, page: Path) ->
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    written = []
+    shown, written = _panels(axes), []
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dynackd", "font.size": 10.5}):
-        figure = Figure(figsize=(8, 4.4), layout="constrained")
+        figure = Figure(figsize=(9.6 if len(shown) > 1 else 8, 4.2), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
-        _draw(figure.add_subplot(), axes[0], judge, name)
+        figure.suptitle(f"{name}: {_title(shown, judge)}", x=0.01, ha="left", fontsize=12, color=INK)
+        panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        for panel, axis in zip(panels, shown, strict=True):
+            _draw(panel, axis, judge)
+        panels[0].set_ylabel(name_of_metric(judge.metric), color=MUTED)
         for kind, about in ABOUT.items():
             file = page.with_suffix(f".{kind}")
             with new_file(file) as temporary:
@@ -36,45 +42,55 @@ def write_pictures(axes: Sequence[Axis], judge: Judge, name: str, page: Path) ->
     return written
 
 
-def _draw(axes: Any, axis: Axis, judge: Judge, name: str) -> None:
+def _panels(axes: Sequence[Axis]) -> list[Axis]:
+    first = axes[0]
+    labels = {point.label for series in first.series for point in series.points if not point.is_teacher}
+    counted = [axis for axis in axes if axis.name == "FLOPs"]
+    return [first, *counted[:1]] if first.measured and len(labels) < FEW else [first]
+
+
+def _title(shown: Sequence[Axis], judge: Judge) -> str:
+    costs = ["latency" if axis.measured else axis.name for axis in shown]
+    return f"{name_of_metric(judge.metric)} against {' and '.join(costs)} of sizes from one training"
+
+
+def _draw(panel: Any, axis: Axis, judge: Judge) -> None:
     if judge.teacher is not None:
-        axes.axhline(judge.teacher, color=MUTED, linewidth=1, linestyle="--", zorder=1)
+        panel.axhline(judge.teacher, color=MUTED, linewidth=1, linestyle="--", zorder=1)
     for index, series in enumerate(axis.series):
-        _draw_series(axes, series, LIGHT[index % len(LIGHT)], MARKERS[index % len(MARKERS)])
+        above = index % 2 == 0  # as on the page, so that fewer labels meet
+        _draw_series(panel, series, LIGHT[index % len(LIGHT)], MARKERS[index % len(MARKERS)], above)
     if axis.logarithmic:
-        axes.set_xscale("log")
-        _plain_ticks(axes)
+        panel.set_xscale("log")
+        _plain_ticks(panel)
     else:
-        axes.set_xlim(left=0)
-    axes.margins(y=0.15)
-    metric = name_of_metric(judge.metric)
-    axes.set_xlabel(axis.title, color=MUTED)
-    axes.set_ylabel(metric, color=MUTED)
-    title = f"{name}: {metric} against {'latency' if axis.measured else axis.name}"
-    axes.set_title(title, loc="left", fontsize=12, color=INK)
-    axes.grid(color=LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for spine in axes.spines.values():
+        panel.set_xlim(left=0)
+    panel.margins(x=0.08, y=0.15)
+    panel.set_xlabel(axis.title.replace("; ", "\n"), color=MUTED, fontsize=9.5)
+    panel.grid(color=LINE, linewidth=0.8)
+    panel.set_axisbelow(True)
+    for spine in panel.spines.values():
         spine.set_color(LINE)
-    axes.tick_params(colors=MUTED)
-    axes.legend(frameon=False, fontsize=9.5)
+    panel.tick_params(colors=MUTED)
+    panel.legend(frameon=False, fontsize=9.5, labelcolor=INK)
 
 
-def _draw_series(axes: Any, series: Series, colour: str, marker: str) -> None:
+def _draw_series(panel: Any, series: Series, colour: str, marker: str, above: bool) -> None:
     if series.joined:
-        axes.plot([own.x for own in series.points], [own.y for own in series.points], color=colour, linewidth=1.2)
+        panel.plot([own.x for own in series.points], [own.y for own in series.points], color=colour, linewidth=1.2)
     for place, own in enumerate(series.points):
         shape, size = ("*", 190) if own.is_teacher else (marker, 60)
-        label = series.name if place == len(series.points) - 1 else None
-        axes.scatter(own.x, own.y, s=size, marker=shape, color=colour, edgecolors="white", label=label, zorder=3)
-        beside = {"textcoords": "offset points", "xytext": (0, 8), "ha": "center"}
-        axes.annotate(own.label, (own.x, own.y), fontsize=9, color=MUTED, **beside)
+        label = series.name if place == 0 else None
+        panel.scatter(own.x, own.y, s=size, marker=shape, color=colour, edgecolors="white", label=label, zorder=3)
+        place_of_label = (0, 8 if above and not own.is_teacher else -17)
+        beside = {"textcoords": "offset points", "ha": "center", "fontsize": 9, "color": colour}
+        panel.annotate(own.label, (own.x, own.y), xytext=place_of_label, **beside)
 
 
-def _plain_ticks(axes: Any) -> None:
+def _plain_ticks(panel: Any) -> None:
     """1, 2, 5, 10 instead of powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    panel.xaxis.set_minor_locator(NullLocator())

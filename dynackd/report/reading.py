@@ -31,6 +31,7 @@ class Training:
     evaluation: Facts = field(default_factory=dict)
     metrics: Facts = field(default_factory=dict)
     seconds: float | None = None
+    machine: str = ""
     origin: Facts = field(default_factory=dict)
     recipe: str = ""
     importance: Facts = field(default_factory=dict)
@@ -39,6 +40,14 @@ class Training:
 @dataclass(frozen=True)
 class Student:
     """An exported student: its place relative to the run, and its export.json."""
+
+    place: str
+    about: Facts
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found: its place relative to the run, and its search.json."""
 
     place: str
     about: Facts
@@ -69,7 +78,7 @@ class Results:
     trainings: tuple[Training, ...]
     students: tuple[Student, ...]
     measured: tuple[Measured, ...]
-    search: Facts
+    searches: tuple[Search, ...]
     damaged: tuple[str, ...]
 
     def training(self, name: str) -> Training | None:
@@ -150,8 +159,12 @@ def read_run(directory: Path) -> Results:
         )
     places = {own.name for own in kept} | {own.place for own in students}
     measured = (*_benchmarks(reader, places), *_measured_at_export(students))
-    search = next((found for file in _below(directory, SEARCH_FILE) if (found := reader.json(file))), {})
-    return Results(home.name, kept, students, tuple(measured), search, tuple(reader.damaged))
+    searches = tuple(
+        Search(reader.relative(file.parent), found)
+        for file in _below(directory, SEARCH_FILE)
+        if (found := reader.json(file)).get("choice")
+    )
+    return Results(home.name, kept, students, tuple(measured), searches, tuple(reader.damaged))
 
 
 def _below(directory: Path, name: str) -> list[Path]:
@@ -183,6 +196,7 @@ def _training(reader: Reader, directory: Path) -> Training:
         evaluation=about if whole and isinstance(about.get("teacher"), dict) else {},
         metrics=own if isinstance(own, dict) else {},
         seconds=seconds if isinstance(seconds, int | float) else None,
+        machine=str(about.get("machine", "")),
         origin=reader.json(directory / "origin.json"),
         recipe=reader.text(directory / "recipe.yaml"),
         importance=reader.json(directory / IMPORTANCE_FILE),

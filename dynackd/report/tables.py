@@ -51,28 +51,31 @@ def grid_table(results: Results, judge: Judge) -> Table | None:
     rows, whole = evaluation["subnetworks"], part(evaluation, "teacher")
     metrics = list(part(whole, "metrics"))
     fidelities = list(part(rows[0], "fidelity"))
-    columns = ["width", "depth", "heads", "neurons", "layers", "M params", "MFLOPs"]
-    columns += [name_of_metric(name) for name in metrics] + (["share"] if judge.teacher is not None else [])
-    columns += [name_of_metric(name) for name in fidelities]
+    metrics.sort(key=lambda name: name != judge.metric)
+    columns = ["width", "depth", *map(name_of_metric, metrics[:1])]
+    columns += ["share"] if judge.teacher is not None else []
+    columns += ["M params", "MFLOPs", *map(name_of_metric, metrics[1:]), *map(name_of_metric, fidelities)]
+    columns += ["heads", "neurons", "layers"]
     found = [_grid_row(row, metrics, fidelities, judge) for row in rows]
     if metrics:
-        teacher = {**whole, "width": None, "depth": None, "heads": "", "neurons": "", "layers": "teacher"}
-        found.append(_grid_row(teacher, metrics, fidelities, judge))
-    caption = f"Sub-networks of the {results.judged.name} stage; FLOPs at {evaluation.get('length')} tokens; share of "
-    return titled(caption + f"the teacher's {name_of_metric(judge.metric)}", columns, found)
+        _, *cells = _grid_row(whole, metrics, fidelities, judge)
+        found.append([Cell("teacher", None), *cells])
+    caption = f"FLOPs are of a row of {evaluation.get('length')} tokens; share: of the teacher's "
+    return titled(f"Sizes of the {results.judged.name} stage. {caption}{name_of_metric(judge.metric)}.", columns, found)
 
 
 def _grid_row(row: Facts, metrics: Sequence[str], fidelities: Sequence[str], judge: Judge) -> list[Cell]:
     layers = row.get("layers", "")
-    cells = [figure(row.get("width")), figure(row.get("depth")), _sizes(row.get("heads")), _sizes(row.get("neurons"))]
-    cells += [text(layer_ranges(layers) if isinstance(layers, list) else layers)]
-    cells += [figure(row.get("parameters"), "{:,.2f}", 1e6), figure(row.get("flops"), "{:,.1f}", 1e6)]
-    cells += [figure(part(row, "metrics").get(name), "{:.4f}") for name in metrics]
+    scores = [figure(part(row, "metrics").get(name), "{:.4f}") for name in metrics]
+    cells = [figure(row.get("width")), figure(row.get("depth")), *scores[:1]]
     cells += [figure(judge.share(judge.of(row)), "{:.1%}")] if judge.teacher is not None else []
-    return cells + [figure(part(row, "fidelity").get(name), "{:.4f}") for name in fidelities]
+    cells += [figure(row.get("parameters"), "{:,.2f}", 1e6), figure(row.get("flops"), "{:,.1f}", 1e6), *scores[1:]]
+    cells += [figure(part(row, "fidelity").get(name), "{:.4f}") for name in fidelities]
+    cells += [sizes(row.get("heads")), sizes(row.get("neurons"))]
+    return [*cells, text(layer_ranges(layers) if isinstance(layers, list) else layers)]
 
 
-def _sizes(value: Any) -> Cell:
+def sizes(value: Any) -> Cell:
     """One number for all layers, or a list of them."""
     if isinstance(value, list):
         return Cell(" ".join(map(str, value)), float(sum(value)))
@@ -82,32 +85,33 @@ def _sizes(value: Any) -> Cell:
 def student_table(results: Results, judge: Judge) -> Table | None:
     """Every file of every student, those that were refused too."""
     rows = [row for student in results.students for row in _file_rows(student, judge, results)]
-    columns = ["student", "size", "M params", "file", "MB", "differs from torch", name_of_metric(judge.metric)]
-    columns += ["share", "drop by the file", "verdict"]
-    return titled("Students and their files", columns, rows) if rows else None
+    columns = ["student", "file", name_of_metric(judge.metric), "share", "drop", "differs from torch", "MB"]
+    columns += ["M params", "width × depth", "verdict"]
+    caption = f"Students and their files. Share: of the teacher's {name_of_metric(judge.metric)}; drop: against the "
+    return titled(caption + "float32 graph, on the validation rows.", columns, rows) if rows else None
 
 
 def _file_rows(student: Student, judge: Judge, results: Results) -> list[list[Cell]]:
     about = student.about
-    head = [text(student.place), text(label_of(student)), figure(about.get("parameters"), "{:,.2f}", 1e6)]
+    tail = [figure(about.get("parameters"), "{:,.2f}", 1e6), text(label_of(student))]
     rows = []
     for name, facts in part(about, "files").items():
         if name.endswith((".onnx", ".safetensors")):
             onnx = name.endswith(".onnx")
             score = score_of(student, name if onnx else "", judge, results)
             size = figure(facts.get("size_bytes"), "{:,.1f}", 1e6)
-            rows.append([*head, text(name), size, *_file_cells(facts, score, judge), text("written")])
+            cells = [text(student.place), text(name), *_file_cells(facts, score, judge), size]
+            rows.append([*cells, *tail, text("written")])
     for name, facts in part(about, "refused").items():
         score = number(part(facts, "metrics").get(judge.metric))
-        told = f"refused: {facts.get('reason', '')}"
-        rows.append([*head, text(name), figure(None), *_file_cells(facts, score, judge), text(told)])
+        cells = [text(student.place), text(name), *_file_cells(facts, score, judge), figure(None)]
+        rows.append([*cells, *tail, text(f"refused: {facts.get('reason', '')}")])
     return rows
 
 
 def _file_cells(facts: Facts, score: float | None, judge: Judge) -> list[Cell]:
-    differs = figure(facts.get("max_abs_diff"), "{:.1e}")
     share, drop = figure(judge.share(score), "{:.1%}"), figure(facts.get("drop"), "{:+.4f}")
-    return [differs, figure(score, "{:.4f}"), share, drop]
+    return [figure(score, "{:.4f}"), share, drop, figure(facts.get("max_abs_diff"), "{:.1e}")]
 
 
 def class_tables(results: Results) -> list[Table]:
@@ -128,7 +132,7 @@ def latency_table(results: Results) -> Table | None:
     """Every measured latency; how many times as fast as the teacher is told in the same runtime and setting."""
     teachers = {(own.runtime, setting_of(own)): own.p50 for own in results.measured if own.place == "teacher"}
     rows = [_latency_row(own, teachers.get((own.runtime, setting_of(own)))) for own in results.measured]
-    columns = ["model", "runtime", "setting", "p50 ms", "p90 ms", "times as fast", "machine"]
+    columns = ["model", "runtime", "at", "p50 ms", "p90 ms", "times as fast", "machine"]
     return titled("Latencies", columns, rows) if rows else None
 
 
@@ -142,12 +146,13 @@ def kept_table(importance: Facts | None) -> Table | None:
     """What each width keeps of the importance of heads and of neurons, with the order as it was and as it is."""
     if not importance or not importance["cuts"]:
         return None
-    columns = ["width", "heads", "of heads' importance, before", "after", "neurons", "of neurons' importance, before"]
+    columns = ["width", *(name for unit in ("heads", "neurons") for name in (unit, "held before", "held after"))]
     rows = [
         [figure(cut["width"]), *_kept(cut, "heads"), *_kept(cut, "neurons")]
         for cut in importance["cuts"]
     ]
-    return titled("What each width keeps, in the mean over layers", [*columns, "after"], rows)
+    caption = "What each width keeps, and which share of the importance that holds, in the order before and after "
+    return titled(caption + "rewiring; the mean over layers.", columns, rows)
 
 
 def _kept(cut: Facts, unit: str) -> list[Cell]:

@@ -1,53 +1,13 @@
 """The main picture's points: how good each size is against what it costs, drawn by the page and by the PNG and SVG."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from dynackd.report.axes import Axis, Point, Series, metric_told
 from dynackd.report.judging import Judge, number, part, row_of, score_of
 from dynackd.report.reading import Facts, Measured, Results, Student
 
 RUNTIMES = {"torch": "torch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 FILES = {"quantized": "int8"}  # transformers.js's names of files -> ours
-
-
-@dataclass(frozen=True)
-class Point:
-    """A network at its cost x and metric y, with a label that stands beside it and lines that a hover tells."""
-
-    x: float
-    y: float
-    label: str
-    told: tuple[str, ...]
-    is_teacher: bool = False
-
-
-@dataclass(frozen=True)
-class Series:
-    name: str
-    points: tuple[Point, ...]
-    joined: bool = False  # by a line
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One way to look: a cost, in `unit`, and who stands where. measured: on a machine, not counted."""
-
-    name: str
-    title: str
-    unit: str
-    series: tuple[Series, ...]
-    measured: bool = False
-
-    @property
-    def logarithmic(self) -> bool:
-        xs = [point.x for series in self.series for point in series.points]
-        return max(xs) > 5 * min(xs)
-
-
-def axes_of(results: Results, judge: Judge) -> list[Axis]:
-    """Measured latencies first, one axis for each shape and number of threads, then the FLOPs and parameters of all
-    trained sub-networks."""
-    return [*_latencies(results, judge), *_counted(results, judge)]
 
 
 # --- measured --------------------------------------------------------------------------------------------------------
@@ -68,15 +28,17 @@ def in_words(setting: Setting) -> str:
     return told + (f", {threads} thread{'s' if threads != 1 else ''}" if threads else "")
 
 
-def _latencies(results: Results, judge: Judge) -> list[Axis]:
+def latency_axes(results: Results, judge: Judge) -> list[Axis]:
+    """One for each shape, number of threads, device and machine at which a student was measured."""
     axes = []
     for setting in dict.fromkeys(map(setting_of, results.measured)):
         rows = [own for own in results.measured if setting_of(own) == setting]
         series = list(_measured_series(rows, results, judge))
         students = any(not point.is_teacher for own in series for point in own.points)
         if students:
-            title = f"latency in ms, median; {in_words(setting)}" + (f"; {setting[4]}" if setting[4] else "")
-            axes.append(Axis(in_words(setting), title, "ms", tuple(series), measured=True))
+            title = f"latency in ms, median, at {in_words(setting)}" + (f"; {setting[4]}" if setting[4] else "")
+            name = f"latency at {in_words(setting)}"
+            axes.append(Axis(name, title, "ms", tuple(series), measured=True))
     return axes
 
 
@@ -85,7 +47,8 @@ def _measured_series(rows: Sequence[Measured], results: Results, judge: Judge) -
     names = [series_name(own) for own in rows]
     for name in dict.fromkeys(names):
         points = []
-        for own in (own for own, named in zip(rows, names, strict=True) if named == name):
+        of_it = [own for own, named in zip(rows, names, strict=True) if named == name]
+        for own in sorted(of_it, key=lambda own: own.place == "teacher"):  # its sign is no legend's
             y = judge.teacher if own.place == "teacher" else _score(own, results, judge)
             if y is not None:
                 points.append(_measured_point(own, y, name, references, results, judge))
@@ -111,7 +74,7 @@ def _measured_point(
     student = next((one for one in results.students if one.place == own.place), None)
     label = "teacher" if student is None else label_of(student)
     told = [f"{own.place}: {label}" if student and label != own.place else label, series]
-    told += [_metric_told(y, judge, is_teacher), f"{own.p50:.3g} ms" + (f", p90 {own.p90:.3g}" if own.p90 else "")]
+    told += [metric_told(y, judge, is_teacher), f"{own.p50:.3g} ms" + (f", p90 {own.p90:.3g}" if own.p90 else "")]
     reference = references.get(own.runtime)
     if reference and not is_teacher:
         runtime = RUNTIMES.get(own.runtime, own.runtime)
@@ -133,19 +96,19 @@ def label_of(student: Student) -> str:
 # --- counted ---------------------------------------------------------------------------------------------------------
 
 
-def _counted(results: Results, judge: Judge) -> list[Axis]:
+def counted_axes(results: Results, judge: Judge) -> list[Axis]:
+    """The FLOPs and parameters of all trained sub-networks."""
     if results.judged is None:
         return []
     evaluation = results.judged.evaluation
-    length = evaluation.get("length")
     found = []
-    for key, name, title, unit, scale in (
-        ("flops", "FLOPs", f"MFLOPs of a row of {length} tokens", "MFLOPs", 1e6),
-        ("parameters", "parameters", "parameters in millions, the vocabulary's included", "M", 1e6),
+    for key, name, title, unit in (
+        ("flops", "FLOPs", f"MFLOPs of a row of {evaluation.get('length')} tokens", "MFLOPs"),
+        ("parameters", "parameters", "parameters in millions, the vocabulary's included", "M"),
     ):
-        series = tuple(_grid_series(evaluation, key, scale, unit, judge, results))
+        series = tuple(_grid_series(evaluation, key, 1e6, unit, judge, results))
         if series:
-            found.append(Axis(name, title, unit, series))
+            found.append(Axis(name, f"{title}; the numbers are widths", unit, series))
     return found
 
 
@@ -158,14 +121,14 @@ def _grid_series(
         for row in (own for own in rows if own.get("depth") == depth):
             x, y = number(row.get(key)), judge.of(row)
             if x and y is not None:
-                told = [f"width {row.get('width', '?')}, depth {depth}", _metric_told(y, judge, False)]
+                told = [f"width {row.get('width', '?')}, depth {depth}", metric_told(y, judge)]
                 told += [f"{x / scale:,.1f} {unit}", *_share_told(x, evaluation, key), *_exported(row, results)]
                 points.append(Point(x / scale, y, f"{row.get('width', 0):g}", tuple(told)))
         if points:
             yield Series(f"depth {depth:g}", tuple(points), joined=True)
     x = number(part(evaluation, "teacher").get(key))
     if x and judge.teacher is not None:
-        told = ["teacher", _metric_told(judge.teacher, judge, True), f"{x / scale:,.1f} {unit}"]
+        told = ["teacher", metric_told(judge.teacher, judge, is_teacher=True), f"{x / scale:,.1f} {unit}"]
         yield Series("teacher", (Point(x / scale, judge.teacher, "teacher", tuple(told), is_teacher=True),))
 
 
@@ -177,8 +140,3 @@ def _share_told(x: float, evaluation: Facts, key: str) -> list[str]:
 def _exported(row: Facts, results: Results) -> list[str]:
     places = [own.place for own in results.students if row_of(own, results) is row]
     return [f"exported: {', '.join(places)}"] if places else []
-
-
-def _metric_told(y: float, judge: Judge, is_teacher: bool) -> str:
-    share = None if is_teacher else judge.share(y)
-    return f"{judge.metric} {y:.4f}" + (f", {share:.1%} of the teacher's" if share is not None else "")

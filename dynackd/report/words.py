@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dynackd.report.judging import Judge, name_of_metric, number, part
+from dynackd.report.axes import Axis, Point
+from dynackd.report.judging import Judge, name_of_metric, number, part, row_of
 from dynackd.report.reading import Facts, Results
-from dynackd.report.tradeoff import Axis, Point
 
 SHARES = (0.99, 0.98, 0.95, 0.9)  # of the teacher's metric that a size may be told to keep
 
@@ -31,33 +31,47 @@ def _of_the_grid(results: Results, judge: Judge) -> str:
     """The smallest trained size that keeps nearly all of the teacher's metric."""
     if results.judged is None:
         return ""
-    evaluation = results.judged.evaluation
-    rows = evaluation["subnetworks"]
-    count = f"{len(rows)} sizes" if len(rows) != 1 else "one size"
-    begun = f"This {results.judged.name} stage trained {count} at once"
-    if judge.teacher is None or not (best := smallest_good(rows, judge)):
-        return f"{begun}."
-    share, row = best
+    rows = results.judged.evaluation["subnetworks"]
+    begun = f"{len(rows)} sizes came out of one training." if len(rows) > 1 else "One size was trained."
+    if judge.of_fidelity:
+        values = [(value, row) for row in rows if (value := judge.of(row)) is not None]
+        (least, smallest), (most, largest) = (function(values, key=lambda own: own[0]) for function in (min, max))
+        told = f"They follow the teacher with {name_of_metric(judge.metric)} from {least:.3f} ({_size(smallest)}) to "
+        return f"{begun} {told}{most:.3f} ({_size(largest)})."
+    best = recommended(results, judge)
+    if best is None or judge.teacher is None:
+        return begun
+    promise, row = best
     name, value = name_of_metric(judge.metric), judge.of(row)
-    told = f"{begun}. Width {row['width']:g} at depth {row['depth']:g} is the smallest that "
-    told += f"keeps {share:.0%} of the teacher's {name} ({value:.3f}, the teacher has {judge.teacher:.3f})"
-    return f"{told}, {_cost(row, evaluation)}."
+    of_teacher = f"of the teacher's {name}"
+    told = f"The smallest that keeps {promise:.0%} {of_teacher} is {_size(row)}" if promise in SHARES else (
+        f"The best of them, {_size(row)}, keeps {promise:.0%} {of_teacher}"
+    )
+    return f"{begun} {told}: {value:.3f} of {judge.teacher:.3f}{_on_rows(results)}, {_cost(row, results)}."
 
 
-def smallest_good(rows: Sequence[Facts], judge: Judge) -> tuple[float, Facts] | None:
-    """(share of the teacher's metric that is promised, row) of the cheapest row that keeps it, by the largest promise
-    that any row keeps."""
-    shares = [(judge.share(judge.of(row)), row) for row in rows]
+def recommended(results: Results, judge: Judge) -> tuple[float, Facts] | None:
+    """(share of the teacher's metric that is promised, row) of the cheapest trained size that keeps it, by the largest
+    promise of `SHARES` that any keeps; of the best where none keeps even the least."""
+    rows = results.judged.evaluation["subnetworks"] if results.judged else []
+    known = [(share, row) for row in rows if (share := judge.share(judge.of(row))) is not None]
     for promise in SHARES:
-        kept = [row for share, row in shares if share is not None and share >= promise]
-        if kept:
+        if kept := [row for share, row in known if share >= promise]:
             return promise, min(kept, key=lambda row: (row.get("flops", 0), row.get("parameters", 0)))
-    known = [(share, row) for share, row in shares if share is not None]
     return max(known, key=lambda own: own[0], default=None)
 
 
-def _cost(row: Facts, evaluation: Facts) -> str:
-    whole = part(evaluation, "teacher")
+def _size(row: Facts) -> str:
+    return f"width {row.get('width', 0):g} at depth {row.get('depth', 0):g}"
+
+
+def _on_rows(results: Results) -> str:
+    rows = part(results.judged.origin, "validation").get("rows") if results.judged else None
+    return f" on {rows:,} validation rows" if isinstance(rows, int) else ""
+
+
+def _cost(row: Facts, results: Results) -> str:
+    whole = part(results.judged.evaluation if results.judged else {}, "teacher")
     told = []
     for key, what in (("flops", "FLOPs"), ("parameters", "parameters")):
         own, all_of_it = number(row.get(key)), number(whole.get(key))
@@ -67,18 +81,25 @@ def _cost(row: Facts, evaluation: Facts) -> str:
 
 
 def _of_the_fastest(axis: Axis, judge: Judge) -> str:
-    """The fastest measured file of a student, and what it keeps."""
+    """The fastest measured file of a student that keeps most of the teacher's metric, else the fastest at all."""
     found = [(point, series.name) for series in axis.series for point in series.points]
     students = [own for own in found if not own[0].is_teacher]
     teachers = [own for own in found if own[0].is_teacher]
-    (point, series), (whole, where) = min(students, key=_x), min(teachers, key=_x, default=(None, ""))
-    told = f"The fastest file measured, {point.label} in {series}, takes {point.x:.2g} ms"
-    if whole is not None:
-        told += f" where the teacher takes {whole.x:.2g} ms in {where}, {whole.x / point.x:.1f} times as long"
+    for promise in SHARES:
+        kept = [own for own in students if (judge.share(own[0].y) or 0) >= promise]
+        if kept:
+            break
+    point, series = min(kept or students, key=_x)
+    begun = f"The fastest measured file that keeps {promise:.0%}" if kept else "The fastest measured file"
+    told = f"{begun}, {point.label} in {series}, takes {point.x:.2g} ms"
+    if teachers:
+        whole, where = min(teachers, key=_x)
+        told += f" where the teacher takes {whole.x:.2g} ms at its fastest, in {where}: {whole.x / point.x:.1f} times "
+        told += "as long"
     share = judge.share(point.y)
-    if share is not None:
-        told += f", and keeps {share:.0%} of its {name_of_metric(judge.metric)}"
-    return f"{told} ({axis.name})."
+    if share is not None and not kept:
+        told += f"; it keeps {share:.0%} of its {name_of_metric(judge.metric)}"
+    return f"{told} ({axis.name.removeprefix('latency at ')})."
 
 
 def _x(own: tuple[Point, str]) -> float:
@@ -99,19 +120,23 @@ class Missing:
     command: str = ""
 
 
-def missing(results: Results, axes: Sequence[Axis], run: str) -> dict[str, Missing]:
-    """Section -> what it lacks."""
-    found = {}
+def missing(results: Results, judge: Judge, axes: Sequence[Axis], run: str) -> dict[str, Missing]:
+    """Section -> what it lacks. run: its directory, as commands are to name it."""
+    found, supernet = {}, f"{run}/{results.judged.name if results.judged else 'depth'}"
     if not any(axis.measured for axis in axes):
         student = results.students[0].place if results.students else "student"
         found["latency"] = Missing(
             "No latency of a student was measured, so the picture counts instead. This adds it:",
             f"dynackd benchmark {run}/teacher {run}/{student} --length 64 --json {run}/latency.json",
         )
-    if not results.students:
-        supernet = f"{run}/{results.judged.name if results.judged else 'depth'}"
-        command = f"dynackd export {supernet} --width 0.5 --depth 0.75 --int8 --output {run}/student"
-        found["students"] = Missing("No size has been cut out yet. This makes one:", command)
+    best = recommended(results, judge)
+    row = best[1] if best else {}
+    if not any(row_of(own, results) is row for own in results.students) and (row or not results.students):
+        size = f"--width {row.get('width', 0.5):g} --depth {row.get('depth', 0.75):g}"
+        command = f"dynackd export {supernet} {size} --int8 --output {run}/students/{row.get('width', 0.5):g}"
+        command += f"x{row.get('depth', 0.75):g}"
+        which = "The size that the first paragraph names" if row else "No size"
+        found["students"] = Missing(f"{which} has {'not been' if row else 'been'} cut out yet. This makes it:", command)
     if results.judged is None:
         found["grid"] = Missing("No sizes were trained here. This trains all widths:", "dynackd train-width RECIPE")
     elif results.judged.name == "width":

@@ -24,7 +24,7 @@ from dynackd.errors import UserError, a, out_of_memory
 from dynackd.families.table import family_of, max_positions
 from dynackd.measure.evaluation import batches_of
 from dynackd.report.reading import IMPORTANCE_FILE
-from dynackd.report.terminal import console, grid_table, progress, show
+from dynackd.report.terminal import console, grid_table, machine_name, progress, show
 from dynackd.subnet import describe
 from dynackd.supernet.checkpoints import (
     begin_head,
@@ -347,7 +347,7 @@ def _finish(
         with new_directory(run.directory, RESULTS[run.directory.name], replace) as directory:
             save(directory)
             write_record(directory, run.recipe, record, run.directory)
-            write_json(directory / "metrics.json", about)
+            write_json(directory / "metrics.json", {**about, "machine": machine_name()})
             write_log(directory / LOG_FILE, trainer.state.log_history)
             if (kept := run.checkpoints / IMPORTANCE_FILE).is_file():
                 shutil.copy(kept, directory)

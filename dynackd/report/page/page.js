@@ -59,8 +59,8 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
 
 // --- charts: what they share ---------------------------------------------------------------------------------------
 
-// A group of buttons, one of which is pressed. `choose` gets its place.
-function addSwitch(figure, legend, names, choose) {
+// A group of buttons, of which the one at `pressed` is. `choose` gets the place of the next one.
+function addSwitch(figure, legend, names, choose, pressed = 0) {
   if (names.length < 2) return;
   const group = document.createElement("fieldset"), title = document.createElement("legend");
   group.className = "switch";
@@ -70,7 +70,7 @@ function addSwitch(figure, legend, names, choose) {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = name;
-    button.setAttribute("aria-pressed", String(place === 0));
+    button.setAttribute("aria-pressed", String(place === pressed));
     button.addEventListener("click", () => {
       for (const other of group.querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === button));
       choose(place);
@@ -95,6 +95,15 @@ function layout(changes) {
   };
 }
 
+// 1, 2, 5 of every power of ten, or the powers alone where there are many.
+function logTicks(values) {
+  const [least, most] = [Math.min(...values), Math.max(...values)].map(Math.log10), ticks = [];
+  for (let power = Math.floor(least) - 1; power <= Math.ceil(most); power += 1) {
+    for (const digit of most - least < 2 ? [1, 2, 5] : [1]) ticks.push(Number(`${digit}e${power}`));
+  }
+  return { tickvals: ticks, ticktext: ticks.map((tick) => (tick < 1e-3 ? tick.toExponential(0) : String(tick))) };
+}
+
 const titled = (text) => ({ text: plain(text), font: { color: theme().muted, size: 13 }, standoff: 8 });
 
 // Shows a figure that `make` fills: it returns [traces, layout, caption]; drawn again whenever something is switched.
@@ -117,17 +126,18 @@ const figureOf = (name) => document.getElementById(`figure-${name}`);
 
 function addTradeoff() {
   if (!data.axes.length) return;
-  let chosen = 0, logarithmic = null;
+  let chosen = 0;
   const make = () => {
-    const axis = data.axes[chosen], now = theme(), isLog = logarithmic ?? axis.logarithmic;
+    const axis = data.axes[chosen], now = theme(), isLog = axis.logarithmic;
     const traces = axis.series.map((series, index) => ({
       type: "scatter", name: plain(series.name), mode: `markers+text${series.joined ? "+lines" : ""}`,
       x: series.points.map((point) => point.x), y: series.points.map((point) => point.y),
-      text: series.points.map((point) => plain(point.label)), textposition: "top center",
-      textfont: { size: 11, color: now.muted }, cliponaxis: false,
+      text: series.points.map((point) => plain(point.label)),
+      textposition: series.points.map((point) => (index % 2 || point.is_teacher ? "bottom center" : "top center")),
+      textfont: { size: 11, color: now.series(index) }, cliponaxis: false,
       hovertext: series.points.map((point) => point.told.map(plain).join("<br>")), hoverinfo: "text",
       line: { color: now.series(index), width: 1.5 },
-      marker: { color: now.series(index), line: { color: now.surface, width: 1 },
+      marker: { opacity: 1, color: now.series(index), line: { color: now.surface, width: 1 },
         size: series.points.map((point) => (point.is_teacher ? 14 : 10)),
         symbol: series.points.map((point) => (point.is_teacher ? "star" : SYMBOLS[index % SYMBOLS.length])) },
     }));
@@ -137,14 +147,15 @@ function addTradeoff() {
     const changes = {
       shapes: lines,
       xaxis: { type: isLog ? "log" : "linear", title: titled(axis.measured ? "latency (ms, median)" : axis.unit),
-        rangemode: isLog ? "normal" : "tozero", dtick: isLog ? "D2" : undefined },
+        rangemode: isLog ? "normal" : "tozero",
+        ...(isLog ? logTicks(axis.series.flatMap((series) => series.points.map((point) => point.x))) : {}) },
       yaxis: { title: titled(data.metric) },
     };
     const line = data.teacher === null ? "" : " The dashed line is the teacher's, the star the teacher.";
     return [traces, changes, `${data.metric} against ${axis.title}.${line}`];
   };
   const draw = addChart("tradeoff", make), figure = figureOf("tradeoff");
-  addSwitch(figure, "Cost", data.axes.map((axis) => axis.name), (place) => { chosen = place; logarithmic = null; draw(); });
+  addSwitch(figure, "Cost", data.axes.map((axis) => axis.name), (place) => { chosen = place; draw(); });
 }
 
 // --- the grid ----------------------------------------------------------------------------------------------------
@@ -158,11 +169,17 @@ function addHeat() {
     const told = look.texts.map((row, y) => row.map((text, x) =>
       `width ${widths[x]}, depth ${depths[y]}<br>${plain(look.name)} ${text}`));
     const trace = {
-      type: "heatmap", x: widths, y: depths, z: look.values, text: look.texts, texttemplate: "%{text}",
+      type: "heatmap", x: widths, y: depths, z: look.values,
       hovertext: told, hoverinfo: "text", colorscale: "Cividis", reversescale: look.less_is_better, showscale: false,
       xgap: 3, ygap: 3,
     };
-    const changes = { showlegend: false, height: 90 + 62 * depths.length,
+    const known = look.values.flat().filter((value) => value !== null);
+    const [least, most] = [Math.min(...known), Math.max(...known)];
+    // Black on the yellow half of the scale, white on the blue one.
+    const ink = (value) => ((value - least) / (most - least || 1) > 0.5) !== look.less_is_better ? "#000" : "#fff";
+    const labels = look.texts.flatMap((row, y) => row.map((text, x) => ({ x, y, text: plain(text),
+      showarrow: false, font: { color: ink(look.values[y][x]), size: 13 } })));
+    const changes = { showlegend: false, height: 80 + 62 * depths.length, annotations: labels,
       xaxis: { title: titled("width"), type: "category", showgrid: false },
       yaxis: { title: titled("depth"), type: "category", showgrid: false } };
     return [[trace], changes, `${look.name}: yellow is ${look.less_is_better ? "less" : "more"}, which is better.`];
@@ -183,23 +200,29 @@ function addLosses() {
       line: { color: now.series(index), width: index ? 1.5 : 2.5, dash: DASHES[index % DASHES.length] },
       hovertemplate: `${plain(term.name)} %{y:.4g}, step %{x}<extra></extra>`,
     }));
+    const values = stage.terms.flatMap((term) => term.values).filter((value) => value > 0);
     const changes = { xaxis: { title: titled("step") },
-      yaxis: { title: titled("loss"), type: isLog ? "log" : "linear", exponentformat: "power", rangemode: "tozero" } };
-    const terms = stage.terms.length > 1 ? " Terms are shown before their weights; the loss is their weighted sum." : "";
+      yaxis: { title: titled("loss"), type: isLog ? "log" : "linear", rangemode: "tozero",
+        ...(isLog && values.length ? logTicks(values) : {}) } };
+    const relations = stage.terms.some((term) => term.name.startsWith("wr ")) ?
+      " wr: relations between words, ltr: between the layers of a word; of pairs and of triples." : "";
+    const terms = stage.terms.length > 1 ?
+      ` Terms are shown before their weights; the loss is their weighted sum.${relations}` : "";
     return [traces, changes, `The ${stage.stage} stage${stage.finished ? "" : ", not finished"}.${terms}`];
   };
   const draw = addChart("losses", make), figure = figureOf("losses");
   const names = data.losses.map((stage) => stage.stage);
-  addSwitch(figure, "Stage", names, (place) => { chosen = place; draw(); });
-  figure.querySelectorAll("button").forEach((button, place) => button.setAttribute("aria-pressed", String(place === chosen)));
+  addSwitch(figure, "Stage", names, (place) => { chosen = place; draw(); }, chosen);
   addSwitch(figure, "Scale", ["logarithmic", "linear"], (place) => { isLog = place === 0; draw(); });
 }
 
 // --- importance --------------------------------------------------------------------------------------------------
 
+const ORDERS = ["before rewiring", "after rewiring"];
+
 function addHeads() {
   const told = data.importance;
-  let isAfter = false;
+  let isAfter = true;
   const make = () => {
     const shares = isAfter ? told.after : told.before, now = theme();
     const places = shares[0].map((_, place) => place + 1), layers = shares.map((_, layer) => layer + 1);
@@ -225,7 +248,7 @@ function addHeads() {
     return [[trace], changes, `Each head's share of its layer's importance (${told.score}, on ${told.rows} rows).${cut}`];
   };
   const draw = addChart("heads", make);
-  addSwitch(figureOf("heads"), "Order", ["before rewiring", "after rewiring"], (place) => { isAfter = place === 1; draw(); });
+  addSwitch(figureOf("heads"), "Order", ORDERS, (place) => { isAfter = place === 1; draw(); }, 1);
 }
 
 function addNeurons() {
@@ -242,12 +265,12 @@ function addNeurons() {
     const changes = {
       shapes: cuts.map((cut) => ({ type: "line", yref: "paper", y0: 0, y1: 1, x0: cut.width, x1: cut.width,
         line: { color: now.muted, width: 1, dash: "dot" } })),
-      xaxis: { title: titled("share of the layer's neurons, in their order"), tickformat: ".0%", range: [0, 1] },
-      yaxis: { title: titled("share of importance"), tickformat: ".0%", range: [0, 1.01] } };
+      xaxis: { title: titled("share of the layer's neurons, in their order"), tickformat: ".0%", range: [0, 1.01], dtick: 0.25 },
+      yaxis: { title: titled("share of importance"), tickformat: ".0%", range: [0, 1.01], dtick: 0.25 } };
     return [traces, changes, "How much of a layer's importance its first neurons hold; dotted lines are the widths."];
   };
-  const draw = addChart("neurons", make), figure = figureOf("neurons");
-  addSwitch(figure, "Order", ["after rewiring", "before rewiring"], (place) => { isAfter = place === 0; draw(); });
+  const draw = addChart("neurons", make);
+  addSwitch(figureOf("neurons"), "Order", ORDERS, (place) => { isAfter = place === 1; draw(); }, 1);
 }
 
 // --- the library -------------------------------------------------------------------------------------------------
