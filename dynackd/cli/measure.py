@@ -32,10 +32,12 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def add_benchmark(parser: argparse.ArgumentParser) -> None:
-    what = "student or model directories (or package:NAME/PATH), or .onnx files"
+    what = "model directories (or package:NAME/PATH) or .onnx files; the first is what the others are compared with"
     parser.add_argument("paths", nargs="+", metavar="PATH", help=what)
-    parser.add_argument("--runtime", nargs="+", default=["torch", "onnxruntime"], help="torch, onnxruntime or both")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each model (default: 1)")
+    runtimes = "torch, torch-compile, onnxruntime, openvino (default: torch onnxruntime)"
+    parser.add_argument("--runtime", nargs="+", default=["torch", "onnxruntime"], help=runtimes)
+    parser.add_argument("--files", action="store_true", help="measure every ONNX file of a directory")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="threads of each model (default: 1)")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="rows at a time (default: 1)")
     parser.add_argument("--length", type=int, nargs="+", default=[128], help="tokens in a row (default: 128)")
     parser.add_argument("--repeats", type=int, default=100, help="runs that count, of each row (default: 100)")
@@ -46,15 +48,19 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
 def benchmark(options: argparse.Namespace) -> None:
     from dynackd.data.origins import resolve_model
     from dynackd.measure.latency import benchmark
-    from dynackd.report.terminal import benchmark_table, progress, show
+    from dynackd.measure.shares import with_shares
+    from dynackd.measure.sources import other_files
+    from dynackd.report.terminal import benchmark_tables, progress, say, show
 
     for name in ("threads", "batch_size", "length", "repeats"):
         at_least_one(options, name)
     if options.json:
         refuse_json(options.json, "rows")
+    paths = [resolve_model(path) for path in options.paths]
+    every = [file for path in paths for file in (path, *(other_files(path) if options.files else []))]
     with progress("measuring") as told:
         result = benchmark(
-            [resolve_model(path) for path in options.paths],
+            every,
             options.runtime,
             options.threads,
             options.batch_size,
@@ -63,6 +69,10 @@ def benchmark(options: argparse.Namespace) -> None:
             options.warmup,
             lambda total: told(total=total, advance=1),
         )
-    show(benchmark_table(result))
+    result = with_shares(result, paths[0])
+    for table in benchmark_tables(result):
+        show(table)
+    for sentence in result["left_out"]:
+        say(sentence)
     if options.json:
         write_json(options.json, result)

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -123,30 +124,83 @@ def _costs_and_metrics(row: Mapping[str, Any], names: Sequence[str]) -> list[str
     return costs + [f"{judged[name]:.4f}" if name in judged else "" for name in names]
 
 
+Row = Mapping[str, Any]
+
+
+def benchmark_tables(result: Mapping[str, Any]) -> Iterator[Table]:
+    """A table of `benchmark` for each number of threads."""
+    for threads in dict.fromkeys(row["threads"] for row in result["rows"]):
+        yield benchmark_table({**result, "rows": [row for row in result["rows"] if row["threads"] == threads]})
+
+
 def benchmark_table(result: Mapping[str, Any]) -> Table:
-    """The table of `benchmark`: one row for each model, runtime, batch size and length; the ratio is to the first row
-    of the same batch size and length."""
-    names = short_names([row["path"] for row in result["rows"]])
-    threads = sorted({row["threads"] for row in result["rows"]})
-    caption = f"{result['machine']}; threads: {', '.join(map(str, threads))}; shape: batch x tokens"
-    table = Table(title="Latency in ms", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    """The table of `benchmark`: one row for each model, runtime, batch size and length. Of its columns those are shown
+    for which there is something to tell."""
+    rows = result["rows"]
+    columns: dict[str, list[str]] = {
+        "shape": [f"{row['batch_size']}x{row['length']}" for row in rows],
+        "p50": [f"{row['latency_ms']['p50']:.1f}" for row in rows],
+        "spread": [_spread(row) for row in rows],
+        "per s": [f"{row['throughput_per_s']:,.0f}" for row in rows],
+        "MB": [f"{row['peak_memory_mb']:,.0f}" if "peak_memory_mb" in row else "" for row in rows],
+        "ratio": [f"{ratio:.2f}" for ratio in _ratios(rows)],
+        "share": _shares(rows, result.get("reference")),
+    }
+    columns = {title: texts for title, texts in columns.items() if any(texts)}
+    threads = sorted({row["threads"] for row in rows})
+    caption = [result["machine"], f"threads: {', '.join(map(str, threads))}", "shape: batch x tokens"]
+    caption += [text for title, text in _CAPTIONS.items() if title in columns]
+    table = Table(title="Latency in ms", caption="; ".join(caption), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
     table.add_column("runtime", no_wrap=True)
-    for column in ("shape", "p50", "p90", "p99", "per s", "ratio"):
-        table.add_column(column, justify="right", no_wrap=True)
-    first: dict[tuple[int, int], float] = {}
-    for row, name in zip(result["rows"], names, strict=True):
-        p50 = row["latency_ms"]["p50"]
-        reference = first.setdefault((row["batch_size"], row["length"]), p50)
-        table.add_row(
-            name,
-            row["runtime"] + {"cpu": ""}.get(row["provider"], f" {row['provider']}"),
-            f"{row['batch_size']}x{row['length']}",
-            *(f"{row['latency_ms'][name]:.1f}" for name in ("p50", "p90", "p99")),
-            f"{row['throughput_per_s']:,.0f}",
-            f"{p50 / reference:.2f}",
-        )
+    for title in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    names = _model_names([row["path"] for row in rows], [row.get("precision", "") for row in rows])
+    for row, name, *texts in zip(rows, names, *columns.values(), strict=True):
+        special = [value for value in (row.get("precision"), row["provider"]) if value not in (None, "fp32", "cpu")]
+        table.add_row(name, " ".join([row["runtime"], *special]), *texts)
     return table
+
+
+_CAPTIONS = {
+    "spread": "spread: of the rounds' medians, quartile to quartile, / p50",
+    "MB": "MB: the process at its peak, loading included",
+    "ratio": "ratio: p50 / the first row's of that shape",
+    "share": "share: (first model's p50 / p50) / (its FLOPs / FLOPs), in the same runtime and precision",
+}
+
+
+def _model_names(paths: Sequence[str], precisions: Sequence[str]) -> list[str]:
+    """Short names of models. A file in the folder `onnx` of a model is called as the model where its precision says
+    which one it is."""
+    models = [re.sub(r"(?<=.)/onnx/[^/]+\.onnx$", "", path) for path in paths]
+    files: dict[tuple[str, str], set[str]] = {}
+    for model, precision, path in zip(models, precisions, paths, strict=True):
+        files.setdefault((model, precision), set()).add(path)
+    plain = [
+        model if precision and len(files[model, precision]) == 1 else path
+        for model, precision, path in zip(models, precisions, paths, strict=True)
+    ]
+    return short_names(plain)
+
+
+def _spread(row: Row) -> str:
+    rounds = row.get("round_medians_ms")
+    return f"{(rounds['p75'] - rounds['p25']) / row['latency_ms']['p50']:.0%}" if rounds else ""
+
+
+def _ratios(rows: Sequence[Row]) -> Iterator[float]:
+    """Each row's p50 over that of the first row with as many threads, rows and tokens."""
+    first: dict[tuple[int, int, int], float] = {}
+    for row in rows:
+        p50 = row["latency_ms"]["p50"]
+        yield p50 / first.setdefault((row["threads"], row["batch_size"], row["length"]), p50)
+
+
+def _shares(rows: Sequence[Row], reference: str | None) -> list[str]:
+    """The share of the FLOP ratio of each row but the reference's own."""
+    known = [row.get("share_of_flop_ratio") if row["path"] != reference else None for row in rows]
+    return ["" if share is None else f"{share:.0%}" for share in known]
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

@@ -1,17 +1,21 @@
 """What a sub-network costs: parameters and floating-point operations, counted from the rule of slicing."""
 
 import copy
+from collections.abc import Callable
 from typing import cast
 
 import torch
+import transformers
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from dynackd.families.family import shared_slices, slices
 from dynackd.families.table import family_of, layer_list
 from dynackd.subnet import Subnet
+from dynackd.supernet.checkpoints import without_pooler
 from dynackd.supernet.network import Supernet
+from dynackd.tasks.kinds import kind_of
 
 
 def count_parameters(supernet: Supernet, subnet: Subnet) -> int:
@@ -34,18 +38,42 @@ class FlopCounter:
 
     def __init__(self, supernet: Supernet) -> None:
         model = cast(PreTrainedModel, cast(nn.Module, copy.deepcopy(supernet.model)).to("meta"))
-        # The counter knows plain matrix products; sdpa's kernels differ from device to device.
-        model.set_attn_implementation("eager")
-        # Some models look for forgotten padding among the ids, and these hold no numbers to look at. (Not by setattr:
-        # some configs let nobody take the padding away.)
-        vars(model.config)["pad_token_id"] = None
-        # The counter fails where a module is given a weight that wants a gradient, as DeBERTa's layers are.
-        model.requires_grad_(False)
-        self._supernet = Supernet(model, supernet.grid)
+        self._supernet = Supernet(_countable(model), supernet.grid)
 
     def count(self, subnet: Subnet, length: int) -> int:
         """Floating-point operations of the matrix products (a multiply and an add are two) at this length in tokens."""
-        ids = torch.zeros(1, length, dtype=torch.long, device="meta")
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            self._supernet(subnet, input_ids=ids)
-        return counter.get_total_flops()
+        return _flops(lambda ids: self._supernet(subnet, input_ids=ids), length)
+
+
+class ModelFlops:
+    """The same of a whole model or sliced student, of which no more than the config is needed."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        kind = kind_of(config)
+        auto = getattr(transformers, kind.auto_class)
+        options = {} if kind.pooler else without_pooler(auto, config)
+        with torch.device("meta"):
+            self._model = _countable(auto.from_config(copy.deepcopy(config), **options).eval())
+
+    def count(self, length: int) -> int:
+        """See `FlopCounter.count`."""
+        return _flops(lambda ids: self._model(input_ids=ids), length)
+
+
+def _countable(model: PreTrainedModel) -> PreTrainedModel:
+    """A model on the meta device as torch's counter can run it. Changes it in place."""
+    # The counter knows plain matrix products; sdpa's kernels differ from device to device.
+    model.set_attn_implementation("eager")
+    # Some models look for forgotten padding among the ids, and these hold no numbers to look at. (Not by setattr:
+    # some configs let nobody take the padding away.)
+    vars(model.config)["pad_token_id"] = None
+    # The counter fails where a module is given a weight that wants a gradient, as DeBERTa's layers are.
+    model.requires_grad_(False)
+    return model
+
+
+def _flops(run: Callable[[torch.Tensor], object], length: int) -> int:
+    ids = torch.zeros(1, length, dtype=torch.long, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run(ids)
+    return counter.get_total_flops()

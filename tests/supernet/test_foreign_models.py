@@ -20,7 +20,7 @@ from transformers import (
 from dynackd.cli.command_line import main
 from dynackd.errors import UserError
 from dynackd.families.table import family_of, layer_list, layer_list_name, max_positions
-from dynackd.measure.latency import RUNNERS, Case
+from dynackd.measure.runtimes import RUNTIMES, Case
 from dynackd.onnx.graphs import Shape, example_batch
 from dynackd.subnet import FULL
 from dynackd.supernet.checkpoints import fit_tokenizer, load_config, load_masked_lm, load_model, load_tokenizer
@@ -73,7 +73,7 @@ def run_all(recipe, directory, between=lambda result: None):
     size = ["--width", "0.5", "--depth", "0.5"]
     assert main(["export", str(directory / "run" / "depth"), *size, "--output", str(student), "--validation"]) == 0
     for runtime, file in (("torch", student), ("onnxruntime", student / "onnx" / "model.onnx")):
-        RUNNERS[runtime](Case(str(file), runtime, "cpu", 1, 2, 5))()
+        RUNTIMES[runtime].open(Case(str(file), runtime, "cpu", 1, 2, 5))(2, 5)()
     return student
 
 

@@ -466,10 +466,11 @@ def shown(table, width, monkeypatch, capsys):
 def test_a_long_path_shortens_no_number_of_the_benchmark(monkeypatch, capsys, width):
     row = {"provider": "cpu", "threads": 1, "batch_size": 128, "length": 512, "throughput_per_s": 1234.5}
     row |= {"runtime": "onnxruntime", "latency_ms": {"p50": 123456.7, "p90": 135802.4, "p99": 148148.1}}
+    row |= {"peak_memory_mb": 12345.6, "precision": "fp32"}
     long = "/runs/" + "bert-base-uncased-finetuned-sst2-english/" * 3
     content = {"machine": "here", "rows": [{**row, "path": long + "a"}, {**row, "path": "/runs/[b]"}]}
     text = shown(benchmark_table(content), width, monkeypatch, capsys)
-    for word in ("onnxruntime", "128x512", "123456.7", "135802.4", "148148.1", "1,234", "1.00", "[b]"):
+    for word in ("onnxruntime", "128x512", "123456.7", "1,234", "12,346", "1.00", "[b]"):
         assert word in text.split()
     assert "…" not in text
     if width == 80:
