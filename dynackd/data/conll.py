@@ -22,16 +22,28 @@ COMMENT = re.compile(r"#\s+(id\b|\S+\s*=)")
 def read_conll(path: Path, wanted: Sequence[str]) -> Table:
     """Each row a sentence, each value the list of a column's cells: `tokens` of the first column, `tags` of the last,
     `column_2` and so on of those between. Cells are separated by tabs where the first line has one, else by blanks."""
+    names, tabs = _header(path)
+    if not names:
+        return Table(str(path), iter(()))
+    refuse_missing_columns(str(path), wanted, names)
+    return Table(str(path), _sentences(path, [names.index(name) for name in wanted], len(names), tabs))
+
+
+def conll_header(path: Path) -> list[str]:
+    """The names of the columns."""
+    return _header(path)[0]
+
+
+def _header(path: Path) -> tuple[list[str], bool]:
+    """The names of the columns, and whether tabs separate them; no names where there is no word."""
     with open_text(path) as file:
         first = next(_lines(path, file), None)
     if first is None:
-        return Table(str(path), iter(()))
+        return [], False
     count, tabs = len(_cells(first[1], "\t" in first[1])), "\t" in first[1]
     if count < 2:
         raise UserError(f"{path}, line {first[0]}: one column; expected a word and, behind a tab or blanks, its tag")
-    names = [WORDS, *(f"column_{i}" for i in range(2, count)), TAGS]
-    refuse_missing_columns(str(path), wanted, names)
-    return Table(str(path), _sentences(path, [names.index(name) for name in wanted], count, tabs))
+    return [WORDS, *(f"column_{i}" for i in range(2, count)), TAGS], tabs
 
 
 def _sentences(path: Path, places: Sequence[int], count: int, tabs: bool) -> Iterator[list[Any]]:

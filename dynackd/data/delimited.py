@@ -31,6 +31,22 @@ def read_tsv(path: Path, wanted: Sequence[str]) -> Table:
     return _read(path, wanted, "\t")
 
 
+def csv_header(path: Path) -> list[str]:
+    """The names of the columns."""
+    return _names(path, ",")
+
+
+def tsv_header(path: Path) -> list[str]:
+    """The names of the columns."""
+    return _names(path, "\t")
+
+
+def _names(path: Path, usual: str) -> list[str]:
+    with _long_cells():
+        headers = {separator: _header(path, separator) for separator in SEPARATORS}
+        return headers[_separator(headers, (), usual)]
+
+
 def _read(path: Path, wanted: Sequence[str], usual: str) -> Table:
     """Every cell as the text that stands there: "NA", "007" and "1.0" stay what they are. Blank lines are skipped.
 
@@ -54,7 +70,7 @@ def _read(path: Path, wanted: Sequence[str], usual: str) -> Table:
 def _separator(headers: dict[str, list[str]], wanted: Sequence[str], usual: str) -> str:
     """The separator that gives all columns wanted, the usual one first; else one that gives more than one column."""
     order = sorted(headers, key=lambda separator: separator != usual)
-    fitting = [separator for separator in order if set(wanted) <= set(headers[separator])]
+    fitting = [separator for separator in order if wanted and set(wanted) <= set(headers[separator])]
     several = [separator for separator in order if len(headers[separator]) > 1]
     return [*fitting, *several, usual][0]
 

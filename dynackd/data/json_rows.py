@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -11,6 +11,7 @@ from dynackd.data.tables import ABSENT, Table, field_names, field_of, open_text,
 from dynackd.errors import UserError
 
 CHUNK = 2**20  # characters of a list that are read at once
+HEADER_ROWS = 1000  # in which every field is expected to stand once
 WHOLE_LIMIT_MB = 64  # of a file that is one object, which is held whole, in several times its size
 LINES = "df.to_json(path, orient='records', lines=True)"
 
@@ -18,6 +19,15 @@ LINES = "df.to_json(path, orient='records', lines=True)"
 def read_json(path: Path, wanted: Sequence[str]) -> Table:
     """A column wanted may be a dotted name: `review.body` is the field `body` of the object `review`."""
     return Table(str(path), _cells(path, _objects(path, wanted), wanted))
+
+
+def json_header(path: Path) -> list[str]:
+    """The names of all fields of the first rows, those inside an object by their dotted names too."""
+    names = dict[str, None]()
+    for row in islice(_objects(path, ()), HEADER_ROWS):
+        if isinstance(row, dict):
+            names |= dict.fromkeys([*row, *field_names(row)])
+    return list(names)
 
 
 def _cells(path: Path, objects: Iterable[Any], wanted: Sequence[str]) -> Iterator[list[Any]]:
@@ -153,11 +163,23 @@ def _whole_object(path: Path, file: TextIO, first: str) -> dict[str, Any] | None
 
 def _rows_of_layout(content: Mapping[str, Any], wanted: Sequence[str], lines: bool) -> Iterator[Any] | None:
     """The rows, if the object is one of `LAYOUTS`; None for an object that is a row itself. lines: the file is
-    said to have a row on each line, so that an object of lists is a row of lists, such as words and their tags."""
+    said to have a row on each line, so that an object of lists is a row of lists, such as words and their tags. No
+    columns wanted: they are still to be found, and what all of them would be is taken for them."""
+    wanted = wanted or _columns_of_layout(content)
     for name, (fits, rows) in LAYOUTS.items():
         if fits(content, wanted) and not (lines and name == "lists"):
             return rows(content)
     return None
+
+
+def _columns_of_layout(content: Mapping[str, Any]) -> Sequence[str]:
+    """The names of the columns, if the object is one of `LAYOUTS` that have them as keys: of {column: values}, or of
+    {row: {column: value}}, whose rows pandas numbers. One that holds rows, or is one, gives a name that it lacks."""
+    first = next(iter(content.values()), None)
+    if isinstance(first, dict) and all(name.isdecimal() for name in content):
+        return list(first)
+    columns = all(isinstance(value, type(first)) for value in content.values()) and isinstance(first, dict | list)
+    return list(content) if columns and not _is_squad(content, ()) else [""]
 
 
 def _all_are(kind: type) -> Callable[[Mapping[str, Any], Sequence[str]], bool]:

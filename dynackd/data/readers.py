@@ -4,6 +4,7 @@ import dataclasses
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from datasets.naming import camelcase_to_snakecase
 from huggingface_hub import constants, get_session
 from huggingface_hub.file_download import repo_folder_name
 
-from dynackd.data.conll import read_conll
-from dynackd.data.delimited import read_csv, read_tsv
-from dynackd.data.json_rows import read_json
+from dynackd.data.conll import conll_header, read_conll
+from dynackd.data.delimited import csv_header, read_csv, read_tsv, tsv_header
+from dynackd.data.json_rows import json_header, read_json
 from dynackd.data.tables import ABSENT, Table, field_of, open_text, refuse_missing_columns, undecodable
 from dynackd.errors import UserError, first_line
 from dynackd.system.places import at_home
@@ -39,6 +40,12 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Table:
     return _table(str(path), file.iter_batches(ROWS_AT_ONCE, columns=heads), features, wanted)
 
 
+def parquet_header(path: Path) -> list[str]:
+    """The names of the columns, and of the fields inside of structs."""
+    schema = pq.read_schema(path)
+    return [*schema.names, *(f"{field.name}.{name}" for field in schema for name in _fields(field.type))]
+
+
 def read_text(path: Path, wanted: Sequence[str]) -> Table:
     """One text a line, in a column `text`; lines without any are passed over."""
     refuse_missing_columns(str(path), wanted, [TEXT_COLUMN])
@@ -58,6 +65,17 @@ READERS: dict[str, Reader] = {
     ".parquet": read_parquet,
     **dict.fromkeys((".conll", ".iob", ".iob2", ".bio"), read_conll),
     ".txt": read_text,
+}
+
+# The names of a file's columns, where these can be found; a format without them is read by names that a user gives.
+HEADERS: dict[str, Callable[[Path], list[str]]] = {
+    ".csv": csv_header,
+    ".tsv": tsv_header,
+    ".json": json_header,
+    ".jsonl": json_header,
+    ".parquet": parquet_header,
+    **dict.fromkeys((".conll", ".iob", ".iob2", ".bio"), conll_header),
+    ".txt": lambda _: [TEXT_COLUMN],
 }
 
 
@@ -106,6 +124,26 @@ def kind_of_file(path: Path) -> str:
 
 def read_file(name: str, wanted: Sequence[str]) -> Table:
     """Raises UserError when the file is missing or of no known kind; its rows raise one where it is damaged."""
+    path, suffix = _file(name)
+    with _told(path):
+        table = READERS[suffix](path, wanted)
+    return dataclasses.replace(table, rows=_rows_told(path, table.rows))
+
+
+def look_into(name: str, most: int, wanted: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """The first `most` rows of a file, as {column: values}; of all columns that can be found, and of those wanted.
+    Passed over are a column without a name (pandas' index) and names that stand twice. Raises UserError as `read_file`.
+    """
+    path, suffix = _file(name)
+    with _told(path):
+        found = HEADERS[suffix](path) if suffix in HEADERS else []
+    names = list(dict.fromkeys([*wanted, *(own for own in found if own and found.count(own) == 1)]))
+    rows = list(islice(read_file(name, names).rows, most)) if names else []
+    return {column: [row[place] for row in rows] for place, column in enumerate(names)}
+
+
+def _file(name: str) -> tuple[Path, str]:
+    """The path of a file and by what it is read."""
     path = Path(at_home(name))
     suffix = kind_of_file(path)
     if suffix not in READERS:
@@ -115,9 +153,7 @@ def read_file(name: str, wanted: Sequence[str]) -> Table:
         raise UserError(f"{path}: a directory, not a file")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    with _told(path):
-        table = READERS[suffix](path, wanted)
-    return dataclasses.replace(table, rows=_rows_told(path, table.rows))
+    return path, suffix
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from dynackd.data.rows import Column, Rows, read_class
 from dynackd.data.wanted_labels import resolve_wanted, wanted_labels
 from dynackd.errors import UserError, listed
 from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes
+from dynackd.tasks.guessing import Guess, Sample, Seen, as_written, some_of
 from dynackd.tasks.kind import Arrays, ClassScore, Kind, Labels, Task, Tensors
 from dynackd.tasks.losses import cross_entropy, soft_cross_entropy
 from dynackd.tasks.metrics import METRICS
@@ -34,6 +35,21 @@ class Classification(Kind):
     def with_labels(self, task: Task, labels: Any) -> Task:
         wanted, names = wanted_labels(labels)
         return dataclasses.replace(task, labels=wanted, label_names=names or task.label_names)
+
+    def guess(self, sample: Sample) -> list[Guess]:
+        def fits(label: Seen) -> bool:
+            if sample.label:
+                few = 2 <= len(label.distinct) <= max(2, len(label.values) // 2)
+                return len(label.distinct) > 1 if sample.told else few and (label.whole or not label.numbers)
+            return label.is_label and (label.whole or not label.numbers)
+
+        def made(text: tuple[str, ...], label: Seen) -> Guess:
+            ids = {int(key): i for i, key in enumerate(label.distinct)} if label.whole else {}
+            numbers = {} if label.counts_from_0 else {"labels": ids} if ids else {}
+            task = {"kind": self.name, "text": as_written(text), "label": label.name, **numbers}
+            return Guess(task, text, (label.name,), some_of(label.distinct))
+
+        return [made(text, label) for text, label in sample.readings(fits)]
 
     def label_column(self, task: Task) -> Column:
         return Column(task.label_column, "label", read_class)

@@ -18,6 +18,7 @@ from dynackd.errors import UserError
 from dynackd.report.terminal import console
 from dynackd.system.settings import Settings, checked
 from dynackd.tasks.embedding_clients import EMBEDDING_CLIENTS
+from dynackd.tasks.guessing import IF_ASKED, Guess, Sample, Seen, as_written
 from dynackd.tasks.kind import RESERVED_COLUMNS, Arrays, Kind, Labels, Output, Task, Tensors
 from dynackd.tasks.losses import cosines, cross_entropy, signed_sum, unit, wide
 from dynackd.tasks.metrics import METRICS, pearson
@@ -70,6 +71,7 @@ class Embedding(Kind):
         Output("sentence_embedding", ("batch", "hidden")),
     )
     noun = "embedder"
+    rows_needed = "a text; or two and, where it is known, a number that says how near they are"
     section = EmbeddingTask
     task_keys = tuple(EmbeddingTask.model_fields)
     metrics = ("spearmanr", "pearson")
@@ -107,6 +109,19 @@ class Embedding(Kind):
         own = Embedding(tuple(text), tuple(pair), written.score or "", written.pooling, written.normalize)
         metrics = own.chosen_metrics(value) if own.score else ()
         return Task("custom", own.read_from("validation"), own.score, own, metrics)
+
+    def guess(self, sample: Sample) -> list[Guess]:
+        """Two texts with a number that is no class id; any others only if the user says so."""
+
+        def near(score: Seen) -> bool:
+            return len(score.distinct) > 1 and bool(score.numbers) and (sample.told or not score.counts_from_0)
+
+        scored = [(text, score.name) for text, score in sample.readings(near) if len(text) == 2]
+        found = [Guess({"kind": self.name, "pair": list(text), "score": score}, text, (score,),
+                       "how near two texts are") for text, score in scored]
+        if found or sample.label:
+            return found
+        return [Guess({"kind": self.name, "text": as_written(text)}, text, strength=IF_ASKED) for text in sample.texts()]
 
     def read_from(self, split: str) -> tuple[str, ...]:
         """The columns of a split's texts."""

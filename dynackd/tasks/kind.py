@@ -1,8 +1,6 @@
-"""The contract of a kind of task. A kind is one file beside this one with one object in it, and a line in `KINDS`.
-
-Whatever differs between kinds is answered by this object: how a recipe's `task` and the rows are read, what the model
-is, what it gives, how that is learned, judged and told. Nothing outside asks for a kind by name.
-"""
+"""The contract of a kind of task: one file beside this one with one object in it, and a line in `KINDS`. It answers
+whatever differs between kinds: how a recipe's `task` and the rows are read, what the model is, what it gives, how that
+is learned, judged and told. Nothing outside asks for a kind by name."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +21,7 @@ from dynackd.data.sources import Place
 from dynackd.errors import UserError, a, listed, names_of, one_of, refuse_unknown_keys
 from dynackd.system.settings import Settings
 from dynackd.tasks.doubts import Doubt
+from dynackd.tasks.guessing import Guess, Sample
 
 RESERVED_COLUMNS = ("label", "labels", "length", "row")  # the names that our own columns take
 OWN_TASK = "a task of your own"
@@ -80,6 +79,7 @@ class Kind(ABC):
     outputs: tuple[Output, ...] = (Output("logits", ("batch", "labels")),)
     pooler = True  # whether the head reads what the encoder's pooler gives, where there is one
     noun = "model"  # what it is called
+    rows_needed = "a text, or two, and a label"  # what each of its rows holds
     row_noun, input_noun = "rows", "inputs"  # what its rows are called, and what these become where they become several
     # --- a recipe's `task`
     section: type[Settings] | None = None  # how it is written, for the JSON Schema, where that is no text and label
@@ -140,6 +140,10 @@ class Kind(ABC):
         """Whether rows hold what a bare encoder could be fine-tuned with."""
         return self.label_column(task) is not None
 
+    def guess(self, sample: Sample) -> list[Guess]:
+        """Every way in which the rows of a file, of which nobody says what they are, could be of this kind."""
+        return []
+
     # ---------------------------------------------------------------------------------------------------- the rows
 
     def of_split(self, task: "Task", split: str) -> "Task":
@@ -188,9 +192,7 @@ class Kind(ABC):
 
     def check_model(self, task: "Task", model: ModelLabels | None) -> None:
         """Refuse (UserError) a trained model whose outputs are of another kind; None: the head is still to be made."""
-        if model is None:
-            return
-        if model.problem_type not in (None, self.problem_type):
+        if model is not None and model.problem_type not in (None, self.problem_type):
             raise UserError(f"task '{task.name}' is {a(self.name)}, but the model's problem_type is "
                             f"{model.problem_type}")
 
@@ -267,8 +269,8 @@ class Kind(ABC):
         return {output.name: fields[output.name] for output in self.outputs}
 
     def places(self, batch: Mapping[str, Any]) -> Any:
-        """Which tokens of a batch, inputs and labels, count where an output has a place for each: those that are no
-        padding. [batch, length], of tensors or arrays as the batch is."""
+        """Which tokens of a batch count where an output has a place for each: no padding. [batch, length], of tensors or
+        arrays."""
         return batch["attention_mask"]
 
     def flat(self, arrays: Arrays, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -311,8 +313,8 @@ class Kind(ABC):
         return self.model_loss(model, {**inputs, **labels})[0]
 
     def model_loss(self, model: Any, batch: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss that a Hugging Face model is fine-tuned with, and its outputs: transformers' own where the model
-        makes one of `stock_labels`, else `label_loss`."""
+        """The loss that a model is fine-tuned with, and its outputs: transformers' own of `stock_labels`, or `label_loss`.
+        """
         inputs, labels = self.split(batch)
         fields = model(**inputs, **{name: labels[name] for name in self.stock_labels})
         outputs = self.read(fields, inputs, getattr(model, "module", model).config)  # which several processes wrap
@@ -334,8 +336,7 @@ class Kind(ABC):
         """The task's metrics."""
 
     def per_class(self, task: "Task", outputs: Arrays, labels: Arrays) -> dict[str, ClassScore]:
-        """How well each class that the labels have is found, by its name, where more is better; none without classes.
-        A mean over rows hides a rare class that is lost, and `export --max-drop-per-class` does not."""
+        """How well each class that the labels have is found, by its name, where more is better; none without classes."""
         return {}
 
     @abstractmethod

@@ -22,9 +22,11 @@ from dynackd.data.wanted_labels import resolve_wanted, wanted_labels
 from dynackd.errors import UserError, listed
 from dynackd.system.settings import Settings
 from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes
+from dynackd.tasks.guessing import Guess, Sample, Seen, as_written, some_of
 from dynackd.tasks.kind import Arrays, ClassScore, Kind, Labels, Task, Tensors
 from dynackd.tasks.losses import binary_cross_entropy, soft_binary_cross_entropy
 
+SEPARATORS, MOST_WORDS = ("|", ";", ","), 3  # between labels in a text, and the words of a label there
 FLAGS = {"0": False, "1": True, "false": False, "true": True}  # what a column of one label may hold
 
 
@@ -101,6 +103,7 @@ class MultiLabel(Kind):
     name = "multi_label"
     problem_type = "multi_label_classification"
     noun = "multi-label classifier"
+    rows_needed = "a text, or two, and a list of labels or a column of 0 and 1 for each label"
     section = MultiLabelSection
     task_keys = ("kind", "text", "label", "separator", "metrics", "labels", "check_teacher")
     metrics = tuple(METRICS)
@@ -133,6 +136,25 @@ class MultiLabel(Kind):
     def with_labels(self, task: Task, labels: Any) -> Task:
         wanted, names = wanted_labels(labels)
         return dataclasses.replace(task, labels=wanted, label_names=names or task.label_names)
+
+    def guess(self, sample: Sample) -> list[Guess]:
+        """Lists of few different labels, texts with a sign between such, or three or more columns of 0 and 1."""
+        flags = sample.label if len(sample.label) > 1 else sample.flags
+        if flags and all(sample[name].is_flag for name in flags):
+            told = f"{len(flags)} columns of 0 and 1"
+            return [Guess({"kind": self.name, "text": as_written(text), "label": list(flags)}, text, flags, told)
+                    for text in sample.texts()]
+
+        def made(text: tuple[str, ...], label: Seen) -> Guess:
+            sign = separator_of(label)
+            task = {"kind": self.name, "text": as_written(text), "label": label.name}
+            task |= {"separator": sign} if sign else {}
+            names = [part for value in label.values for part in value.split(sign)] if sign else label.parts.values
+            return Guess(task, text, (label.name,), f"any of {some_of(Seen('', names).distinct)}")
+
+        fits = [(text, label) for text, label in sample.readings(lambda _: True)
+                if _holds_lists(label, sample.told) or separator_of(label) is not None]
+        return [made(text, label) for text, label in fits]
 
     # ---------------------------------------------------------------------------------------------------- the rows
 
@@ -269,6 +291,30 @@ class MultiLabel(Kind):
         changed = sum(list(old) != list(new) for old, new in zip(before, after, strict=True))
         counts = np.sum(after, 0).tolist()
         return {"new_labels": dict(zip(names, counts, strict=True)), "label_changed": round(changed / len(after), 4)}
+
+
+def _holds_lists(label: Seen, told: bool) -> bool:
+    """Whether the values are lists of labels: of few words that come again, unless the user says that they are."""
+    labels = label.parts
+    return bool(labels.keys) and (told or (labels.is_label and not labels.is_text))
+
+
+def separator_of(label: Seen) -> str | None:
+    """What stands between the labels of a text, if any sign does: what is between two of them comes again alone or
+    between others, and each is of few words."""
+    if not label.all_are(str):
+        return None
+    for sign in SEPARATORS:
+        split = [value.split(sign) for value in label.values]
+        parts = {part.strip() for some in split for part in some}
+        several = sum(len(some) > 1 for some in split)
+        if 50 * several > len(split) and len(parts) < len(label.distinct) and max(map(_words, parts)) <= MOST_WORDS:
+            return sign
+    return None
+
+
+def _words(text: str) -> int:
+    return len(text.split())
 
 
 def _is_name(value: Any) -> bool:

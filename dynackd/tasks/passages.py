@@ -16,12 +16,15 @@ from dynackd.data.rows import Column, Rows, read_number
 from dynackd.errors import UserError
 from dynackd.system.disk import written
 from dynackd.system.settings import Settings
+from dynackd.tasks.guessing import IF_ASKED, LIKELY, Guess, Sample, Seen
 from dynackd.tasks.kind import Task
 
 QUERY, PASSAGES = "query", "passages"
 TEXTS = pa.list_(pa.string())
 SCHEMA = pa.schema([(QUERY, pa.string()), (PASSAGES, TEXTS)])
 QUERIES_AT_ONCE = 256
+QUERY_NAMES = ("query", "question", "anchor")  # in files of which nobody says what they are
+PASSAGE_NAMES = ("passage", "document", "doc")
 Name = Annotated[str, Field(min_length=1)]
 LAYOUTS = ("passages", "passage", "positive")  # the keys of which a recipe has one
 WAYS = "passages (a list a row), passage (one a row) or positive and negative"
@@ -76,6 +79,44 @@ def check_columns(columns: RankingTask) -> None:
     every = [getattr(columns, key) for key in keys if getattr(columns, key) is not None]
     if len(set(every)) < len(every):
         raise UserError(f"task: query, passages and relevance must be different columns, got {', '.join(every)}")
+
+
+def guesses(kind: str, sample: Sample) -> list[Guess]:
+    """How a file's rows could be queries with passages: by a column of lists of texts, one called positive and one
+    negative, or a passage a row whose query comes again."""
+    if len(sample.text) not in (0, 2, 3) or len(sample.label) > 1:
+        return []
+    if sample.text:
+        named = sample.text
+    else:
+        queries = [own.name for own in sample.columns.values() if own.all_are(str) and own.name.lower() in QUERY_NAMES]
+        lists = [own.name for own in sample.others if own.parts.is_text]
+        both = [name for name in ("positive", "negative") if name in sample.columns]
+        passage = [name for name in sample.columns if name.lower() in PASSAGE_NAMES]
+        others = both if len(both) == 2 else lists or passage
+        if len(queries) != 1 or len(others) != (2 if others is both else 1):
+            return []
+        named = (queries[0], *others)
+    query, *rest = (sample[name] for name in named)
+    if len(rest) == 2:
+        task = {"positive": rest[0].name, "negative": rest[1].name}
+        return [] if sample.label else [Guess({"kind": kind, "query": query.name, **task}, named, (), "good and bad")]
+    numbers = [own for own in ([sample[name] for name in sample.label] or sample.others) if _rates(own, rest[0])]
+    if len(numbers) > 1 or (sample.label and not numbers):
+        return []
+    label = tuple(own.name for own in numbers)
+    key = "passages" if rest[0].lengths else "passage"
+    task = {"kind": kind, "query": query.name, key: rest[0].name}
+    task |= {"relevance": label[0]} if label else {}
+    again = bool(rest[0].lengths) or 2 * len(query.distinct) <= len(query.values)
+    return [Guess(task, named, label, "queries with passages", strength=LIKELY if label else IF_ASKED)] if again or sample.told else []
+
+
+def _rates(numbers: Seen, passages: Seen) -> bool:
+    """Whether a column says how relevant passages are, each of them."""
+    if passages.lengths:
+        return numbers.lengths == passages.lengths and bool(numbers.parts.numbers)
+    return bool(numbers.numbers) and min(numbers.numbers) >= 0 and not numbers.counts_rows
 
 
 def columns_of(task: Ranked) -> list[Column]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from dynackd.data.model_labels import ModelLabels
 from dynackd.errors import UserError, names_of
 from dynackd.system.settings import Settings, checked
+from dynackd.tasks.guessing import IF_ASKED, Guess, Sample, as_written
 from dynackd.tasks.kind import RESERVED_COLUMNS, Arrays, Kind, Output, Task, Tensors
 from dynackd.tasks.losses import cosines, signed_sum
 from dynackd.tasks.metrics import pearson
@@ -34,6 +35,7 @@ class Plain(Kind):
     pooler = False
     outputs = (Output(STATES, ("batch", "length", "hidden")),)
     noun = "encoder"
+    rows_needed = "a text, or two, and no label"
     section = PlainTask
     task_keys = tuple(PlainTask.model_fields)
     label_columns = stock_labels = ()
@@ -47,6 +49,11 @@ class Plain(Kind):
         if clash := [column for column in text if column in RESERVED_COLUMNS]:
             raise UserError(f"task.text: rename the column '{clash[0]}'; dynackd makes a column of that name itself")
         return Task("custom", tuple(text), "", self, ())
+
+    def guess(self, sample: Sample) -> list[Guess]:
+        """Any texts could be meant, so that they are only if the user says so."""
+        texts = [] if sample.label else sample.texts()
+        return [Guess({"kind": self.name, "text": as_written(text)}, text, strength=IF_ASKED) for text in texts]
 
     # --------------------------------------------------------------------------------------------------- the model
 

@@ -24,6 +24,7 @@ from dynackd.data.rows import Column, Rows
 from dynackd.errors import UserError
 from dynackd.system.settings import Settings, Whole, checked
 from dynackd.tasks.answer_clients import ANSWER_CLIENTS, CONTEXT, QUESTION, READING
+from dynackd.tasks.guessing import CERTAIN, Guess, Sample
 from dynackd.tasks.kind import RESERVED_COLUMNS, Arrays, Kind, Labels, Output, Task, Tensors
 from dynackd.tasks.losses import cross_entropy, soft_cross_entropy, wide
 from dynackd.tasks.spans import (
@@ -106,6 +107,7 @@ class QuestionAnswering(Kind):
     outputs = (Output("start_logits", ("batch", "length")), Output("end_logits", ("batch", "length")))
     noun = "answerer of questions"
     input_noun, row_noun = "windows", "questions"
+    rows_needed = "a question, a context and the answers with the places where they begin"
     section = QuestionAnsweringTask
     task_keys = tuple(QuestionAnsweringTask.model_fields)
     metrics = default_metrics = ("f1", "exact_match")
@@ -118,6 +120,18 @@ class QuestionAnswering(Kind):
     reading, clients = READING, ANSWER_CLIENTS
 
     # ------------------------------------------------------------------------------------------- a recipe's `task`
+
+    def guess(self, sample: Sample) -> list[Guess]:
+        """A column of answers that say where they begin, beside a question and its context."""
+        texts = sample.text or tuple(name for name in ("question", "context") if name in sample.columns)
+        answers = [sample[name] for name in sample.label] or sample.others
+        found = [own for own in answers if own.values and all(map(_says_where, own.values))]
+        if len(texts) != 2 or len(found) != 1 or len(sample.label) > 1:
+            return []
+        task = {"kind": self.name, "question": texts[0], "context": texts[1], "answers": found[0].name}
+        if any(not _texts_of(value) for value in found[0].values):
+            task["unanswerable"] = True
+        return [Guess(task, texts, (found[0].name,), "answers with their places", CERTAIN)]
 
     def task(self, value: Mapping[str, Any]) -> Task:
         written = checked(QuestionAnsweringTask, dict(value), "task")
@@ -362,6 +376,17 @@ def _characters(sequences: Sequence[int | None], offsets: Sequence[tuple[int, in
     places = np.array(offsets, np.int32).reshape(-1, 2)
     context = np.array([sequence == 1 for sequence in sequences]) & (places[:, 0] < places[:, 1])
     return np.where(context[:, None], places, OUTSIDE)
+
+
+def _says_where(value: Any) -> bool:
+    """Whether a cell holds answers with the places where they begin: an object, or a list of such."""
+    some = value if isinstance(value, list) else [value]
+    return all(isinstance(one, dict) and {"text", "answer_start"} <= set(one) for one in some)
+
+
+def _texts_of(value: Any) -> bool:
+    """Whether there is an answer."""
+    return bool(value if isinstance(value, list) else value["text"])
 
 
 QUESTION_ANSWERING = QuestionAnswering()

@@ -24,9 +24,10 @@ from dynackd.data.rows import Column, Rows
 from dynackd.errors import UserError, listed
 from dynackd.system.settings import checked
 from dynackd.tasks.doubts import Doubt, doubt_of_values
+from dynackd.tasks.guessing import Guess, Sample
 from dynackd.tasks.kind import Arrays, Kind, Labels, Task, Tensors
 from dynackd.tasks.losses import binary_cross_entropy, squared_error, wide
-from dynackd.tasks.passages import PASSAGES, QUERY, Ranked, RankingTask, check_columns, columns_of, gathered
+from dynackd.tasks.passages import PASSAGES, QUERY, Ranked, RankingTask, check_columns, columns_of, gathered, guesses
 from dynackd.tasks.rank_clients import EXAMPLE, RANK_CLIENTS
 
 GROUP = "of_query"  # of an input: the number of its query, from 0
@@ -42,6 +43,9 @@ class Ranking(Kind):
     name = "ranking"
     noun = "reranker"
     row_noun, input_noun = "queries", "pairs"
+    rows_needed = (
+        "a query and a list of passages, or one passage, with how relevant each is, or a positive and a negative one"
+    )
     section = RankingTask
     task_keys = tuple(RankingTask.model_fields)
     metrics = default_metrics = (f"ndcg@{AT}", f"mrr@{AT}", "map")
@@ -60,6 +64,9 @@ class Ranking(Kind):
         check_columns(columns)
         return Ranked("custom", (QUERY, PASSAGES), columns.relevance or "", self, self.chosen_metrics(value),
                       written=columns)
+
+    def guess(self, sample: Sample) -> list[Guess]:
+        return guesses(self.name, sample)
 
     def can_finetune(self, task: Task) -> bool:
         columns = _ranked(task).columns

@@ -12,9 +12,12 @@ from dynackd.data.model_labels import ModelLabels
 from dynackd.data.rows import Column, read_number
 from dynackd.errors import UserError, listed
 from dynackd.tasks.doubts import Doubt, doubt_of_values
+from dynackd.tasks.guessing import Guess, Sample, Seen, as_written
 from dynackd.tasks.kind import Arrays, Kind, Task, Tensors
 from dynackd.tasks.losses import squared_error
 from dynackd.tasks.metrics import METRICS
+
+MOST_IDS = 50  # classes whose ids are taken for these and not for values
 
 
 class Regression(Kind):
@@ -22,12 +25,27 @@ class Regression(Kind):
 
     name = problem_type = "regression"
     noun = "classifier"
+    rows_needed = "a text, or two, and a number"
     metrics = ("pearson", "spearmanr", "mse")
     default_metrics = ("pearson", "spearmanr")
     lower_is_better = frozenset({"mse"})
     refused_training: Mapping[str, str] = {"label_smoothing_factor": "its loss would be 0 for any output"}
     augmentable = True
     pipeline = "text-classification"  # transformers.js would take a softmax over the output
+
+    def guess(self, sample: Sample) -> list[Guess]:
+        """Whole numbers from 0 on without a gap are class ids, unless they are too many."""
+
+        def fits(label: Seen) -> bool:
+            ids = label.counts_from_0 and len(label.distinct) <= MOST_IDS
+            return len(label.distinct) > 1 and bool(label.numbers) and (sample.told or not ids)
+
+        def made(text: tuple[str, ...], label: Seen) -> Guess:
+            task = {"kind": self.name, "text": as_written(text), "label": label.name}
+            told = f"numbers from {min(label.numbers):g} to {max(label.numbers):g}"
+            return Guess(task, text, (label.name,), told)
+
+        return [made(text, label) for text, label in sample.readings(fits)]
 
     def label_column(self, task: Task) -> Column:
         return Column(task.label_column, "label", read_number, pa.float64())

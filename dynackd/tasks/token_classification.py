@@ -32,6 +32,7 @@ from dynackd.errors import UserError, listed
 from dynackd.system.settings import Settings
 from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes
 from dynackd.tasks.entities import OUTSIDE, Tagged, marks_entities
+from dynackd.tasks.guessing import CERTAIN, Guess, Sample, some_of
 from dynackd.tasks.kind import (
     RESERVED_COLUMNS,
     Arrays,
@@ -50,6 +51,7 @@ NO_TAG = -100  # the label of a piece that is no word's first
 # id. 0 and less is padding. Without it the words that a cut leaves out would be left out of the metrics, too.
 WORDS, KEPT, CUT = "words_kept", 1, 2
 EXAMPLE = "Ada Lovelace lived in London"
+TAG_NAMES = ("tags", "ner_tags", "labels", "label")
 ROWS = "words_of_rows"  # how many words each row has, once the rows of all batches are joined
 
 
@@ -90,6 +92,7 @@ class TokenClassification(Kind):
     auto_class = "AutoModelForTokenClassification"
     outputs = (Output("logits", ("batch", "length", "tags")),)
     noun = "tagger"
+    rows_needed = "a list of words and a list of as many tags"
     section = TaggedTask
     task_keys = ("kind", "words", "tags", "metrics", "labels", "check_teacher")
     needed_keys = ("kind", "words", "tags")
@@ -120,6 +123,22 @@ for word in sorted({{word for word in encoded.word_ids if word is not None}}):
         if words in (*RESERVED_COLUMNS, WORDS):
             raise UserError(f"task.words: rename the column '{words}'; dynackd makes a column of that name itself")
         return Task("custom", (words,), tags, self, self.chosen_metrics(value))
+
+    def guess(self, sample: Sample) -> list[Guess]:
+        """A list of words and a list of as many tags, of which there are few different ones."""
+        named = [sample[name] for name in (*sample.text[:1], *sample.label[:1])]
+        if len(sample.text) > 1 or len(sample.label) > 1 or not all(own.parts.keys for own in named):
+            return []
+        lists = [own for own in sample.others if own.parts.keys]
+        words = named[:1] if sample.text else [own for own in lists if own.parts.all_are(str)]
+        tags = named[-1:] if sample.label else [own for own in lists if own.parts.is_label]
+        usual = [own for own in tags if own.name in TAG_NAMES]
+        pairs = [(one, two) for one in words for two in (usual if len(usual) == 1 else tags)
+                 if one.name != two.name and one.lengths == two.lengths
+                 and (sample.told or len(two.parts.distinct) < len(one.parts.distinct))]
+        pairs = [(one, two) for one, two in pairs if not one.parts.is_label or len(words) == 1] or pairs
+        return [Guess({"kind": self.name, "words": one.name, "tags": two.name}, (one.name,), (two.name,),
+                      some_of(two.parts.distinct), CERTAIN) for one, two in pairs]
 
     def with_labels(self, task: Task, labels: Any) -> Task:
         wanted, names = wanted_labels(labels)
