@@ -12,6 +12,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"quickstart"},
+    {"compress"},
     {"search"},  # it reads a recipe's rows, as a training does, and exports and measures what it finds
     {"deploy", "training"},
     {"measure"},

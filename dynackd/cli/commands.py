@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dynackd.cli import export, measure, report, train
+from dynackd.cli import compress, export, measure, report, train
 from dynackd.cli.arguments import add_nothing, add_recipe
 
 
@@ -21,6 +21,13 @@ class Command:
 
 
 COMMANDS = {
+    "compress": Command(
+        "make a model as small as a budget asks, from a file of rows to a student, in one go",
+        "dynackd compress google-bert/bert-base-uncased --data train.csv --max-latency-ms 5 --max-minutes 60",
+        compress.add_compress,
+        compress.compress,
+        resumable=True,
+    ),
     "quickstart": Command(
         "run everything once, from a pretrained encoder to exported students, without a download",
         "dynackd quickstart",

@@ -59,20 +59,21 @@ def _ambiguous(file: str, guesses: Sequence[Guess]) -> str:
 
 def _nothing(sample: Sample, said: Said, weak: Sequence[Guess]) -> str:
     """What is missing, and the option that says what is meant."""
-    has = f"its columns are {listed(list(sample.columns))}"
+    where, has = sample.where, f"its columns are {listed(list(sample.columns))}"
     if not any(own.values for own in sample.columns.values()):
-        return f"{sample.where}: the data set is empty; expected some rows"
+        return f"{where}: the data set is empty; expected some rows"
     if said.kind:
-        given = "".join(f" {option} {' '.join(names)}" for option, names in (("--text", said.text), ("--label", said.label))
-                        if names)  # fmt: skip
-        named = f" with{given}" if given else ""
-        return f"{sample.where} does not fit --kind {said.kind}{named}, which needs {KINDS[said.kind].rows_needed}; {has}"
-    kinds = list(dict.fromkeys(guess.task["kind"] for guess in weak))
+        options = {"--text": said.text, "--label": said.label}
+        given = "".join(f" {option} {' '.join(names)}" for option, names in options.items() if names)
+        needed = KINDS[said.kind].rows_needed
+        return f"{where} does not fit --kind {said.kind}{given}, whose rows are {needed}; {has}"
     if not weak:
-        texts = "" if said.text or sample.texts() else ", none of which looks like a text"
-        return f"{sample.where}: nothing says what is to be learned; {has}{texts}: name them with --text and --label, and the kind with --kind"
-    alone = " or ".join(f"--kind {kind}" for kind in kinds)
+        return (
+            f"{where}: nothing says what is to be learned; {has}: name them with --text and --label, and the kind with "
+            f"--kind, one of {', '.join(KINDS)}"
+        )
+    kinds = " or ".join(f"--kind {kind}" for kind in dict.fromkeys(guess.task["kind"] for guess in weak))
     return (
-        f"{sample.where} has no column that looks like the label of {weak[0].text[0]!r}; {has}: name it with --label, or say "
-        f"what to do without labels, {alone}"
+        f"{where} has no column that looks like the label of '{weak[0].text[0]}'; {has}: name it with --label, or say "
+        f"what to learn without labels, {kinds}"
     )

@@ -174,8 +174,11 @@ def _rows_of_layout(content: Mapping[str, Any], wanted: Sequence[str], lines: bo
 
 def _columns_of_layout(content: Mapping[str, Any]) -> Sequence[str]:
     """The names of the columns, if the object is one of `LAYOUTS` that have them as keys: of {column: values}, or of
-    {row: {column: value}}, whose rows pandas numbers. One that holds rows, or is one, gives a name that it lacks."""
+    {row: {column: value}}, whose rows pandas numbers. One that is a row, or holds SQuAD's, gives a name that it
+    lacks."""
     first = next(iter(content.values()), None)
+    if _is_split(content, ()) or _is_table(content, ()):
+        return ()
     if isinstance(first, dict) and all(name.isdecimal() for name in content):
         return list(first)
     columns = all(isinstance(value, type(first)) for value in content.values()) and isinstance(first, dict | list)

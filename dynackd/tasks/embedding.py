@@ -121,7 +121,8 @@ class Embedding(Kind):
                        "how near two texts are") for text, score in scored]
         if found or sample.label:
             return found
-        return [Guess({"kind": self.name, "text": as_written(text)}, text, strength=IF_ASKED) for text in sample.texts()]
+        texts = sample.texts()
+        return [Guess({"kind": self.name, "text": as_written(text)}, text, strength=IF_ASKED) for text in texts]
 
     def read_from(self, split: str) -> tuple[str, ...]:
         """The columns of a split's texts."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 from dynackd.data.rows import label_key
@@ -155,10 +156,10 @@ class Sample:
         if self.text:
             return [self.text]
         names = [own.name for own in self.others if own.is_text]
-        pairs = [(one, two) for one in names for two in names if names.index(one) < names.index(two)]
-        if meant := [pair for pair in pairs if is_pair(*pair)]:
-            return meant
-        return [*((name,) for name in names), *(pairs if len(pairs) == 1 else [])]
+        alone: list[tuple[str, ...]] = [(name,) for name in names]
+        pairs: list[tuple[str, ...]] = list(combinations(names, 2))
+        meant = [pair for pair in pairs if is_pair(*pair)]
+        return meant or [*alone, *(pairs if len(pairs) == 1 else [])]
 
     def labels(self, fits: Callable[[Seen], bool]) -> list[Seen]:
         """The columns of a row's label for which `fits` holds, in every way in which one could be meant."""

@@ -269,8 +269,8 @@ class Kind(ABC):
         return {output.name: fields[output.name] for output in self.outputs}
 
     def places(self, batch: Mapping[str, Any]) -> Any:
-        """Which tokens of a batch count where an output has a place for each: no padding. [batch, length], of tensors or
-        arrays."""
+        """Which tokens of a batch count where an output has a place for each: no padding. [batch, length], of tensors
+        or arrays."""
         return batch["attention_mask"]
 
     def flat(self, arrays: Arrays, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -313,8 +313,7 @@ class Kind(ABC):
         return self.model_loss(model, {**inputs, **labels})[0]
 
     def model_loss(self, model: Any, batch: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss that a model is fine-tuned with, and its outputs: transformers' own of `stock_labels`, or `label_loss`.
-        """
+        """The loss that a model is fine-tuned with, transformers' own of `stock_labels` or ours, and its outputs."""
         inputs, labels = self.split(batch)
         fields = model(**inputs, **{name: labels[name] for name in self.stock_labels})
         outputs = self.read(fields, inputs, getattr(model, "module", model).config)  # which several processes wrap
@@ -336,7 +335,7 @@ class Kind(ABC):
         """The task's metrics."""
 
     def per_class(self, task: "Task", outputs: Arrays, labels: Arrays) -> dict[str, ClassScore]:
-        """How well each class that the labels have is found, by its name, where more is better; none without classes."""
+        """How well each class that the labels have is found, by name, where more is better; none without classes."""
         return {}
 
     @abstractmethod

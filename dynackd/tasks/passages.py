@@ -16,7 +16,7 @@ from dynackd.data.rows import Column, Rows, read_number
 from dynackd.errors import UserError
 from dynackd.system.disk import written
 from dynackd.system.settings import Settings
-from dynackd.tasks.guessing import IF_ASKED, LIKELY, Guess, Sample, Seen
+from dynackd.tasks.guessing import CERTAIN, IF_ASKED, LIKELY, Guess, Sample, Seen
 from dynackd.tasks.kind import Task
 
 QUERY, PASSAGES = "query", "passages"
@@ -109,7 +109,10 @@ def guesses(kind: str, sample: Sample) -> list[Guess]:
     task = {"kind": kind, "query": query.name, key: rest[0].name}
     task |= {"relevance": label[0]} if label else {}
     again = bool(rest[0].lengths) or 2 * len(query.distinct) <= len(query.values)
-    return [Guess(task, named, label, "queries with passages", strength=LIKELY if label else IF_ASKED)] if again or sample.told else []
+    if not again and not sample.told:
+        return []
+    strength = IF_ASKED if not label else CERTAIN if rest[0].lengths else LIKELY
+    return [Guess(task, named, label, "queries with passages", strength)]
 
 
 def _rates(numbers: Seen, passages: Seen) -> bool:

@@ -128,7 +128,7 @@ class QuestionAnswering(Kind):
         found = [own for own in answers if own.values and all(map(_says_where, own.values))]
         if len(texts) != 2 or len(found) != 1 or len(sample.label) > 1:
             return []
-        task = {"kind": self.name, "question": texts[0], "context": texts[1], "answers": found[0].name}
+        task: dict[str, Any] = {"kind": self.name, "question": texts[0], "context": texts[1], "answers": found[0].name}
         if any(not _texts_of(value) for value in found[0].values):
             task["unanswerable"] = True
         return [Guess(task, texts, (found[0].name,), "answers with their places", CERTAIN)]

@@ -130,7 +130,7 @@ for word in sorted({{word for word in encoded.word_ids if word is not None}}):
         if len(sample.text) > 1 or len(sample.label) > 1 or not all(own.parts.keys for own in named):
             return []
         lists = [own for own in sample.others if own.parts.keys]
-        words = named[:1] if sample.text else [own for own in lists if own.parts.all_are(str)]
+        words = named[:1] if sample.text else [own for own in lists if own.parts.all_are(str) and not own.parts.is_text]
         tags = named[-1:] if sample.label else [own for own in lists if own.parts.is_label]
         usual = [own for own in tags if own.name in TAG_NAMES]
         pairs = [(one, two) for one in words for two in (usual if len(usual) == 1 else tags)

@@ -1,0 +1,69 @@
+"""`dynackd compress`."""
+
+import argparse
+from typing import Any
+
+from dynackd.cli.arguments import add_mode, add_set, path, run_mode
+
+COSTS = {
+    "max-latency-ms": "the median of a forward pass here, in ms",
+    "max-params": "parameters, embeddings and head included",
+    "max-size-mb": "the model's file, in MB",
+    "max-flops": "floating-point operations of a row",
+    "min-metric": "the task's main metric that is to be reached",
+}
+
+
+def add_compress(parser: argparse.ArgumentParser) -> None:
+    model = "a fine-tuned model or a bare encoder (directory, hub name, package:NAME/PATH), or a recipe"
+    parser.add_argument("model", metavar="MODEL", help=model)
+    rows = "the rows to train on: csv, tsv, json, jsonl, parquet, conll or txt"
+    parser.add_argument("--data", metavar="FILE", help=rows)
+    validation = "rows to validate on (default: a part of the rows is held out)"
+    parser.add_argument("--validation", metavar="FILE", help=validation)
+    columns = "the column of the {}, or several (default: guessed, and told)"
+    parser.add_argument("--text", nargs="+", default=[], metavar="COLUMN", help=columns.format("text"))
+    parser.add_argument("--label", nargs="+", default=[], metavar="COLUMN", help=columns.format("label"))
+    parser.add_argument("--kind", metavar="KIND", help="what the rows are, such as classification (default: guessed)")
+    for name, what in COSTS.items():
+        parser.add_argument(f"--{name}", type=float, metavar="X", help=f"of the student: {what}")
+    keep = "share of the teacher's metric to keep (default: 0.97 where nothing else is asked of the student)"
+    parser.add_argument("--keep", type=float, metavar="X", help=keep)
+    length = "tokens at which latency is measured (default: data.max_length)"
+    parser.add_argument("--length", type=int, metavar="N", help=length)
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the student (default: 1)")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="rows at a time (default: 1)")
+    minutes = "how long all may take: fewer sub-networks a step, then fewer epochs, then fewer rows"
+    parser.add_argument("--max-minutes", type=float, metavar="N", help=minutes)
+    output = "where results go (default: runs/NAME-OF-THE-DATA)"
+    parser.add_argument("--output", type=path, metavar="DIR", help=output)
+    parser.add_argument("--dry-run", action="store_true", help="tell what it will take, and stop")
+    add_set(parser)
+    add_mode(parser)
+
+
+def compress(options: argparse.Namespace) -> None:
+    from dynackd.compress.road import compress
+
+    compress(_request(options), run_mode(options), options.dry_run)
+
+
+def _request(options: argparse.Namespace) -> Any:
+    from dynackd.compress.guess import Said
+    from dynackd.compress.request import Request
+    from dynackd.search.settings import Budget, Setting
+    from dynackd.system.places import at_home
+
+    costs = {name: getattr(options, name) for name in (cost.replace("-", "_") for cost in COSTS)}
+    return Request(
+        model=options.model,
+        data=options.data and at_home(options.data),
+        validation=options.validation and at_home(options.validation),
+        said=Said(options.kind, tuple(options.text), tuple(options.label)),
+        budget=Budget(**costs) if any(value is not None for value in costs.values()) else None,
+        keep=options.keep,
+        setting=Setting(options.length, options.batch_size, options.threads),
+        max_minutes=options.max_minutes,
+        output=options.output,
+        overrides=tuple(options.set),
+    )

@@ -1,0 +1,162 @@
+"""How long the steps of each stage take on this machine: a few real ones of each, on rows of usual lengths."""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+
+from dynackd.compress.plan import ALL, SANDWICH
+from dynackd.distill.teacher import Teacher
+from dynackd.measure.evaluation import batches_of
+from dynackd.subnet import Geometry, Subnet
+from dynackd.supernet.network import Supernet
+from dynackd.tasks.kind import Task
+from dynackd.training.finetuner import FineTuner
+from dynackd.training.recipe import Recipe
+from dynackd.training.samplers import SubnetSampler
+from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, Stage, SupernetTrainer
+
+# Where in the rows by length the batches are taken from; the longest one warms up.
+PLACES = (1.0, 5 / 6, 3 / 6, 1 / 6)
+SAMPLED = 200  # steps whose sub-networks are drawn, to know what a step costs in the mean
+SHORT = {"save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no", "report_to": "none", "max_steps": 4}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a step by stage and sampler, and of a row's forward pass through the full network."""
+
+    steps: dict[str, dict[str, float]]
+    row_s: float
+
+
+class _Clock(TrainerCallback):
+    """The seconds of every step, and of a whole network's forward and backward pass at which it began."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+def calibrate(
+    recipe: Recipe, task: Task, teacher: Supernet, tokenizer: PreTrainedTokenizerBase, rows: Dataset, finetunes: bool
+) -> Timing:
+    """Time a few steps of every stage. teacher: of the shape that will be trained, whatever its weights; rows: the
+    tokenised training rows."""
+    batch = recipe.stages[WIDTH_STAGE.name].arguments(Path(tempfile.gettempdir())).per_device_train_batch_size
+    some = _batches(rows, batch, task)
+    steps: dict[str, dict[str, float]] = {}
+    samplers = {name: SubnetSampler.parse(name) for name in {name_of_sampler(recipe.sampler), ALL, SANDWICH}}
+    with tempfile.TemporaryDirectory(prefix="dynackd-") as scratch:
+        if finetunes:
+            arguments = _arguments(recipe, "finetune", Path(scratch))
+            model = teacher.frozen_copy().requires_grad_(True).model
+            tuner = FineTuner(model, task.kind, arguments, train_dataset=some, processing_class=tokenizer)
+            steps["finetune"] = dict.fromkeys(samplers, fmean(_timed(tuner)))
+        for stage in (WIDTH_STAGE, DEPTH_STAGE):
+            steps[stage.name] = _of_stage(recipe, task, teacher, tokenizer, some, stage, samplers, Path(scratch))
+    return Timing(steps, _row_s(teacher, task, tokenizer, some))
+
+
+def name_of_sampler(sampler: SubnetSampler) -> str:
+    """As a recipe writes it."""
+    return sampler.name + (f"({sampler.counts[0]})" if sampler.counts else "")
+
+
+def _arguments(recipe: Recipe, stage: str, scratch: Path) -> TrainingArguments:
+    settings = recipe.stages[stage]
+    training = {name: value for name, value in settings.training.items() if not name.startswith(("save_", "eval_"))}
+    return dataclasses.replace(settings, training={**training, **SHORT}).arguments(scratch)
+
+
+def _batches(rows: Dataset, batch: int, task: Task) -> Dataset:
+    """As many batches as `PLACES`, each of rows of like length; of rows that belong together the first ones."""
+    if task.kind.together:
+        return rows.select(range(min(len(rows), batch * len(PLACES))))
+    order, last = np.argsort(np.asarray(rows["length"][:]), kind="stable"), max(0, len(rows) - batch)
+    chosen = [order[round(place * last) : round(place * last) + batch] for place in PLACES]
+    return rows.select(np.concatenate(chosen))
+
+
+def _timed(trainer: Any) -> list[float]:
+    """The seconds of each step but the first."""
+    clock = _Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    return clock.seconds[1:] or clock.seconds
+
+
+def _of_stage(
+    recipe: Recipe,
+    task: Task,
+    teacher: Supernet,
+    tokenizer: PreTrainedTokenizerBase,
+    some: Dataset,
+    stage: Stage,
+    samplers: dict[str, SubnetSampler],
+    scratch: Path,
+) -> dict[str, float]:
+    """Seconds of a step by sampler: those of a few steps of few sub-networks, by what each step has to compute."""
+    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, stage.grid_of(recipe.grid))
+    arguments = _arguments(recipe, stage.name, scratch)
+    own = Supernet(teacher.model, stage.grid_of(recipe.grid)) if stage is DEPTH_STAGE else teacher
+    trainer = SupernetTrainer(
+        supernet,
+        Teacher(own, task.kind, recipe.stages[stage.name].distillation.matching),
+        stage,
+        task,
+        recipe.stages[stage.name].distillation,
+        arguments,
+        samplers[SANDWICH],
+        train_dataset=some,
+        processing_class=tokenizer,
+        data_collator=task.kind.collator(tokenizer),
+    )
+    seconds = _timed(trainer)
+    subnets, geometry = list(supernet.subnets.values()), supernet.geometry
+
+    def work(sampler: SubnetSampler, step: int) -> float:
+        drawn = sampler.sample(subnets, arguments.seed, step)
+        return _work(drawn, {stage.teacher_of(subnet, geometry) for subnet in drawn}, geometry)
+
+    done = sum(work(samplers[SANDWICH], step) for step in range(4 - len(seconds), 4))
+    return {
+        name: sum(seconds) / done * fmean(work(sampler, step) for step in range(SAMPLED))
+        for name, sampler in samplers.items()
+    }
+
+
+def _work(subnets: Sequence[Subnet], teachers: set[Subnet], geometry: Geometry) -> float:
+    """What a step computes, in forward passes of the full network: a backward pass is two; first layers that
+    sub-networks have in common run once."""
+    shared = {subnet.layers[: count + 1] for subnet in subnets for count in range(len(subnet.layers))}
+    learned = sum(layers[-1].heads for layers in shared)
+    taught = sum(layer.heads for teacher in teachers for layer in teacher.layers)
+    return (3 * learned + taught) / (geometry.heads * geometry.layers)
+
+
+@torch.no_grad()
+def _row_s(teacher: Supernet, task: Task, tokenizer: PreTrainedTokenizerBase, some: Dataset) -> float:
+    """The seconds of a row's forward pass."""
+    device, seconds, count = next(teacher.parameters()).device, 0.0, 0
+    for number, batch in enumerate(batches_of(some, task.kind, tokenizer, max(1, len(some) // len(PLACES)))):
+        inputs, _ = task.kind.split({name: tensor.to(device) for name, tensor in batch.items()})
+        start = time.perf_counter()
+        teacher(**inputs)
+        if number:
+            seconds, count = seconds + time.perf_counter() - start, count + len(inputs["input_ids"])
+    return seconds / max(1, count)

@@ -1,0 +1,137 @@
+"""The recipe, from a model and a file of rows: what was guessed, and what is decided by looking at the rows."""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from dynackd.compress.guess import guess_task
+from dynackd.compress.request import Request
+from dynackd.data.model_labels import labels_of
+from dynackd.data.origins import is_place
+from dynackd.errors import UserError
+from dynackd.families.table import geometry_of, max_positions
+from dynackd.supernet.checkpoints import load_model_config
+from dynackd.tasks.loading import TaskData, load_task_data
+from dynackd.tasks.tokens import tokenize
+from dynackd.training.recipe import Recipe, apply_overrides, load_recipe, make_recipe
+
+MOST_TOKENS, STEP_OF_TOKENS, OF_ROWS = 128, 8, 0.99  # where texts are cut: this share of the rows stays whole
+LOOKED_AT = 2000  # rows whose lengths are looked at
+HELD_OUT, FEWEST, MOST, MOST_SHARE = 0.1, 200, 2000, 0.2  # share of the rows to validate on, rows, and their share
+
+
+@dataclass
+class Draft:
+    """A recipe while it is made. decided: what is to be told of it, in lines; comments: for its keys."""
+
+    recipe: Recipe
+    decided: list[str] = field(default_factory=list)
+    comments: dict[str, str] = field(default_factory=dict)
+
+    def set(self, changes: Mapping[str, Any]) -> None:
+        """`changes`: a key such as `data.max_length` -> its value."""
+        content = copy.deepcopy(dict(self.recipe.content))
+        for name, value in changes.items():
+            *parents, last = name.split(".")
+            place = content
+            for parent in parents:
+                place[parent] = dict(place.get(parent) or {})
+                place = place[parent]
+            place[last] = value
+        self.recipe = replace(make_recipe(content), file=self.recipe.file)
+
+    def decide(self, key: str, value: Any, why: str) -> None:
+        """Set a key, for a reason that is told and written above its section."""
+        self.set({key: value})
+        self.decided.append(why)
+        section = key.partition(".")[0]
+        self.comments[section] = "\n".join(filter(None, [self.comments.get(section), why]))
+
+    def says(self, key: str) -> bool:
+        """Whether the recipe says a key of a section, such as `data.max_length`."""
+        section, _, name = key.partition(".")
+        return name in (self.recipe.content.get(section) or {})
+
+
+def first_draft(request: Request, output: Path, config: PreTrainedConfig) -> Draft:
+    """The recipe that is named, or one that is guessed from the rows and the config of the model."""
+    places = [f"output_dir={str(output)!r}"] if request.output or not request.is_recipe else []
+    if request.is_recipe:
+        return Draft(load_recipe(Path(request.model), [*request.overrides, *places]))
+    assert request.data is not None
+    guess = guess_task(request.data, request.said, config, (config.architectures or [""])[0])
+    content = {
+        "model": str(Path(request.model).expanduser()) if is_place(request.model) else request.model,
+        "task": dict(guess.task),
+        "data": {"train": request.data, **({"validation": request.validation} if request.validation else {})},
+        "output_dir": str(output),
+    }
+    try:
+        draft = Draft(make_recipe(apply_overrides(content, request.overrides)))
+    except UserError as error:
+        raise UserError(f"--set: {error}" if request.overrides else str(error)) from error
+    told = f"{Path(request.data).name} is read as {guess}"
+    draft.decided.append(told)
+    draft.comments["task"] = f"{told}.\nWhat is meant otherwise: --kind, --text and --label, or change it here."
+    return draft
+
+
+def hold_out(draft: Draft) -> None:
+    """Where no rows to validate on are named, a part of the training rows becomes such."""
+    data = draft.recipe.data
+    if data.hub or data.validation or data.validation_share:
+        return
+    found = load_task_data(draft.recipe.task, data, ("train",)).train
+    assert found is not None
+    rows = len(found)
+    share = min(MOST_SHARE, max(min(HELD_OUT, MOST / rows), FEWEST / rows))
+    share = math.ceil(share * 1000) / 1000
+    draft.decide(
+        "data.validation_share",
+        share,
+        f"no --validation, so {share:.1%} of the {rows:,} rows are held out to validate on, of every label alike "
+        f"(seed {data.seed})",
+    )
+
+
+def teacher_or_not(recipe: Recipe, source: str, config: PreTrainedConfig) -> tuple[bool, TaskData]:
+    """(whether the model must be fine-tuned before it can teach, the rows with the labels that fit it). A model whose
+    head has as many outputs as the rows have labels is the teacher, and one whose labels do not fit is refused."""
+    kind, task, splits = recipe.task.kind, recipe.task, ("train", "validation")
+    if recipe.teacher is not None or kind.has_head((config.architectures or [""])[0]):
+        own = labels_of(load_model_config(source))
+        try:
+            return False, load_task_data(task, recipe.data, splits, own)
+        except UserError:
+            data = load_task_data(task, recipe.data, splits)
+            if recipe.teacher is not None or len(data.label_names) == len(own.names):
+                raise
+            return True, data
+    return True, load_task_data(task, recipe.data, splits)
+
+
+def cut_texts(draft: Draft, data: TaskData, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Where a recipe does not say it, texts are cut where nearly all rows are whole: a step costs by the longest."""
+    if draft.says("data.max_length"):
+        return
+    assert data.train is not None
+    most = min(MOST_TOKENS, max_positions(config))
+    some = data.train.shuffle(seed=draft.recipe.data.seed).select(range(min(LOOKED_AT, len(data.train))))
+    lengths = tokenize(some, data.task, tokenizer, most, max_positions=max_positions(config))[0]["length"][:]
+    needed = float(np.quantile(np.asarray(lengths), OF_ROWS))
+    length = min(most, STEP_OF_TOKENS * math.ceil(needed / STEP_OF_TOKENS))
+    whole = float((np.asarray(lengths) < most).mean()) if length == most else OF_ROWS
+    draft.decide(
+        "data.max_length", length, f"texts are cut at {length} tokens (data.max_length), which leaves {whole:.0%} whole"
+    )
+
+
+def check_grid(recipe: Recipe, config: PreTrainedConfig) -> None:
+    """`UserError` where two sizes of the grid are the same network."""
+    recipe.grid.subnets(geometry_of(config))

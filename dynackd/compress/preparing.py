@@ -1,0 +1,186 @@
+"""All that comes before the first training: the recipe is made, and what it costs is measured."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedConfig
+
+from dynackd.compress.calibrate import Timing, calibrate, name_of_sampler
+from dynackd.compress.drafting import Draft, check_grid, cut_texts, first_draft, hold_out, teacher_or_not
+from dynackd.compress.plan import Plan, StageCost, make_plan, usual_steps
+from dynackd.compress.request import Request
+from dynackd.data.origins import resolve_model
+from dynackd.errors import UserError
+from dynackd.families.table import family_of, max_positions
+from dynackd.grid import Grid
+from dynackd.report.terminal import progress
+from dynackd.supernet.checkpoints import load_config, load_model, load_tokenizer, name_outputs
+from dynackd.supernet.cost import count_parameters
+from dynackd.supernet.network import Supernet
+from dynackd.tasks.loading import TaskData
+from dynackd.tasks.tokens import tokenize
+from dynackd.training.rates import default_learning_rate
+from dynackd.training.recipe import Recipe, load_recipe
+from dynackd.training.teachers import load_teacher, refuse_student
+
+FINETUNE = "finetune"
+STAGE_S, EXPORT_S = 4.0, 20.0  # beside what depends on the rows: loading, writing; graphs, latencies, the report
+CHECKED_ROWS = 512  # on which the teacher of each stage is tried, and heads are judged
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe that is ready to be trained, and what it will cost.
+
+    finetunes: whether the model becomes a teacher only by a training. model: what it is, in words. rows: that are
+    trained on. decided: what was decided without the user, in lines; comments: for the keys of the recipe. rates: the
+    learning rate of each stage.
+    """
+
+    recipe: Recipe
+    finetunes: bool
+    plan: Plan
+    model: str
+    rows: int
+    validation_rows: int
+    rates: Mapping[str, float]
+    decided: tuple[str, ...]
+    comments: Mapping[str, str]
+
+
+def prepare(request: Request, output: Path, search_s: float, started: float) -> Prepared:
+    """Make the recipe, measure what it costs and plan the training. search_s: the seconds of the search; started: when
+    the time that may be taken began, by `time.monotonic`. `UserError` for every mistake that can be seen by now."""
+    named = load_recipe(Path(request.model), request.overrides) if request.is_recipe else None
+    source = resolve_model((named.teacher or named.model) if named else request.model)
+    config = load_config(source)
+    refuse_student(source, config)
+    family_of(config)
+    draft = first_draft(request, output, config)
+    draft.recipe.check_machine()
+    hold_out(draft)
+    check_grid(draft.recipe, config)
+    finetunes, data = teacher_or_not(draft.recipe, source, config)
+    kind = draft.recipe.task.kind
+    if finetunes and not kind.can_finetune(draft.recipe.task):
+        raise UserError(f"{source} is no {kind.noun}, and the task {kind.not_finetuned}")
+    cut_texts(draft, data, load_tokenizer(source, config, kind), config)
+    return _planned(request, draft, source, config, data, finetunes, search_s, started)
+
+
+def _planned(
+    request: Request,
+    draft: Draft,
+    source: str,
+    config: PreTrainedConfig,
+    data: TaskData,
+    finetunes: bool,
+    search_s: float,
+    started: float,
+) -> Prepared:
+    kind, recipe, positions = draft.recipe.task.kind, draft.recipe, max_positions(config)
+    assert data.train is not None
+    with progress("measuring what the steps of each stage take here"):
+        began = time.monotonic()
+        network, tokenizer = _network(source, recipe, data, finetunes), load_tokenizer(source, config, kind)
+        rows, _ = tokenize(data.train, data.task, tokenizer, recipe.data.max_length, max_positions=positions)
+        loading_s = time.monotonic() - began
+        timing = calibrate(recipe, data.task, network, tokenizer, rows, finetunes)
+    other_s = search_s + _other_s(recipe, data, network, timing, loading_s)
+    costs = [_cost(recipe, stage, timing, rows) for stage in timing.steps]
+    bound = None if request.max_minutes is None else request.max_minutes * 60 - (time.monotonic() - started)
+    plan = make_plan(costs, other_s, name_of_sampler(recipe.sampler), bound)
+    _apply(draft, plan, costs, len(data.train), request.max_minutes)
+    hidden = network.geometry.hidden
+    rates = {
+        stage: recipe.stages[stage].training.get("learning_rate") or default_learning_rate(stage, hidden)
+        for stage in timing.steps
+    }
+    return Prepared(
+        draft.recipe,
+        finetunes,
+        plan,
+        _what_it_is(recipe, config, network, finetunes),
+        math.ceil(len(data.train) * plan.share),
+        sum(map(len, data.validation.values())),
+        rates,
+        tuple(draft.decided),
+        draft.comments,
+    )
+
+
+def _network(source: str, recipe: Recipe, data: TaskData, finetunes: bool) -> Supernet:
+    """The teacher, or a network of its shape with a head that knows nothing yet."""
+    kind = recipe.task.kind
+    if not finetunes:
+        return load_teacher(source, kind)
+    config = load_config(source)
+    name_outputs(config, kind.output_names(data.label_names))
+    config.problem_type = kind.problem_type
+    torch.manual_seed(0)  # of the head
+    return Supernet(load_model(source, config, kind, new_head=True), Grid((1.0,), (1.0,))).frozen_copy()
+
+
+def _cost(recipe: Recipe, stage: str, timing: Timing, rows: Dataset) -> StageCost:
+    settings = recipe.stages[stage]
+    fields = settings.training
+    batch = fields["per_device_train_batch_size"] * fields.get("gradient_accumulation_steps", 1)
+    epoch = math.ceil(len(rows) / batch)
+    said = [name for name in ("max_steps", "num_train_epochs") if name in settings.places]
+    if "max_steps" in said and fields["max_steps"] > 0:
+        steps = fields["max_steps"]
+    else:
+        steps = math.ceil(fields["num_train_epochs"] * epoch) if said else usual_steps(epoch)
+    return StageCost(stage, epoch, timing.steps[stage], steps, bool(said))
+
+
+def _other_s(recipe: Recipe, data: TaskData, network: Supernet, timing: Timing, loading_s: float) -> float:
+    """The seconds of all that is no training: each stage reads the rows, tries its teacher and evaluates its sizes."""
+    whole = network.geometry.heads * network.geometry.layers
+    subnets = recipe.grid.subnets(network.geometry).values()
+    shares = [sum(own.heads for own in subnet.layers) / whole for subnet in subnets]
+    validation, checked = sum(map(len, data.validation.values())), min(CHECKED_ROWS, len(data.train or ()))
+    evaluated = validation * (len(timing.steps) + 2 * sum(shares)) + 6 * checked
+    exported = 4 * validation
+    return EXPORT_S + len(timing.steps) * (STAGE_S + loading_s) + (evaluated + exported) * timing.row_s
+
+
+def _apply(draft: Draft, plan: Plan, costs: list[StageCost], rows: int, max_minutes: float | None) -> None:
+    """Write what was planned into the recipe."""
+    changes: dict[str, object] = {}
+    if plan.sampler != name_of_sampler(draft.recipe.sampler):
+        changes["grid.sampler"] = plan.sampler
+    if plan.share < 1:
+        changes["data.train_rows"] = math.ceil(rows * plan.share)
+    for own, cost in zip(plan.stages, costs, strict=True):
+        if own.steps == cost.wanted and cost.said:
+            continue
+        place = f"stages.{own.stage}.training"
+        limited = draft.recipe.stages[own.stage].training.get("max_steps", -1) > 0
+        changes |= {f"{place}.max_steps": own.steps} if limited else {f"{place}.num_train_epochs": _epochs(own.epochs)}
+    draft.set(changes)
+    if plan.changed:
+        draft.decided.append(f"--max-minutes {max_minutes:g}: {', '.join(plan.changed)}")
+    draft.comments["stages"] = "how long each stage trains" + (
+        f"; --max-minutes {max_minutes:g} decided: {', '.join(plan.changed)}" if plan.changed else ""
+    )
+
+
+def _epochs(epochs: float) -> float | int:
+    """As a recipe has it: rounded down, so that no step is added."""
+    rounded = math.floor(epochs * 1000) / 1000
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+def _what_it_is(recipe: Recipe, config: PreTrainedConfig, network: Supernet, finetunes: bool) -> str:
+    sizes, kind = network.geometry, recipe.task.kind
+    role = f"no {kind.noun} for these rows yet: it is fine-tuned first" if finetunes else "it is the teacher as it is"
+    return (
+        f"{recipe.teacher or recipe.model} ({config.model_type}: {sizes.layers} layers, {sizes.heads} heads, hidden "
+        f"size {sizes.hidden}, {count_parameters(network, network.whole) / 1e6:.1f} M parameters): {role}"
+    )

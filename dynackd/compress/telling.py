@@ -1,0 +1,62 @@
+"""What the user is told before, between and after."""
+
+from rich import box
+from rich.table import Table
+
+from dynackd.compress.preparing import Prepared
+from dynackd.compress.request import Request
+from dynackd.report.terminal import console, show
+from dynackd.search.settings import option
+
+TITLES = {"finetune": "fine-tuning the teacher", "width": "training all widths", "depth": "training widths and depths"}
+
+
+def tell_plan(request: Request, prepared: Prepared) -> None:
+    """What will be done, and what it will cost."""
+    console.print(prepared.model)
+    for line in prepared.decided:
+        console.print(line)
+    grid, plan = prepared.recipe.grid, prepared.plan
+    widths, depths = (", ".join(f"{share:g}" for share in shares) for shares in (grid.widths, grid.depths))
+    console.print(f"{len(grid.specs())} sizes are trained: widths {widths} x depths {depths}; sampler {plan.sampler}")
+    show(plan_table(prepared))
+    console.print(f"then wanted: {wanted(request)}")
+
+
+def wanted(request: Request) -> str:
+    """What the student must be."""
+    budget = request.budget.to_dict() if request.budget else {}
+    parts = [f"{option(name)} {value:g}" for name, value in budget.items()]
+    least = request.least_share
+    parts += [f"the smallest that keeps {least:.0%} of the teacher's metric"] if least and not parts else []
+    parts += [f"{least:.0%} of the teacher's metric kept"] if least and request.budget else []
+    setting = request.setting
+    where = f"{setting.runtime}, {setting.threads} thread{'s' * (setting.threads > 1)}, batch {setting.batch_size}"
+    length = f"{setting.length} tokens" if setting.length else "the longest rows"
+    return f"{', '.join(parts)} (latency in {where}, {length})"
+
+
+def plan_table(prepared: Prepared) -> Table:
+    plan = prepared.plan
+    table = Table(title="What it will take here", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("step", "rows", "epochs", "steps", "s a step", "rate", "minutes"):
+        table.add_column(name, justify="left" if name == "step" else "right", no_wrap=True)
+    for own in plan.stages:
+        table.add_row(
+            TITLES[own.stage],
+            f"{prepared.rows:,}",
+            f"{own.epochs:.3g}",
+            f"{own.steps:,}",
+            f"{own.step_s:.3g}",
+            f"{prepared.rates[own.stage]:g}",
+            minutes(own.seconds),
+        )
+    rest = (f"{prepared.validation_rows:,}", "", "", "", "", minutes(plan.other_s))
+    table.add_row("evaluating, searching, exporting", *rest)
+    table.add_section()
+    table.add_row("in all", "", "", "", "", "", minutes(plan.seconds))
+    return table
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}"
