@@ -6,6 +6,7 @@ from pathlib import Path
 from dynackd.compress.preparing import prepare
 from dynackd.compress.request import Request
 from dynackd.compress.telling import tell_plan
+from dynackd.errors import UserError
 from dynackd.training.recipe import load_recipe
 from dynackd.training.runs import RunMode
 
@@ -16,6 +17,8 @@ def compress(request: Request, mode: RunMode, dry_run: bool = False) -> None:
     output = output_of(request)
     prepared = prepare(request, output, 60.0, started)
     tell_plan(request, prepared)
+    if not dry_run:
+        raise UserError("the road itself is still being written; add --dry-run")
 
 
 def output_of(request: Request) -> Path:
