@@ -178,8 +178,7 @@ class Kind(ABC):
     # --------------------------------------------------------------------------------------------------- the model
 
     def settled(self, config: Any, directory: Path) -> Mapping[str, Any]:
-        """What the config of a model that is loaded from `directory`, or is a name on the hub, must say for its outputs
-        to be told, such as a pooling: keys and values."""
+        """What the config of a model from `directory`, or of that name on the hub, must say, such as a pooling."""
         return {}
 
     def files(self, config: Any) -> Mapping[str, Any]:
@@ -193,8 +192,8 @@ class Kind(ABC):
     def check_model(self, task: "Task", model: ModelLabels | None) -> None:
         """Refuse (UserError) a trained model whose outputs are of another kind; None: the head is still to be made."""
         if model is not None and model.problem_type not in (None, self.problem_type):
-            raise UserError(f"task '{task.name}' is {a(self.name)}, but the model's problem_type is "
-                            f"{model.problem_type}")
+            own = a(self.name)
+            raise UserError(f"task '{task.name}' is {own}, but the model's problem_type is {model.problem_type}")
 
     def made(self, architecture: str, config: Any) -> bool:
         """Whether a model of this class name ("BertForSequenceClassification") and config is of this kind."""
@@ -234,7 +233,7 @@ class Kind(ABC):
         """The model's inputs of some rows, cut to `max_length` tokens, and their labels where the rows have any.
 
         A row may become several inputs: `batch["row"]` holds the rows' numbers, from 0, for a label column that says
-        which row an input is of. The kind sees to it that the values of `together` are those of a split.
+        which row an input is of.
         """
         encoded = self.encode(task, tokenizer, batch, truncation=True, max_length=max_length)
         return {**encoded, **({"labels": batch["label"]} if "label" in batch else {})}
