@@ -101,6 +101,7 @@ class TokenClassification(Kind):
     label_columns = ("labels", WORDS)
     stock_labels = ("labels",)
     pipeline_tag = pipeline = js_pipeline = "token-classification"
+    js_options = ", { aggregation_strategy: 'simple' }"
     pipeline_options = ', aggregation_strategy="first"'
     example = EXAMPLE
     reading = Reading(
