@@ -1,37 +1,38 @@
 """The report of a run: what it tells, what it leaves out, and where it is written."""
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+from made_run import EVIL, IMPORTANCE, evaluation, measured, student, write_run, write_whole_run
 
 from dynackd.errors import UserError
+from dynackd.report.charts import chart_data, importance
 from dynackd.report.html import write_report
-from dynackd.system.places import write_json
-
-SIZES = [(1.0, 1.0, 4, 40), (0.5, 1.0, 2, 20), (1.0, 0.5, 4, 40), (0.5, 0.5, 2, 20)]
-SCORES = [0.80, 0.796, 0.78, 0.70]  # of a teacher with 0.8
-COSTS = [1000, 500, 510, 250]
-
-
-def evaluation(**changes):
-    """The table of a depth stage: (0.5, 1) keeps 99.5 % of the teacher's accuracy, (1, 0.5) 97.5 %."""
-    rows = [
-        {
-            **{"width": width, "depth": depth, "heads": heads, "neurons": neurons},
-            **{"layers": [0, 1, 2, 3] if depth == 1 else [1, 3], "parameters": 2000 + cost, "flops": cost * 1000},
-            **{"metrics": {"accuracy": score}, "fidelity": {"agreement": score + 0.1, "kl": 1 - score}},
-        }
-        for (width, depth, heads, neurons), score, cost in zip(SIZES, SCORES, COSTS, strict=True)
-    ]
-    teacher = {"parameters": 3000, "flops": 1_000_000, "metrics": {"accuracy": 0.8}}
-    return {"task": "custom", "length": 16, "teacher": teacher, "subnetworks": rows, **changes}
+from dynackd.report.judging import judge_of
+from dynackd.report.reading import place_of, read_run
+from dynackd.report.searches import searched_axes
+from dynackd.report.tables import grid_table, student_table
+from dynackd.report.tradeoff import counted_axes, latency_axes
+from dynackd.report.words import lead, missing, recommended
+from dynackd.system.places import manifest_of, mark, write_json
 
 
-def write_run(directory, evaluated=None):
-    """A run with a depth stage and nothing else."""
-    (directory / "depth").mkdir(parents=True)
-    write_json(directory / "depth" / "metrics.json", {**(evaluated or evaluation()), "train_seconds": 90.0})
-    return directory
+@pytest.fixture
+def whole(tmp_path):
+    return write_whole_run(tmp_path / "run")
+
+
+def told(directory):
+    """The first paragraph."""
+    results = read_run(directory)
+    judge = judge_of(results)
+    return " ".join(lead(results, judge, latency_axes(results, judge)))
+
+
+# --- where it is written ---------------------------------------------------------------------------------------------
 
 
 def test_a_report_lies_in_the_run_with_its_pictures(tmp_path):
@@ -40,15 +41,324 @@ def test_a_report_lies_in_the_run_with_its_pictures(tmp_path):
     assert page == run / "report.html"
     assert (run / "report.png").read_bytes().startswith(b"\x89PNG")
     assert (run / "report.svg").read_text().startswith("<?xml")
-    told = "The smallest that keeps 99% of the teacher&#39;s accuracy is width 0.5 at depth 1: 0.796 of 0.800"
-    assert told in page.read_text()
+    assert "The smallest that keeps 99% of the teacher&#39;s accuracy is width 0.5 at depth 1" in page.read_text()
 
 
-def test_another_file_is_never_replaced_and_a_report_is(tmp_path):
-    run, mine = write_run(tmp_path / "run"), tmp_path / "mine.html"
+@pytest.mark.parametrize("name", ["mine.html", "mine.png", "mine.svg"])
+def test_another_file_is_never_replaced_and_a_report_is(tmp_path, name):
+    run, mine = write_run(tmp_path / "run"), tmp_path / name
     mine.write_text("mine")
-    with pytest.raises(UserError, match="is a file already, and no report"):
-        write_report(run, mine)
+    with pytest.raises(UserError, match=f"{name} is a file already, and no report"):
+        write_report(run, tmp_path / "mine.html")
+    assert [path.name for path in tmp_path.iterdir() if path != run] == [name]
     assert mine.read_text() == "mine"
     for _ in range(2):
         write_report(run, Path(tmp_path / "told.html"))
+
+
+def test_a_report_in_a_directory_of_ours_belongs_to_it(tmp_path):
+    # Else --overwrite would refuse to replace the stage, for the sake of a file that we wrote.
+    depth = write_run(tmp_path / "run") / "depth"
+    mark(depth, "a supernet of the depth stage", ["metrics.json"])
+    write_report(depth)
+    manifest = manifest_of(depth)
+    assert manifest.what == "a supernet of the depth stage"
+    assert all(manifest.has(name) for name in ("metrics.json", "report.html", "report.png", "report.svg"))
+
+
+def test_the_same_run_gives_the_same_files(whole, tmp_path):
+    pages = [write_report(whole, tmp_path / name / "report.html") for name in ("a", "b")]
+    for suffix in (".html", ".svg", ".png"):
+        first, second = (page.with_suffix(suffix).read_bytes() for page in pages)
+        assert first == second
+
+
+def test_the_page_is_one_file_of_a_few_megabytes_that_names_no_other_place(whole):
+    page = write_report(whole)
+    assert page.stat().st_size < 3_000_000
+    text = re.sub(r'<script type="text/plain" id="library">.*?</script>', "", page.read_text(), flags=re.DOTALL)
+    assert not re.findall(r"""\b(?:src|srcset|url|@import)\s*[=(]|https?://|//[a-z]+\.[a-z]+/""", text)
+    assert set(re.findall(r'href="([^"]*)"', text)) <= {
+        *("#main", "#tradeoff", "#grid", "#students", "#training", "#importance", "#made")
+    }
+
+
+def test_what_a_run_holds_is_escaped_everywhere(whole):
+    text = write_report(whole).read_text()
+    assert EVIL not in text
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;" in text  # the class, in its table
+    assert text.count("<script") == text.count("</script>") == 4  # data, colours, library, and the page's own
+
+
+# --- the result in words ---------------------------------------------------------------------------------------------
+
+
+def test_the_first_paragraph_tells_the_smallest_good_size_and_the_fastest_file(whole):
+    assert told(whole) == (
+        "4 sizes came out of one training. The smallest that keeps 99% of the teacher's accuracy is width 0.5 at depth "
+        "1: 0.796 of 0.800 on 24 validation rows, with 50% of its FLOPs and 83% of its parameters. The fastest "
+        "measured file, 0.5 × 0.5 in ONNX Runtime, int8, takes 1 ms where the teacher takes 8 ms at its fastest, in "
+        "ONNX Runtime: 8.0 times as long; it keeps 87% of its accuracy (16 tokens, batch 1, 1 thread)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "promise", "size"),
+    [
+        ([0.8, 0.8, 0.8, 0.795], 0.99, (0.5, 0.5)),
+        ([0.8, 0.77, 0.785, 0.7], 0.99, (1.0, 1.0)),
+        ([0.79, 0.77, 0.786, 0.7], 0.98, (1.0, 0.5)),
+        ([0.74, 0.73, 0.7, 0.2], 0.9, (0.5, 1.0)),
+        ([0.4, 0.6, 0.5, 0.2], 0.6 / 0.8, (0.5, 1.0)),  # none is good: the best
+    ],
+)
+def test_the_size_that_is_recommended_is_the_cheapest_that_keeps_the_largest_promise(tmp_path, scores, promise, size):
+    results = read_run(write_run(tmp_path / "run", evaluation(scores=scores)))
+    found, row = recommended(results, judge_of(results))
+    assert found == pytest.approx(promise)
+    assert (row["width"], row["depth"]) == size
+
+
+def test_of_an_error_less_is_better(tmp_path):
+    results = read_run(write_run(tmp_path / "run", evaluation("mse", [0.5, 0.505, 0.8, 1.0], teacher=0.5)))
+    judge = judge_of(results)
+    assert judge.share(1.0) == 0.5
+    assert recommended(results, judge)[1]["width"] == 0.5
+
+
+def test_rows_without_labels_are_told_by_how_closely_they_follow(tmp_path):
+    content = evaluation()
+    content["teacher"]["metrics"] = {}
+    for row, cosine in zip(content["subnetworks"], (0.97, 0.95, 0.9, 0.8), strict=True):
+        row |= {"metrics": {}, "fidelity": {"cosine": cosine}}
+    run = write_run(tmp_path / "run", content)
+    assert "They follow the teacher with cosine from 0.800 (width 0.5 at depth 0.5) to 0.970" in told(run)
+    write_report(run)
+
+
+def test_what_is_missing_is_told_with_the_command_that_adds_it(tmp_path):
+    results = read_run(write_run(tmp_path / "run"))
+    judge = judge_of(results)
+    lacks = missing(results, judge, counted_axes(results, judge), "runs/a")
+    assert set(lacks) == {"latency", "students", "importance", "training"}
+    assert lacks["latency"].command.startswith("dynackd benchmark runs/a/teacher runs/a/student ")
+    assert lacks["students"].command.startswith("dynackd export runs/a/depth --width 0.5 --depth 1 --int8 ")
+
+
+def test_nothing_is_missing_of_a_whole_run_but_the_size_that_was_told(whole):
+    results = read_run(whole)
+    judge = judge_of(results)
+    assert set(missing(results, judge, latency_axes(results, judge), "run")) == {"students"}
+
+
+# --- the picture's points --------------------------------------------------------------------------------------------
+
+
+def points_of(axis):
+    return {(series.name, point.label): (point.x, point.y) for series in axis.series for point in series.points}
+
+
+def test_every_measured_file_stands_at_its_latency_and_its_own_score(whole):
+    results = read_run(whole)
+    (axis,) = latency_axes(results, judge_of(results))
+    assert points_of(axis) == {
+        ("torch", "0.5 × 0.5"): (5.0, 0.70),
+        ("torch", "teacher"): (20.0, 0.8),
+        ("ONNX Runtime", "0.5 × 0.5"): (2.0, 0.70),
+        ("ONNX Runtime", "teacher"): (8.0, 0.8),
+        ("ONNX Runtime, int8", "0.5 × 0.5"): (1.0, 0.696),
+    }
+    int8 = next(series for series in axis.series if series.name.endswith("int8")).points[0]
+    assert "8.0 times as fast as the teacher in ONNX Runtime" in int8.told
+    assert "2.5 MB" in int8.told
+
+
+def test_each_shape_and_number_of_threads_has_an_axis_of_its_own(whole):
+    content = json.loads((whole / "latency.json").read_text())
+    content["rows"] += [measured("students/half", 9.0, threads=2), measured("students/half", 30.0, length=64)]
+    content["rows"] += [measured("somebody/elses", 30.0, length=128)]  # of no score: in the table alone
+    write_json(whole / "latency.json", content)
+    results = read_run(whole)
+    assert [axis.name for axis in latency_axes(results, judge_of(results))] == [
+        "latency at 16 tokens, batch 1, 1 thread",
+        "latency at 16 tokens, batch 1, 2 threads",
+        "latency at 64 tokens, batch 1, 1 thread",
+    ]
+
+
+def test_what_export_measured_is_shown_too(tmp_path):
+    run = write_run(tmp_path / "run")
+    rows = [{"path": path, "runtime": "onnxruntime", "provider": "cpu", "batch_size": 1, "length": 32, "p50_ms": p50}
+            for path, p50 in (("teacher", 9.0), ("student", 3.0), ("onnx/model_quantized.onnx", 1.5))]
+    (run / "student").mkdir()
+    latency = {"machine": "a machine", "threads": 1, "rows": rows}
+    write_json(run / "student" / "export.json", student(latency=latency))
+    results = read_run(run)
+    (axis,) = latency_axes(results, judge_of(results))
+    assert points_of(axis)["ONNX Runtime, int8", "0.5 × 0.5"] == (1.5, 0.696)
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/elsewhere/run/students/half", ("students/half", "")),
+        ("students/half/onnx/model_quantized.onnx", ("students/half", "onnx/model_quantized.onnx")),
+        ("./teacher", ("teacher", "")),
+        ("C:\\runs\\run\\teacher", ("teacher", "")),
+        ("/teacher/of/another/student", ("/teacher/of/another/student", "")),
+        ("other/model.onnx", ("other/model.onnx", "")),
+    ],
+)
+def test_a_path_of_a_benchmark_is_found_again_wherever_it_was_measured(path, place):
+    assert place_of(path, {"teacher", "students/half", "half"}) == place
+
+
+def test_the_counted_costs_have_every_size_by_depth_and_the_teacher(whole):
+    results = read_run(whole)
+    flops, parameters = counted_axes(results, judge_of(results))
+    assert points_of(flops)["depth 0.5", "0.5"] == (0.25, 0.70)
+    assert points_of(parameters)["teacher", "teacher"] == (0.003, 0.8)
+    exported = [point.told[-1] for series in flops.series for point in series.points if "exported" in point.told[-1]]
+    assert exported == ["exported: students/half"]
+
+
+def test_a_search_is_shown_by_its_metric_on_the_validation_rows(whole):
+    results = read_run(whole)
+    (axis,) = searched_axes(results, judge_of(results))
+    points = points_of(axis)
+    assert points["chosen", "chosen"] == (2.5, 0.79)
+    assert points["best of the grid", "best of the grid"] == (2.4, 0.70)
+    assert "asked for max_latency_ms 3, onnxruntime, 16 tokens" in write_report(whole).read_text()
+
+
+# --- tables, heat maps, curves ---------------------------------------------------------------------------------------
+
+
+def column(table, name):
+    place = [title for title, _ in table.columns].index(name)
+    return [row[place].text for row in table.rows]
+
+
+def test_the_grids_table_begins_with_what_counts_and_ends_with_the_teacher(whole):
+    results = read_run(whole)
+    table = grid_table(results, judge_of(results))
+    assert [name for name, _ in table.columns][:4] == ["width", "depth", "accuracy", "share"]
+    assert column(table, "share") == ["100.0%", "99.5%", "97.5%", "87.5%", "100.0%"]
+    assert column(table, "width")[-1] == "teacher"
+
+
+def test_a_refused_file_is_told_with_its_reason(whole):
+    results = read_run(whole)
+    table = student_table(results, judge_of(results))
+    assert column(table, "file")[-1] == "onnx/model_fp16.onnx"
+    assert column(table, "verdict")[-1] == "refused: it loses 0.2000 of accuracy"
+    assert column(table, "drop")[2:] == ["+0.0040", "+0.2000"]
+
+
+def test_the_heat_maps_show_every_metric_fidelity_and_cost(whole):
+    results = read_run(whole)
+    heat = chart_data(results, judge_of(results), [])["heat"]
+    assert (heat["widths"], heat["depths"]) == (["0.5", "1"], ["0.5", "1"])
+    looks = {look["name"]: look for look in heat["looks"]}
+    assert list(looks) == [
+        *("accuracy", "share of the teacher's accuracy", "fidelity: agreement", "fidelity: KL"),
+        *("M parameters", "MFLOPs"),
+    ]
+    assert looks["accuracy"]["values"] == [[0.70, 0.78], [0.796, 0.80]]
+    assert [look["less_is_better"] for look in looks.values()] == [False, False, False, True, True, True]
+
+
+def test_every_term_of_every_stage_is_drawn(whole):
+    results = read_run(whole)
+    losses = chart_data(results, judge_of(results), [])["losses"]
+    assert [(own["stage"], [term["name"] for term in own["terms"]]) for own in losses] == [
+        ("teacher", ["loss"]),
+        ("width", ["loss", "logits", "wr pair"]),
+        ("depth", ["loss", "logits", "wr pair"]),
+    ]
+    assert losses[0]["terms"][0]["values"][:2] == [1.0, 0.5]
+
+
+def test_a_width_keeps_what_its_first_heads_and_neurons_held(whole):
+    data = importance(read_run(whole))
+    assert data["after"][0] == [0.4, 0.3, 0.2, 0.1]
+    half = next(cut for cut in data["cuts"] if cut["width"] == 0.5)
+    assert half["heads_before"] == pytest.approx(0.5)
+    assert half["heads_after"] == pytest.approx(0.7)
+    assert (half["neurons_before"], half["neurons_after"]) == (0.5, 0.9)
+
+
+# --- what is there, and what is not ----------------------------------------------------------------------------------
+
+
+def test_another_metric_can_be_asked_for(whole):
+    assert "accuracy against" in write_report(whole, metric="accuracy").read_text()
+    with pytest.raises(UserError, match="--metric: 'acuracy' is unknown, did you mean 'accuracy'"):
+        write_report(whole, metric="acuracy")
+
+
+@pytest.mark.parametrize("part", ["teacher", "width", "depth", "students", "latency.json", "search"])
+def test_a_run_that_lacks_a_part_is_told_without_it(whole, part):
+    gone = whole / part
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    assert write_report(whole).stat().st_size > 1_000_000
+
+
+@pytest.mark.parametrize("place", ["teacher", "width", "depth", "students/half"])
+def test_a_single_directory_of_a_run_can_be_told(whole, place):
+    text = write_report(whole / place).read_text()
+    assert f"<h1>{place.rpartition('/')[2]}</h1>" in text
+
+
+FILES = ["depth/metrics.json", "latency.json", "students/half/export.json", "width/origin.json", "search/search.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", '{"rows": 3, "subnetworks": [], "teacher": 1, "choice": 2}'])
+def test_damaged_and_foreign_files_are_left_out(whole, content):
+    for file in FILES:
+        (whole / file).write_text(content)
+    text = write_report(whole).read_text()
+    damaged = re.search(r"could not be read: (.*)\.</p>", text)
+    assert set(damaged[1].split(", ") if damaged else ()) == (set() if content.startswith('{"rows') else set(FILES))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_one_foreign_file_does_no_harm_to_the_others(whole, file):
+    (whole / file).write_text('{"subnetworks": [{}], "teacher": {}, "rows": [{"path": "x"}], "choice": {"a": 1}}')
+    results = read_run(whole)
+    judge = judge_of(results)
+    axes = [*latency_axes(results, judge), *searched_axes(results, judge), *counted_axes(results, judge)]
+    assert lead(results, judge, axes)
+    assert grid_table(results, judge) is not None
+    chart_data(results, judge, axes)
+
+
+def test_a_training_that_goes_on_is_told_as_such(whole):
+    (whole / "depth").rename(whole / "depth-checkpoints")
+    (whole / "depth-checkpoints" / "metrics.json").unlink()
+    with (whole / "depth-checkpoints" / "log.jsonl").open("a") as log:
+        log.write('{"loss": 0.')  # a line that is being written
+    results = read_run(whole)
+    assert [(own.name, own.finished) for own in results.trainings][-1] == ("depth", False)
+    assert results.judged.name == "width"
+    write_report(whole)
+
+
+def test_a_run_of_an_older_version_has_no_importance_and_names_no_main_metric(whole):
+    (whole / "width" / "importance.json").unlink()
+    content = evaluation()
+    del content["main_metric"]
+    write_json(whole / "depth" / "metrics.json", content)
+    assert judge_of(read_run(whole)).metric == "accuracy"
+    text = write_report(whole).read_text()
+    assert "dynackd train-width RECIPE --overwrite" in text
+
+
+def test_values_that_are_no_numbers_are_gaps(whole):
+    content = evaluation(scores=[float("nan"), 0.796, None, 0.7])
+    (whole / "depth" / "metrics.json").write_text(json.dumps(content))
+    write_json(whole / "width" / "importance.json", {**IMPORTANCE, "heads": 3})
+    text = write_report(whole).read_text()
+    data = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]
+    assert "NaN" not in data
+    json.loads(data)
