@@ -7,7 +7,7 @@ SVG.
 import base64
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -30,13 +30,16 @@ PICTURES = (".png", ".svg")
 MARK = "dynackd report"  # in each of the three files: what may be replaced
 
 
-def write_report(run: Path, output: Path | None = None, metric: str | None = None) -> Path:
+def write_report(
+    run: Path, output: Path | None = None, metric: str | None = None, also: Sequence[Path] = ()
+) -> Path:
     """Write the report of what lies in `run`: a run's directory, a supernet's or a student's. Returns the HTML file,
     by default `run/report.html`; the pictures get its name with .png and .svg. metric: by which it is told, the task's
-    main one by default. `UserError` where nothing of ours lies there or what stands at the output is not a report."""
+    main one by default. also: students and tables of `benchmark --json` that lie elsewhere. `UserError` where nothing
+    of ours lies there or what stands at the output is not a report."""
     output = output or run / REPORT
     check_output(output)
-    results = read_run(run)
+    results = read_run(run, also)
     judge = judge_of(results, metric)
     axes = [*latency_axes(results, judge), *searched_axes(results, judge), *counted_axes(results, judge)]
     data = chart_data(results, judge, axes)

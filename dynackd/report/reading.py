@@ -3,7 +3,7 @@ older one. What is missing is left out; what is damaged is left out and told."""
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,22 +134,33 @@ class Reader:
         step = max(1, math.ceil(len(rows) / MOST_LOGGED))
         return tuple(rows[::step])
 
+    def place(self, directory: Path) -> str:
+        """The path from the run's directory, or the name of that itself and of one that lies elsewhere."""
+        inside = directory != self.home and directory.is_relative_to(self.home)
+        return self.relative(directory) if inside else directory.resolve().name
+
     def relative(self, file: Path) -> str:
-        return file.relative_to(self.home).as_posix()
+        """The path from the run's directory, or the whole of one that lies elsewhere."""
+        return (file.relative_to(self.home) if file.is_relative_to(self.home) else file).as_posix()
 
 
-def read_run(directory: Path) -> Results:
+def read_run(directory: Path, also: Sequence[Path] = ()) -> Results:
     """What lies in a run's directory, or in a single teacher's, supernet's or student's; `UserError` where nothing of
-    ours does."""
+    ours does. also: students, and tables of `benchmark --json`, that lie elsewhere."""
     if not directory.is_dir():
         raise UserError(f"{directory} is no directory; name a run's, such as runs/reviews")
+    for path in also:
+        known = (path / "export.json").is_file() if path.is_dir() else path.is_file() and path.suffix == ".json"
+        if not known:
+            raise UserError(f"--also: {path} is neither a student nor a table of benchmark --json")
     reader, home = Reader(directory), directory.resolve()
     trainings = sorted((_training(reader, own) for own in _stages(directory)), key=_order)
     finished = {own.name for own in trainings if own.finished}
     kept = tuple(own for own in trainings if own.finished or own.name not in finished)
+    exported = [*_below(directory, "export.json"), *(path / "export.json" for path in also if path.is_dir())]
     students = tuple(
-        Student(reader.relative(file.parent) if file.parent != directory else home.name, about)
-        for file in _below(directory, "export.json")
+        Student(reader.place(file.parent), about)
+        for file in exported
         if (about := reader.json(file)).get("parameters")
     )
     if not kept and not students:
@@ -158,7 +169,8 @@ def read_run(directory: Path) -> Results:
             "in it), a supernet's or a student's"
         )
     places = {own.name for own in kept} | {own.place for own in students}
-    measured = (*_benchmarks(reader, places), *_measured_at_export(students))
+    tables = [*sorted(directory.glob("*.json")), *(path for path in also if path.is_file())]
+    measured = (*_benchmarks(reader, tables, places), *_measured_at_export(students))
     searches = tuple(
         Search(reader.relative(file.parent), found)
         for file in _below(directory, SEARCH_FILE)
@@ -211,9 +223,9 @@ def _order(training: Training) -> tuple[int, str]:
 # --- latencies -------------------------------------------------------------------------------------------------------
 
 
-def _benchmarks(reader: Reader, places: set[str]) -> Iterator[Measured]:
-    """What `benchmark --json` measured of this run: the JSON files directly in its directory, by what they hold."""
-    for file in sorted(reader.home.glob("*.json")):
+def _benchmarks(reader: Reader, files: Sequence[Path], places: set[str]) -> Iterator[Measured]:
+    """What `benchmark --json` measured of this run, told from other JSON files by what they hold."""
+    for file in files:
         content = reader.json(file)
         table = content.get("latency", content)  # a quickstart's summary has it inside
         rows = table.get("rows") if isinstance(table, dict) else None

@@ -46,6 +46,11 @@ CASES = [
         lambda d: (d / "mine.svg").write_text("mine\n"),
     ),
     Bad(
+        "a report that is to tell of a folder that is no student",
+        "report {d}/run --also {d}/encoder",
+        "--also: {d}/encoder is neither a student nor a table of benchmark --json",
+    ),
+    Bad(
         "a report by a metric that the run has not",
         "report {d}/run --metric acuracy",
         "--metric: 'acuracy' is unknown, did you mean 'accuracy'? known: accuracy",

@@ -186,6 +186,17 @@ def test_each_shape_and_number_of_threads_has_an_axis_of_its_own(whole):
     ]
 
 
+def test_students_and_benchmarks_that_lie_elsewhere_can_be_named(whole, tmp_path):
+    (whole / "students" / "half").rename(tmp_path / "student")
+    rows = [measured("runs/run/teacher", 8.0), measured("student", 2.0)]
+    (whole / "latency.json").unlink()
+    write_json(tmp_path / "benchmark.json", {"machine": "a machine", "rows": rows})
+    assert not latency_axes(read_run(whole), judge_of(read_run(whole)))
+    results = read_run(whole, [tmp_path / "student", tmp_path / "benchmark.json"])
+    (axis,) = latency_axes(results, judge_of(results))
+    assert points_of(axis) == {("ONNX Runtime", "0.5 × 0.5"): (2.0, 0.70), ("ONNX Runtime", "teacher"): (8.0, 0.8)}
+
+
 def test_what_export_measured_is_shown_too(tmp_path):
     run = write_run(tmp_path / "run")
     rows = [{"path": path, "runtime": "onnxruntime", "provider": "cpu", "batch_size": 1, "length": 32, "p50_ms": p50}
