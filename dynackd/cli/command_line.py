@@ -76,6 +76,8 @@ def _complain(sentence: str) -> None:
 
 def _way_on(typed: Sequence[str], interruption: Interruption) -> str:
     """What to do after an interruption: how to go on where something is kept, how to begin again otherwise."""
+    if typed and typed[0] in COMMANDS and COMMANDS[typed[0]].kept:
+        return f"; what it found is kept; go on with: {shlex.join(processes.again(typed, False))}"
     if typed and not (typed[0] in COMMANDS and COMMANDS[typed[0]].resumable):
         return "; nothing was written"
     resume = interruption.resumable or "--resume" in typed

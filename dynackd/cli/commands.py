@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dynackd.cli import compress, export, measure, report, train
+from dynackd.cli import compress, export, measure, report, search, train
 from dynackd.cli.arguments import add_nothing, add_recipe
 
 
@@ -17,6 +17,7 @@ class Command:
     add: Callable[[ArgumentParser], None]
     run: Callable[[Namespace], None]
     resumable: bool = False  # it has --resume
+    kept: bool = False  # it goes on by itself from what an interrupted one has kept
     shared: bool = False  # several processes can share it; otherwise it is one process's work
 
 
@@ -71,6 +72,13 @@ COMMANDS = {
         "dynackd evaluate runs/sst2/depth --json evaluation.json",
         measure.add_evaluate,
         measure.evaluate,
+    ),
+    "search": Command(
+        "find the best sub-network for a budget, each layer with sizes of its own",
+        "dynackd search runs/sst2/depth --max-latency-ms 5 --length 64 --threads 2",
+        search.add_search,
+        search.search,
+        kept=True,
     ),
     "export": Command(
         "slice one size out of a supernet, as a torch and an ONNX model",

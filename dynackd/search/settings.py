@@ -84,12 +84,14 @@ class Setting:
 @dataclass(frozen=True)
 class Effort:
     """How long to look: how many sub-networks are evaluated, on how many rows, and how many sizes are measured to learn
-    what latency depends on. The same seed, supernet and measurements give the same result. Raises `UserError`."""
+    what latency depends on. The same seed, supernet and measurements give the same result; remeasure: whether what was
+    measured earlier is measured anew. Raises `UserError`."""
 
     evaluations: int = 300
     rows: int = 256
-    samples: int = 24
+    samples: int = 32
     seed: int = 0
+    remeasure: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("evaluations", 1), ("rows", 8), ("samples", 8), ("seed", 0)):

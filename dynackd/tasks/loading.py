@@ -104,9 +104,16 @@ def _cut_off_validation(task: Task, rows: Rows, share: float, seed: int) -> dict
 
 
 def _subset(dataset: Dataset, rows: int | None, seed: int) -> Dataset:
-    if rows is None or rows >= len(dataset):
-        return dataset
-    return dataset.select(np.random.default_rng(seed).permutation(len(dataset))[:rows])
+    return dataset if rows is None or rows >= len(dataset) else dataset.select(taken(len(dataset), rows, seed)[0])
+
+
+def taken(count: int, rows: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places of the rows that `data.train_rows` or `validation_rows` takes of so many, and of those that it leaves,
+    both in random order but for all rows, which keep theirs."""
+    if rows is None or rows >= count:
+        return np.arange(count), np.arange(0)
+    order = np.random.default_rng(seed).permutation(count)
+    return order[:rows], order[rows:]
 
 
 def _with_names(task: Task, mapping: LabelMap | None) -> Task:

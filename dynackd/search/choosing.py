@@ -1,0 +1,214 @@
+"""The choice: of the best by their losses, the one with the best metric that meets the budget as it was measured."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from dynackd.errors import UserError
+from dynackd.search.costs import Cost
+from dynackd.search.quality import Metric
+from dynackd.search.settings import COSTS, Budget, option
+from dynackd.search.space import Space
+from dynackd.subnet import Subnet
+
+BEST = 6  # of the lowest losses that are exported, timed and judged by the metric
+EVEN = 3  # of the same share everywhere
+SHOWN = 6  # of the front, beside those
+ROUNDS = 4  # of sub-networks that are timed before it is given up
+ALONG = 10  # of the front where the budget bounds no cost
+WRITTEN = {
+    "latency_ms": "{:.2f} ms",
+    "parameters": "{:,.0f} parameters",
+    "size_mb": "{:.2f} MB",
+    "flops": "{:,.0f} FLOPs",
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A sub-network as it was judged and measured."""
+
+    subnet: Subnet
+    loss: float
+    metric: float
+    latency_ms: float
+    size_mb: float
+
+
+class Timing(NamedTuple):
+    """What is measured of an exported sub-network, and the full network's latency beside it."""
+
+    latency_ms: float
+    size_mb: float
+    full_ms: float
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a search found. front: ascending in cost, the choice among them."""
+
+    choice: Candidate
+    grid: Candidate | None
+    full: Candidate
+    front: list[Candidate]
+
+    def named(self) -> dict[str, Candidate | None]:
+        return {"choice": self.choice, "grid": self.grid, "full": self.full}
+
+    @property
+    def reported(self) -> list[Subnet]:
+        """The sub-networks that validation rows report on."""
+        return list(dict.fromkeys(own.subnet for own in self.named().values() if own))
+
+
+@dataclass
+class Chooser:
+    """Chooses among sub-networks whose losses are known.
+
+    axis: the cost that the front is drawn over. timed: (ms, MB, ms of the full network) of exported sub-networks.
+    """
+
+    budget: Budget
+    axis: str
+    costs: Mapping[str, Cost]
+    losses: Mapping[Subnet, float]
+    metric: Metric
+    timed: Callable[[Sequence[Subnet]], list[tuple[float, float, float]]]
+    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None
+    known: dict[Subnet, Candidate] = field(default_factory=dict)
+
+    def choose(self, asked: Sequence[Subnet], even: Sequence[Subnet], whole: Subnet) -> Chosen:
+        """Of the sub-networks `asked`, some of which are of the same share everywhere. Raises `UserError`."""
+        front = self._front(asked)
+        bounded = bool(self.budget.bounds)
+        order = self._by_loss if bounded else self._along
+        choice = self._first_fit([order(asked), order(even)], [BEST if bounded else ALONG, EVEN if bounded else ALONG])
+        grid = self._best([own for own in even if own in self.known])
+        shown = [own for own in self._thinned(front, SHOWN) if own not in self.known]
+        self._judge([*shown, whole])
+        kept = set(self._front([own for own in self.known if own in set(asked)])) | {choice.subnet}
+        drawn = sorted(kept, key=lambda own: self.costs[self.axis](own))
+        return Chosen(choice, grid, self.known[whole], [self.known[own] for own in drawn])
+
+    # ------------------------------------------------------------------------------------------------------- orders
+
+    def _front(self, subnets: Sequence[Subnet]) -> list[Subnet]:
+        """Those than which no other is both cheaper and nearer to the full network, ascending in cost."""
+        cost, found = self.costs[self.axis], list[Subnet]()
+        for own in sorted(subnets, key=lambda own: (cost(own), self.losses.get(own, 0.0))):
+            if not found or self.losses[own] < self.losses[found[-1]]:
+                found.append(own)
+        return found
+
+    def _by_loss(self, subnets: Sequence[Subnet]) -> list[Subnet]:
+        return sorted(subnets, key=lambda own: self.losses[own])
+
+    def _along(self, subnets: Sequence[Subnet]) -> list[Subnet]:
+        """The front from the cheapest on, thinned at first and what lies between afterwards."""
+        front = self._front(subnets)
+        first = self._thinned(front, ALONG)
+        return [*first, *(own for own in front if own not in set(first))]
+
+    @staticmethod
+    def _thinned(subnets: Sequence[Subnet], most: int) -> list[Subnet]:
+        """At most so many, at equal distances, the first and the last among them."""
+        if len(subnets) <= most:
+            return list(subnets)
+        return [subnets[round(place * (len(subnets) - 1) / (most - 1))] for place in range(most)]
+
+    # ------------------------------------------------------------------------------------------------------ judging
+
+    def _judge(self, subnets: Sequence[Subnet]) -> None:
+        """Export, time and judge those that are not known."""
+        new = [own for own in dict.fromkeys(subnets) if own not in self.known]
+        timings = [Timing(*own) for own in self.timed(new)]
+        for place, (own, timing) in enumerate(zip(new, timings, strict=True)):
+            self.on_progress("judging the best", place, len(new))
+            value = self.metric.of(own)
+            self.known[own] = Candidate(own, self.losses.get(own, 0.0), value, timing.latency_ms, timing.size_mb)
+        if new:
+            self.on_progress("judging the best", len(new), len(new))
+
+    def _costs(self, own: Candidate) -> dict[str, float]:
+        """What a candidate costs as it was measured and counted."""
+        counted = {name: self.costs[name](own.subnet) for name in ("parameters", "flops")}
+        return counted | {"latency_ms": own.latency_ms, "size_mb": own.size_mb}
+
+    def _meets(self, own: Candidate) -> bool:
+        return self._within(own) and self.metric.reaches(own.metric, self.budget.min_metric)
+
+    def _within(self, own: Candidate) -> bool:
+        costs = self._costs(own)
+        return all(costs[name] <= most for name, most in self.budget.bounds.items())
+
+    def _best(self, subnets: Sequence[Subnet]) -> Candidate | None:
+        """The best of those that were measured and meet the budget: by the metric, or, where no cost is bounded, by
+        what they cost."""
+        met = [own for own in map(self.known.__getitem__, subnets) if self._meets(own)]
+        if self.budget.bounds:
+            return min(met, key=lambda own: (self.metric.rank(own.metric), own.loss), default=None)
+        return min(met, key=lambda own: own.latency_ms, default=None)
+
+    def _first_fit(self, orders: Sequence[Sequence[Subnet]], counts: Sequence[int]) -> Candidate:
+        """The best of the first of all `orders`, so many of each; where none meets the budget as measured, of the next,
+        which by then are those that the models, set right by what was measured, expect to fit."""
+        for _ in range(ROUNDS):
+            wanted = []
+            for order, count in zip(orders, counts, strict=True):
+                wanted += [own for own in order if own not in self.known and self._expected(own)][:count]
+            if not wanted:
+                break
+            self._judge(wanted)
+            if found := self._best(list(self.known)):
+                return found
+        raise UserError(self._why_none())
+
+    def _expected(self, subnet: Subnet) -> bool:
+        """Whether the models, set right by the median of what was measured, expect it to fit."""
+        for name, most in self.budget.bounds.items():
+            off = [self._costs(own)[name] / max(1e-9, self.costs[name](own.subnet)) for own in self.known.values()]
+            if self.costs[name](subnet) * (sorted(off)[len(off) // 2] if off else 1.0) > most * (0.98 if off else 1.0):
+                return False
+        return True
+
+    def _why_none(self) -> str:
+        """What comes closest, in one sentence."""
+        tried = list(self.known.values())
+        within = [own for own in tried if self._within(own)]
+        least = self.budget.min_metric
+        if least is not None and (within or not self.budget.bounds):
+            best = min(within or tried, key=lambda own: self.metric.rank(own.metric))
+            inside = " within the budget" if self.budget.bounds else ""
+            return (
+                f"no sub-network{inside} reaches --min-metric {least:g}: the best of {len(tried)} that were judged has "
+                f"{self.metric.name} {best.metric:.4f}"
+            )
+        closest = min(tried, key=lambda own: self._excess(own))
+        name, most = max(self.budget.bounds.items(), key=lambda bound: self._costs(closest)[bound[0]] / bound[1])
+        return (
+            f"no sub-network meets the budget as measured: of {len(tried)} that were exported the closest has "
+            f"{told(name, self._costs(closest)[name])}, and {bound_of(name)} is {most:g}"
+        )
+
+    def _excess(self, own: Candidate) -> float:
+        return max(self._costs(own)[name] / most for name, most in self.budget.bounds.items())
+
+
+def bound_of(cost: str) -> str:
+    """The option that bounds a cost."""
+    return option(next(name for name, own in COSTS.items() if own == cost))
+
+
+def told(cost: str, value: Any) -> str:
+    """A cost with its unit."""
+    return WRITTEN[cost].format(value)
+
+
+def refuse_impossible(budget: Budget, costs: Mapping[str, Cost], space: Space) -> None:
+    """`UserError` where even the smallest sub-network exceeds a bound."""
+    for name, most in budget.bounds.items():
+        if name in costs and (least := costs[name](space.smallest)) > most:
+            raise UserError(
+                f"{bound_of(name)} {most:g} is less than the smallest sub-network has: one layer of one head and "
+                f"{space.neurons[0]:,} neurons comes to {told(name, least)}"
+            )

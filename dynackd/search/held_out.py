@@ -1,0 +1,142 @@
+"""The rows by which a search judges: two parts of the training rows that have no text in common with one another or
+with the validation rows, and that the supernet has not trained on where there are such."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from dynackd.data.model_labels import labels_of
+from dynackd.data.origins import read_origin, rows_record
+from dynackd.errors import UserError
+from dynackd.families.table import max_positions
+from dynackd.report.terminal import console
+from dynackd.supernet.network import Supernet
+from dynackd.tasks.kind import Task
+from dynackd.tasks.loading import TaskData, load_task_data, taken
+from dynackd.tasks.tokens import tokenize
+from dynackd.training.recipe import Recipe
+
+CHOICE = 4  # times as many rows for the choice, where a few sub-networks are judged, as for the search
+FEWEST = 64  # rows that the supernet has not trained on; fewer tell too little, and others are taken
+# Whether the supernet has trained on the rows -> how that is told.
+TRAINED = {
+    False: "training rows that the supernet has not seen, beyond data.train_rows",
+    True: "rows that the supernet has trained on: it was trained on all that data.train holds",
+    None: "rows of data.train; whether the supernet has trained on them is not known, since it was trained on others "
+    "than this recipe names",
+}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Tokenised rows to compare candidates on (`search`) and to choose among the best (`choice`), which `task`, the
+    task of the choice, knows the texts of; `places` of both among all training rows.
+
+    trained_on: whether the supernet has trained on them; None where that cannot be told. validation: by suffix, with
+    the task of those rows; none where they are not to be had.
+    """
+
+    search: Dataset
+    choice: Dataset
+    task: Task
+    trained_on: bool | None
+    places: Mapping[str, np.ndarray]
+    validation: Mapping[str, Dataset]
+    validation_task: Task
+
+    def to_dict(self) -> dict[str, Any]:
+        kind = self.task.kind
+        return {
+            "search": len(self.places["search"]),
+            "choice": len(self.places["choice"]),
+            "search_inputs": len(self.search),
+            "choice_inputs": len(self.choice),
+            "called": kind.row_noun,
+            "trained_on": self.trained_on,
+            "told": TRAINED[self.trained_on],
+            "validation": sum(map(len, self.validation.values())),
+        }
+
+
+def hold_out(
+    directory: Path, recipe: Recipe, supernet: Supernet, tokenizer: PreTrainedTokenizerBase, rows: int, seed: int
+) -> HeldOut:
+    """At most `rows` rows for the search and `CHOICE` times as many for the choice, and fewer where a row becomes
+    several inputs. Raises `UserError`."""
+    data = _load(recipe, supernet)
+    train = data.train
+    assert train is not None
+    used, left = taken(len(train), recipe.data.train_rows, recipe.data.seed)
+    before = read_origin(directory).get("training")
+    same = before is not None and before.get("sha256") == rows_record(train.select(used))["sha256"]
+    taboo = {text for some in data.validation.values() for text in _texts(some)}
+    unseen = _without(train, left, taboo | set(_texts(train.select(used)))) if same else np.arange(0)
+    trained_on = len(unseen) < 2 * FEWEST if same else None
+    pool = unseen
+    if trained_on is not False:
+        order = np.random.default_rng(seed).permutation(used if same else np.arange(len(train)))
+        pool = _without(train, order, taboo)
+    if len(pool) < 2:
+        raise UserError("data.train: a search needs two or more training rows with texts that validation rows lack")
+    encode = _encoder(data.task, recipe, supernet, tokenizer)
+    parts, tokens = {}, {}
+    for part, wanted in (("search", min(rows, max(1, len(pool) // 2))), ("choice", CHOICE * rows)):
+        parts[part], tokens[part] = _part(train, pool[:wanted], encode)
+        pool = pool[len(parts[part]) :]
+    validation = {suffix: encode(some) for suffix, some in data.validation.items()}
+    task = dataclasses.replace(data.task, rows={"": train.select(parts["choice"])})
+    return HeldOut(tokens["search"], tokens["choice"], task, trained_on, parts, validation, data.task)
+
+
+def _load(recipe: Recipe, supernet: Supernet) -> TaskData:
+    """All training rows, and the validation rows if they are to be had."""
+    source, labels = dataclasses.replace(recipe.data, train_rows=None), labels_of(supernet.model.config)
+    try:
+        return load_task_data(recipe.task, source, ("train", "validation"), model=labels)
+    except UserError as error:
+        data = load_task_data(recipe.task, source, ("train",), model=labels)  # says what is wrong with these
+        console.print(f"note: no validation rows to report on: {error}")
+        return data
+
+
+def _texts(rows: Dataset) -> Iterator[str]:
+    """What stands in the rows, but their labels."""
+    columns = [name for name in rows.column_names if name != "label"]
+    for batch in rows.select_columns(columns).iter(1000):
+        for values in zip(*(batch[name] for name in columns), strict=True):
+            yield json.dumps(values)
+
+
+def _without(rows: Dataset, places: np.ndarray, taboo: Iterable[str]) -> np.ndarray:
+    """The places whose texts are not taboo and come for the first time."""
+    seen, kept = set(taboo), []
+    for place, text in zip(places.tolist(), _texts(rows.select(places)), strict=True):
+        if text not in seen:
+            seen.add(text)
+            kept.append(place)
+    return np.asarray(kept, dtype=int)
+
+
+def _part(train: Dataset, places: np.ndarray, encode: Any) -> tuple[np.ndarray, Dataset]:
+    """As many of the rows as become about so many inputs, and these."""
+    tokens = encode(train.select(places))
+    if len(tokens) <= 2 * len(places):
+        return places, tokens
+    fewer = places[: max(2, len(places) ** 2 // len(tokens))]
+    return fewer, encode(train.select(fewer))
+
+
+def _encoder(task: Task, recipe: Recipe, supernet: Supernet, tokenizer: PreTrainedTokenizerBase) -> Any:
+    positions = max_positions(supernet.model.config)
+
+    def encode(rows: Dataset) -> Dataset:
+        return tokenize(rows, task, tokenizer, recipe.data.max_length, "held-out", positions)[0]
+
+    return encode

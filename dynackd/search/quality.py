@@ -1,0 +1,112 @@
+"""How good sub-networks are: how far their outputs are from the full network's, and the task's metric."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from dynackd.measure.evaluation import batches_of, predict
+from dynackd.search.held_out import HeldOut
+from dynackd.search.keeping import Lines, add_loss, read_losses
+from dynackd.subnet import Subnet
+from dynackd.supernet.network import Supernet
+from dynackd.tasks.kind import Kind
+from dynackd.tasks.task import compute_fidelity, compute_metrics, main_metric
+
+INPUTS = 32  # at a time
+TEMPERATURE = 1.0
+Batch = dict[str, Tensor]
+
+
+def whole_batches(rows: Dataset, kind: Kind, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
+    """Batches of about 32 inputs of like length; those that the kind wants together are in one batch."""
+    lengths = np.asarray(rows["length"][:])
+    group = np.asarray(rows[kind.together][:]) if kind.together else np.arange(len(rows))
+    _, group = np.unique(group, return_inverse=True)
+    longest = np.zeros(group.max() + 1, dtype=int)
+    np.maximum.at(longest, group, lengths)
+    order = np.lexsort((group, -longest[group]))
+    collate, batches, members = kind.collator(tokenizer), [], list[int]()
+    encoded = rows.remove_columns("length")
+    for place, index in enumerate(order):
+        members.append(int(index))
+        last = place + 1 == len(order) or group[order[place + 1]] != group[index]
+        if last and (len(members) >= INPUTS or place + 1 == len(order)):
+            batches.append(collate([encoded[member] for member in members]))
+            members = []
+    return batches
+
+
+class Judge:
+    """Compares sub-networks of a supernet on the rows of the search, and keeps in a file what it found.
+
+    A loss is the kind's `output_loss` of a sub-network's outputs against the full network's, a mean over all rows: it
+    moves with every row, where a metric moves only with those on which an answer changes.
+    """
+
+    def __init__(self, supernet: Supernet, kind: Kind, batches: Sequence[Batch], lines: Lines) -> None:
+        self.supernet, self.kind, self.lines = supernet.eval(), kind, lines
+        device = next(supernet.parameters()).device
+        self.batches = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
+        self.known = read_losses(lines)
+        self.expected: list[dict[str, Tensor]] = []
+
+    def losses(self, subnets: Sequence[Subnet], on_done: Callable[[int], None] = lambda more: None) -> list[float]:
+        """The losses of sub-networks, those that are not known evaluated and written down one by one."""
+        for subnet in subnets:
+            if subnet not in self.known:
+                self.known[subnet] = self._loss(subnet)
+                add_loss(self.lines, subnet, self.known[subnet])
+            on_done(1)
+        return [self.known[subnet] for subnet in subnets]
+
+    @torch.inference_mode()
+    def _loss(self, subnet: Subnet) -> float:
+        if not self.expected:
+            self.expected = [self._outputs(self.supernet.whole, batch) for batch in self.batches]
+        total = count = 0.0
+        for batch, expected in zip(self.batches, self.expected, strict=True):
+            own = float(self.kind.output_count(batch))
+            total += own * float(self.kind.output_loss(self._outputs(subnet, batch), expected, batch, TEMPERATURE))
+            count += own
+        return total / max(count, 1.0)
+
+    def _outputs(self, subnet: Subnet, batch: Batch) -> dict[str, Tensor]:
+        inputs, _ = self.kind.split(batch)
+        return self.kind.read(self.supernet(subnet, **inputs).outputs, inputs, self.supernet.model.config)
+
+
+class Metric:
+    """The number by which the best are chosen: the task's main metric on the rows of the choice, or, where rows have no
+    labels to measure with, the first number of how closely the full network is followed."""
+
+    def __init__(self, supernet: Supernet, held_out: HeldOut, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._supernet, self._rows, self._task, self._tokenizer = supernet, held_out.choice, held_out.task, tokenizer
+        self._expected, labels = self._predict(supernet.whole)
+        self._by_labels = main_metric(self._task) in compute_metrics(self._task, self._expected, labels)
+        fidelity = compute_fidelity(self._task, self._expected, self._expected, labels)
+        self.name = main_metric(self._task) if self._by_labels else next(iter(fidelity))
+        self.lower_is_better = self.name in self._task.kind.lower_is_better
+
+    def of(self, subnet: Subnet) -> float:
+        """Of a sub-network."""
+        outputs, labels = self._predict(subnet)
+        if self._by_labels:
+            return compute_metrics(self._task, outputs, labels)[self.name]
+        return compute_fidelity(self._task, outputs, self._expected, labels)[self.name]
+
+    def reaches(self, value: float, least: float | None) -> bool:
+        """Whether a value is as good as it must be."""
+        return least is None or (value <= least if self.lower_is_better else value >= least)
+
+    def rank(self, value: float) -> float:
+        """A number that is the smaller the better."""
+        return value if self.lower_is_better else -value
+
+    def _predict(self, subnet: Subnet) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        loader = batches_of(self._rows, self._task.kind, self._tokenizer, INPUTS)
+        (outputs,), labels = predict(self._supernet, [subnet], self._task.kind, loader)
+        return outputs, labels
