@@ -101,9 +101,13 @@ def _load(recipe: Recipe, supernet: Supernet) -> TaskData:
     try:
         return load_task_data(recipe.task, source, ("train", "validation"), model=labels)
     except UserError as error:
-        data = load_task_data(recipe.task, source, ("train",), model=labels)  # says what is wrong with these
-        console.print(f"note: no validation rows to report on: {error}")
-        return data
+        first = error
+    try:
+        data = load_task_data(recipe.task, source, ("train",), model=labels)
+    except UserError as error:
+        raise UserError(f"a search needs training rows to judge by: {error} (--set data.train=FILE)") from error
+    console.print(f"note: no validation rows to report on: {first}")
+    return data
 
 
 def _texts(rows: Dataset) -> Iterator[str]:

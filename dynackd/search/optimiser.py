@@ -24,6 +24,7 @@ Config.warnings["not_compiled"] = False  # pure Python does for some hundred row
 POPULATION = 24
 FILLED = 0.5  # share of the new ones that grow until they fill the budget, where most of the best lie
 TRIES = 400  # steps to fit one
+MISSES = 4  # steps that are too dear, or lead nowhere, after which one counts as grown
 MOST_IDLE = 5  # generations that bring nothing new before a space counts as known
 
 
@@ -46,14 +47,12 @@ class Fitter:
         else:
             return self.space.genes(self.space.smallest)
         misses = 0
-        while grow and self.bounds and misses < 4:
+        while grow and self.bounds and misses < MISSES:
             larger = self._step(genes, 1, rng)
-            if self.fits(self.space.subnet(larger)):
+            if (larger != genes).any() and self.fits(self.space.subnet(larger)):
                 genes = larger
             else:
                 misses += 1
-            if (larger == genes).all() and (genes[1::GENES] == self.space.highest[1::GENES]).all():
-                break
         return genes
 
     def _step(self, genes: np.ndarray, by: int, rng: np.random.Generator) -> np.ndarray:
@@ -147,7 +146,7 @@ def optimise(
     algorithm.tell(infills=algorithm.ask())
     idle = 0
     while len(asked) < evaluations and idle < MOST_IDLE and (new := algorithm.ask()) is not None and len(new):
-        before = len(asked)
+        before, new = len(asked), new[: evaluations - len(asked)]
         asked |= dict.fromkeys([space.subnet(own.X) for own in new])
         idle = 0 if len(asked) > before else idle + 1
         algorithm.evaluator.eval(problem, new)

@@ -1,0 +1,52 @@
+"""A tiny supernet for the search's tests, and machines whose latencies are known."""
+
+from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
+
+from dynackd.data.origins import rows_record
+from dynackd.grid import Grid
+from dynackd.search.timing import Measured, Workshop
+from dynackd.supernet.network import Supernet
+from dynackd.system.places import write_json
+from dynackd.tasks.loading import load_task_data
+from dynackd.training.recipe import make_recipe
+
+
+def made_supernet(directory, rows=400, **data):
+    """A supernet directory with its recipe over `rows` training rows, and a record of those that it was trained on."""
+    content = tiny_recipe(directory)
+    write_rows(directory / "train.tsv", rows, 1)
+    content["data"] |= data
+    recipe = make_recipe(content)
+    place = directory / "run" / "depth"
+    grid = Grid((1.0, 0.5), (1.0, 0.5))
+    Supernet(tiny_model(), grid).save(place, tiny_tokenizer())
+    trained = load_task_data(recipe.task, recipe.data, ("train",)).train
+    write_json(place / "origin.json", {"training": rows_record(trained)})
+    write_recipe(place, content)
+    return place
+
+
+def law_ms(subnet):
+    """What a sub-network takes on the machine of these tests."""
+    return 0.2 + sum(0.1 + 0.05 * own.heads + 0.01 * own.neurons for own in subnet.layers)
+
+
+def install_machine(monkeypatch, weighed=False):
+    """A machine on which every export takes as long as the law says, twice as long in every third group, and
+    weighs what it really weighs if `weighed`; a list of what
+    was exported, in groups."""
+    groups = []
+
+    def timed(self, subnets):
+        for begin in range(0, len(subnets), 5):
+            group = list(subnets[begin : begin + 5])
+            groups.append(group)
+            slow = 1 + (len(groups) % 3 == 1)
+            whole = law_ms(self.supernet.whole)
+            sizes = [some[0].size_bytes for some in self.weigh(group)] if weighed else [1000] * len(group)
+            yield [
+                Measured(own, size, slow * law_ms(own), slow * whole) for own, size in zip(group, sizes, strict=True)
+            ]
+
+    monkeypatch.setattr(Workshop, "time", timed)
+    return groups

@@ -1,0 +1,204 @@
+"""A whole search on a tiny supernet, on a machine whose latencies are known."""
+
+import dataclasses
+import json
+
+import pytest
+from search_world import install_machine, law_ms, made_supernet
+
+from dynackd.cli.command_line import main
+from dynackd.errors import UserError
+from dynackd.grid import read_subnet
+from dynackd.search import searching, timing
+from dynackd.search.keeping import Lines, subnet_of
+from dynackd.search.quality import Judge
+from dynackd.search.searching import search
+from dynackd.search.settings import Budget, Effort, Setting
+from dynackd.search.space import Space
+from dynackd.search.timing import Workshop
+from dynackd.students.loading import load_student
+from dynackd.supernet.cost import count_parameters
+from dynackd.supernet.network import load_supernet
+
+EFFORT = Effort(evaluations=40, rows=16, samples=12)
+FAST = Budget(max_latency_ms=1.2)
+
+
+@pytest.fixture(scope="module")
+def supernet_directory(tmp_path_factory):
+    return made_supernet(tmp_path_factory.mktemp("supernet"), train_rows=100)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    return install_machine(monkeypatch)
+
+
+def found_in(output):
+    return json.loads((output / "search.json").read_text())
+
+
+def choices(found):
+    """What must be the same again."""
+    return {key: found[key] for key in ("choice", "grid", "front", "evaluated", "latency_model", "rows")}
+
+
+def test_the_choice_meets_every_bound_and_can_be_exported(supernet_directory, machine, tmp_path):
+    supernet, _ = load_supernet(supernet_directory)
+    geometry = supernet.geometry
+    bound = count_parameters(supernet, supernet.whole) * 0.8
+    budget = Budget(max_latency_ms=1.2, max_params=bound, max_flops=1e6, min_metric=0.01)
+    found = search(supernet_directory, budget, Setting(length=9), EFFORT, output=tmp_path / "s")
+    assert found.pop("output") == str(tmp_path / "s")
+    assert found == found_in(tmp_path / "s")
+    chosen = read_subnet(tmp_path / "s" / "best.json", geometry)
+    assert chosen == subnet_of(found["choice"]["subnet"])
+    assert law_ms(chosen) <= 1.2
+    for name in ("choice", "grid"):
+        own = subnet_of(found[name]["subnet"])
+        assert found[name]["latency_ms"] == pytest.approx(law_ms(own), rel=1e-3)
+        assert found[name]["latency_ms"] <= 1.2
+        assert found[name]["parameters"] == count_parameters(supernet, own) <= bound
+        assert found[name]["flops"] <= 1e6
+        assert found[name]["metric"] >= 0.01
+        assert "accuracy" in found[name]["validation"]
+    assert found["choice"]["metric"] >= found["grid"]["metric"]
+    assert isinstance(found["grid"]["heads"], int)  # the same in all layers
+    assert found["latency_model"]["worst_error"] < 0.01
+    assert [row["modelled_ms"] for row in found["front"]] == sorted(row["modelled_ms"] for row in found["front"])
+    assert found["choice"] in found["front"]
+
+
+def test_the_same_seed_gives_the_same_and_measures_nothing_again(supernet_directory, machine, tmp_path):
+    setting = Setting(length=9)
+    first = search(supernet_directory, FAST, setting, EFFORT, output=tmp_path / "s")
+    measured = len(machine)
+    second = search(supernet_directory, FAST, setting, EFFORT, output=tmp_path / "s", overwrite=True)
+    assert choices(first) == choices(second)
+    assert len(machine) == measured
+    search(supernet_directory, FAST, setting, dataclasses.replace(EFFORT, remeasure=True), output=tmp_path / "s",
+           overwrite=True)  # fmt: skip
+    assert len(machine) == 2 * measured
+    search(supernet_directory, FAST, dataclasses.replace(setting, threads=2), EFFORT, output=tmp_path / "t")
+    assert len(machine) > 2 * measured
+
+
+@pytest.mark.parametrize("stopped_at", ["measuring sizes", "evaluating sub-networks", "judging the best"])
+def test_a_search_that_was_killed_goes_on_and_ends_alike(
+    supernet_directory, machine, tmp_path, stopped_at, monkeypatch
+):
+    straight = search(supernet_directory, FAST, Setting(length=9), EFFORT, output=tmp_path / "straight")
+
+    def stop(what, done, total):
+        if what == stopped_at and done >= total // 2:
+            raise KeyboardInterrupt
+
+    machine.clear()  # whose groups are slow and fast in turn from here
+    with pytest.raises(KeyboardInterrupt):
+        search(supernet_directory, FAST, Setting(length=9), EFFORT, output=tmp_path / "s", on_progress=stop)
+    assert not (tmp_path / "s").exists()
+    kept = list((tmp_path / "s-kept").glob("evaluated-*"))
+    for file in kept:
+        file.write_bytes(file.read_bytes()[:-9])  # as a kill in the middle of a line
+    evaluated = []
+    loss = Judge._loss
+    monkeypatch.setattr(Judge, "_loss", lambda self, subnet: evaluated.append(subnet) or loss(self, subnet))
+    again = search(supernet_directory, FAST, Setting(length=9), EFFORT, output=tmp_path / "s")
+    assert {**choices(again), "latency_model": None} == {**choices(straight), "latency_model": None}
+    assert len(evaluated) <= (len(again["front"]) + again["evaluated"] if not kept else again["evaluated"] // 2 + 3)
+
+
+def test_a_choice_that_is_slower_than_the_model_thinks_gives_way(supernet_directory, machine, tmp_path, monkeypatch):
+    """Every export of the best takes 1.3 times as long as the sizes promised."""
+    right = searching._Search._timed
+    slower = lambda self, subnets: [(1.3 * ms, mb, full) for ms, mb, full in right(self, subnets)]  # noqa: E731
+    monkeypatch.setattr(searching._Search, "_timed", slower)
+    found = search(supernet_directory, FAST, Setting(length=9), EFFORT, output=tmp_path / "s")
+    assert found["choice"]["latency_ms"] <= 1.2
+    assert 1.3 * law_ms(subnet_of(found["choice"]["subnet"])) <= 1.2
+
+
+def test_the_least_metric_alone_gives_the_fastest_that_has_it(supernet_directory, machine, tmp_path):
+    easy = search(supernet_directory, Budget(min_metric=0.01), Setting(length=9), EFFORT, output=tmp_path / "easy")
+    assert easy["axis"] == "latency_ms"
+    assert easy["choice"]["latency_ms"] == min(row["latency_ms"] for row in easy["front"])
+    full = easy["full"]["metric"]
+    hard = search(supernet_directory, Budget(min_metric=full), Setting(length=9), EFFORT, output=tmp_path / "hard")
+    assert hard["choice"]["metric"] >= full
+    assert hard["choice"]["latency_ms"] <= hard["full"]["latency_ms"]
+
+
+def test_sizes_are_those_of_files_and_follow_from_a_few(supernet_directory, monkeypatch, tmp_path):
+    """Without a latency in the budget only the best are timed."""
+    machine = install_machine(monkeypatch, weighed=True)
+    budget = Budget(max_size_mb=0.11)
+    effort = dataclasses.replace(EFFORT, evaluations=24)
+    found = search(supernet_directory, budget, Setting(length=9), effort, output=tmp_path / "s")
+    assert found["axis"] == "size_mb"
+    assert found["latency_model"] is None
+    assert 0.06 < found["choice"]["size_mb"] <= 0.11 < found["full"]["size_mb"]
+    assert sum(map(len, machine)) <= 16
+    assert main(["export", str(supernet_directory), "--spec", str(tmp_path / "s" / "best.json"), "--output",
+                 str(tmp_path / "student")]) == 0  # fmt: skip
+    size = (tmp_path / "student" / "onnx" / "model.onnx").stat().st_size
+    assert size == pytest.approx(found["choice"]["size_mb"] * 1e6, abs=501)
+
+
+def test_the_command_tells_what_it_found_and_the_next_command(supernet_directory, machine, tmp_path, capsys):
+    line = ["search", str(supernet_directory), "--max-latency-ms", "1.2", "--max-params", "1M", "--length", "9",
+            "--evaluations", "24", "--rows", "16", "--samples", "12", "--int8", "--output", str(tmp_path / "s"),
+            "--json", str(tmp_path / "found.json")]  # fmt: skip
+    assert main(line) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"next: dynackd export {supernet_directory} --spec {tmp_path}/s/best.json --int8" in told
+    assert "training rows that the supernet has not seen" in told
+    assert "sub-networks that it was not fitted to" in told
+    assert "best:" in told
+    assert json.loads((tmp_path / "found.json").read_text())["choice"] == found_in(tmp_path / "s")["choice"]
+    assert main(line[:-2]) == 2
+    assert "already holds a finished result; add --overwrite" in capsys.readouterr().err
+
+
+def test_what_no_sub_network_meets_says_how_close_the_closest_comes(supernet_directory, machine, tmp_path):
+    setting = Setting(length=9)
+    with pytest.raises(UserError, match=r"--max-latency-ms 0.1 is less than the smallest sub-network has: .* 0.40 ms"):
+        search(supernet_directory, Budget(max_latency_ms=0.1), setting, EFFORT, output=tmp_path / "s")
+    with pytest.raises(UserError, match=r"no sub-network within the budget reaches --min-metric 2: the best of .* has"):
+        search(supernet_directory, dataclasses.replace(FAST, min_metric=2.0), setting, EFFORT, output=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_foreign_directory_in_the_place_of_what_is_kept_stays(supernet_directory, tmp_path):
+    (tmp_path / "s-kept").mkdir()
+    (tmp_path / "s-kept" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds what no search wrote, and stays"):
+        search(supernet_directory, FAST, Setting(length=9), EFFORT, output=tmp_path / "s")
+    assert [file.name for file in (tmp_path / "s-kept").iterdir()] == ["mine.txt"]
+
+
+def test_kept_lines_of_something_else_are_never_taken(tmp_path):
+    one, other = (Lines(tmp_path, "evaluated", {"supernet": name}) for name in ("a", "b"))
+    one.add({"loss": 1.0})
+    assert other.read() == []
+    assert Lines(tmp_path, "evaluated", {"supernet": "a"}).read() == [{"loss": 1.0}]
+
+
+def test_what_is_timed_runs_and_is_weighed(supernet_directory, monkeypatch):
+    supernet, tokenizer = load_supernet(supernet_directory)
+    workshop = Workshop(supernet, tokenizer, Setting(int8=True), 9)
+    workshop._reference_ms = timing.RUNS_MS  # so that few runs will do
+    smallest = Space(supernet.geometry).smallest
+    ((found,),) = workshop.time([smallest])
+    assert found.subnet == smallest
+    assert 0 < found.latency_ms < 1000
+    assert 0 < found.reference_ms < 1000
+    assert found.size_bytes < next(workshop.weigh([supernet.whole]))[0].size_bytes
+
+
+def test_for_torch_a_directory_is_written_that_loads(supernet_directory, tmp_path):
+    supernet, tokenizer = load_supernet(supernet_directory)
+    smallest = Space(supernet.geometry).smallest
+    path, size = Workshop(supernet, tokenizer, Setting(runtime="torch"), 9).export(smallest, tmp_path)
+    model, _ = load_student(path)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(supernet, smallest)
+    assert size == (path / "model.safetensors").stat().st_size
