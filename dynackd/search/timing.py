@@ -10,7 +10,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dynackd.errors import UserError
-from dynackd.measure.latency import Case, measure
+from dynackd.measure.latency import measure
+from dynackd.measure.runtimes import RUNTIMES, Case
 from dynackd.onnx.graphs import ONNX_FILE, export_onnx, input_names
 from dynackd.onnx.quantize import VARIANTS
 from dynackd.search.settings import Setting
@@ -97,15 +98,8 @@ def _p50(row: dict[str, Any]) -> float:
 
 def check_device(setting: Setting) -> None:
     """Refuse (`UserError`) a device that the runtime cannot use here."""
-    from dynackd.measure.latency import providers
-
-    if setting.device not in providers():
-        raise UserError(f"--device {setting.device}: there is none here; it is one of {', '.join(providers())}")
-    if setting.runtime == "onnxruntime" and setting.device == "cuda":
-        import onnxruntime
-
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise UserError("--device cuda: this onnxruntime has no CUDA; install onnxruntime-gpu, or --runtime torch")
+    if setting.device not in (here := RUNTIMES[setting.runtime].providers()):
+        raise UserError(f"--device {setting.device}: {setting.runtime} has none here; it is one of {', '.join(here)}")
 
 
 def usual_reference_ms(found: Sequence[Measured]) -> float | None:
