@@ -1,6 +1,7 @@
 """The recipe, from a model and a file of rows: what was guessed, and what is decided by looking at the rows."""
 
 import copy
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -61,9 +62,9 @@ class Draft:
 
 def first_draft(request: Request, output: Path, config: PreTrainedConfig) -> Draft:
     """The recipe that is named, or one that is guessed from the rows and the config of the model."""
-    places = [f"output_dir={str(output)!r}"] if request.output or not request.is_recipe else []
     if request.is_recipe:
-        return Draft(load_recipe(Path(request.model), [*request.overrides, *places]))
+        place = f"output_dir={json.dumps(str(output), ensure_ascii=False)}"  # a text in JSON's quotes is one in YAML's
+        return Draft(load_recipe(Path(request.model), [*request.overrides, place]))
     assert request.data is not None
     guess = guess_task(request.data, request.said, config, (config.architectures or [""])[0])
     content = {

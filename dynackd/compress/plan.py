@@ -70,18 +70,21 @@ def make_plan(costs: Sequence[StageCost], other_s: float, sampler: str, seconds:
     whole = _planned(costs, other_s, sampler, {own.stage: own.wanted for own in costs})
     if seconds is None or whole.seconds <= seconds:
         return whole
-    fewer = sampler if all(own.step_s[sampler] <= own.step_s[SANDWICH] for own in costs) else SANDWICH
-    told = () if fewer == sampler else (f"sampler {SANDWICH} instead of {sampler}",)
-    changed = replace(_planned(costs, other_s, fewer, {own.stage: own.wanted for own in costs}), changed=told)
-    if changed.seconds <= seconds:
-        return changed
+    few = _planned(costs, other_s, SANDWICH, {own.stage: own.wanted for own in costs})
+    fewer, told = sampler, tuple[str, ...]()
+    if few.seconds < whole.seconds:
+        fewer, told = SANDWICH, (f"sampler {SANDWICH} instead of {sampler}",)
+    if few.seconds <= seconds:
+        return replace(few, changed=told)
     steps = _fitting(costs, fewer, seconds - other_s)
     if steps is None:
-        least = other_s + sum(min(LEAST_STEPS, own.wanted) * own.step_s[fewer] for own in costs)
+        whole_share = sum(SHARES[own.stage] for own in costs)
+        needed = [min(LEAST_STEPS, own.wanted) * own.step_s[fewer] / SHARES[own.stage] for own in costs]
+        least = other_s + max(needed) * whole_share
         raise UserError(
-            f"--max-minutes is too short here: {seconds / 60:.1f} minutes are left, and with hardly any training it "
-            f"takes {math.ceil(least / 6 + 1) / 10:g} more; a smaller model, shorter texts (--set data.max_length=32) "
-            "or fewer rows to validate on (--set data.validation_rows=500) take less"
+            f"--max-minutes is too short here: {max(0, seconds) / 60:.1f} minutes are left, and with hardly any "
+            f"training it takes {math.ceil(least / 6 + 1) / 10:g} more; a smaller model, shorter texts (--set "
+            "data.max_length=32) or fewer rows to validate on (--set data.validation_rows=500) take less"
         )
     plan = _planned(costs, other_s, fewer, steps)
     longest = max(own.epochs for own in plan.stages)

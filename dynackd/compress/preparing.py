@@ -1,6 +1,7 @@
 """All that comes before the first training: the recipe is made, and what it costs is measured."""
 
 import math
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,17 +9,20 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dynackd.compress.calibrate import Timing, calibrate, name_of_sampler
 from dynackd.compress.drafting import Draft, check_grid, cut_texts, first_draft, hold_out, teacher_or_not
+from dynackd.compress.effort import effort_for, search_s
 from dynackd.compress.plan import Plan, StageCost, make_plan, usual_steps
 from dynackd.compress.request import Request
 from dynackd.data.origins import resolve_model
 from dynackd.errors import UserError
 from dynackd.families.table import family_of, max_positions
 from dynackd.grid import Grid
+from dynackd.onnx.graphs import export_onnx, input_names
 from dynackd.report.terminal import progress
+from dynackd.search.settings import Effort
 from dynackd.supernet.checkpoints import load_config, load_model, load_tokenizer, name_outputs
 from dynackd.supernet.cost import count_parameters
 from dynackd.supernet.network import Supernet
@@ -39,7 +43,7 @@ class Prepared:
 
     finetunes: whether the model becomes a teacher only by a training. model: what it is, in words. rows: that are
     trained on. decided: what was decided without the user, in lines; comments: for the keys of the recipe. rates: the
-    learning rate of each stage.
+    learning rate of each stage; effort: how long the search looks.
     """
 
     recipe: Recipe
@@ -49,13 +53,14 @@ class Prepared:
     rows: int
     validation_rows: int
     rates: Mapping[str, float]
+    effort: Effort
     decided: tuple[str, ...]
     comments: Mapping[str, str]
 
 
-def prepare(request: Request, output: Path, search_s: float, started: float) -> Prepared:
-    """Make the recipe, measure what it costs and plan the training. search_s: the seconds of the search; started: when
-    the time that may be taken began, by `time.monotonic`. `UserError` for every mistake that can be seen by now."""
+def prepare(request: Request, output: Path, started: float) -> Prepared:
+    """Make the recipe, measure what it costs and plan the training. started: when the time that may be taken began, by
+    `time.monotonic`. `UserError` for every mistake that can be seen by now."""
     named = load_recipe(Path(request.model), request.overrides) if request.is_recipe else None
     source = resolve_model((named.teacher or named.model) if named else request.model)
     config = load_config(source)
@@ -70,7 +75,7 @@ def prepare(request: Request, output: Path, search_s: float, started: float) -> 
     if finetunes and not kind.can_finetune(draft.recipe.task):
         raise UserError(f"{source} is no {kind.noun}, and the task {kind.not_finetuned}")
     cut_texts(draft, data, load_tokenizer(source, config, kind), config)
-    return _planned(request, draft, source, config, data, finetunes, search_s, started)
+    return _planned(request, draft, source, config, data, finetunes, started)
 
 
 def _planned(
@@ -80,7 +85,6 @@ def _planned(
     config: PreTrainedConfig,
     data: TaskData,
     finetunes: bool,
-    search_s: float,
     started: float,
 ) -> Prepared:
     kind, recipe, positions = draft.recipe.task.kind, draft.recipe, max_positions(config)
@@ -91,7 +95,9 @@ def _planned(
         rows, _ = tokenize(data.train, data.task, tokenizer, recipe.data.max_length, max_positions=positions)
         loading_s = time.monotonic() - began
         timing = calibrate(recipe, data.task, network, tokenizer, rows, finetunes)
-    other_s = search_s + _other_s(recipe, data, network, timing, loading_s)
+        export_s = _export_s(network, tokenizer)
+    effort = effort_for(request.max_minutes and request.max_minutes * 60, timing.row_s, export_s)
+    other_s = search_s(effort, timing.row_s, export_s) + _other_s(recipe, data, network, timing, loading_s)
     costs = [_cost(recipe, stage, timing, rows) for stage in timing.steps]
     bound = None if request.max_minutes is None else request.max_minutes * 60 - (time.monotonic() - started)
     plan = make_plan(costs, other_s, name_of_sampler(recipe.sampler), bound)
@@ -109,6 +115,7 @@ def _planned(
         math.ceil(len(data.train) * plan.share),
         sum(map(len, data.validation.values())),
         rates,
+        effort,
         tuple(draft.decided),
         draft.comments,
     )
@@ -124,6 +131,15 @@ def _network(source: str, recipe: Recipe, data: TaskData, finetunes: bool) -> Su
     config.problem_type = kind.problem_type
     torch.manual_seed(0)  # of the head
     return Supernet(load_model(source, config, kind, new_head=True), Grid((1.0,), (1.0,))).frozen_copy()
+
+
+def _export_s(network: Supernet, tokenizer: PreTrainedTokenizerBase) -> float:
+    """The seconds of writing an ONNX file."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dynackd-") as scratch:
+        model = network.frozen_copy().model
+        export_onnx(model, input_names(model, tokenizer), Path(scratch) / "model.onnx")
+    return time.monotonic() - start
 
 
 def _cost(recipe: Recipe, stage: str, timing: Timing, rows: Dataset) -> StageCost:

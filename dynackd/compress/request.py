@@ -1,6 +1,6 @@
 """What a user asks of the whole road."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,9 @@ class Request:
             "model": self.model,
             "data": self.data,
             "validation": self.validation,
-            **asdict(self.said),
+            "kind": self.said.kind,
+            "text": list(self.said.text),
+            "label": list(self.said.label),
             "budget": self.budget.to_dict() if self.budget else {},
             "keep": self.least_share,
             "setting": self.setting.to_dict(),

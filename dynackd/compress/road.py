@@ -1,24 +1,62 @@
-"""The road: what is asked becomes a recipe and a plan, these a supernet, and that a student and a report."""
+"""The road: what is asked becomes a recipe and a plan, these a supernet, and that a student and a report.
 
+Every step leaves a result that is whole or none, so that a run that was killed goes on at the first step that is
+missing; the stages themselves go on from their checkpoints.
+"""
+
+import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
+from dynackd.compress.choosing import benchmarked, exported, searched
 from dynackd.compress.preparing import prepare
 from dynackd.compress.request import Request
-from dynackd.compress.telling import tell_plan
+from dynackd.compress.state import (
+    COMPRESSED,
+    FILES,
+    RECIPE,
+    SEARCH,
+    STAGES,
+    STUDENT,
+    SUMMARY,
+    State,
+    clear,
+    forget_choice,
+    read_state,
+    refuse_other_request,
+    refuse_output,
+)
+from dynackd.compress.summary import make_summary
+from dynackd.compress.telling import TITLES, tell_plan, tell_result
+from dynackd.compress.writing import write_recipe
 from dynackd.errors import UserError
-from dynackd.training.recipe import load_recipe
-from dynackd.training.runs import RunMode
+from dynackd.report.html import write_report
+from dynackd.report.terminal import console, say
+from dynackd.search.settings import Effort
+from dynackd.system.places import mark, occupied_run, write_json
+from dynackd.training import stages
+from dynackd.training.recipe import Recipe, load_recipe
+from dynackd.training.runs import RunMode, drop
+from dynackd.training.teachers import refuse_other_result
+
+TRAINED = {"finetune": stages.finetune, "width": stages.train_width, "depth": stages.train_depth}
 
 
-def compress(request: Request, mode: RunMode, dry_run: bool = False) -> None:
-    """All of it. dry_run: what it will cost is measured and told, and nothing is written."""
-    started = time.monotonic()
-    output = output_of(request)
-    prepared = prepare(request, output, 60.0, started)
-    tell_plan(request, prepared)
-    if not dry_run:
-        raise UserError("the road itself is still being written; add --dry-run")
+def compress(request: Request, mode: RunMode, dry_run: bool = False) -> dict[str, Any] | None:
+    """All of it, or what is left of it; returns the summary. dry_run: what it will take is measured and told, and
+    nothing is written."""
+    started, output = time.monotonic(), output_of(request)
+    if dry_run:
+        tell_plan(request, prepare(request, output, started))
+        return None
+    refuse_output(output, mode)
+    with occupied_run(output, [*STAGES.values(), SEARCH, STUDENT]):
+        refuse_output(output, mode)
+        state = read_state(output) if mode.resume else None
+        state = _go_on(request, output, state) if state else _begin(request, output, mode, started)
+        mode.interruption.resumable = True
+        return _walk(request, output, state, mode, started)
 
 
 def output_of(request: Request) -> Path:
@@ -28,3 +66,69 @@ def output_of(request: Request) -> Path:
     if request.is_recipe:
         return load_recipe(Path(request.model), request.overrides).output_dir
     return Path("runs") / (Path(str(request.data)).name.partition(".")[0] or "compressed")
+
+
+# --- what is asked of this directory ---------------------------------------------------------------------------------
+
+
+def _begin(request: Request, output: Path, mode: RunMode, started: float) -> State:
+    """Everything that comes before the first stage; the file that says that a run has begun comes last."""
+    prepared = prepare(request, output, started)
+    tell_plan(request, prepared)
+    if mode.overwrite:
+        clear(output)
+    mark(output, COMPRESSED, FILES)
+    write_recipe(request, prepared, output)
+    state = State(request.to_dict(), prepared.finetunes, prepared.plan.seconds, dataclasses.asdict(prepared.effort))
+    state.write(output)
+    say(f"recipe: {output / RECIPE}")
+    return state
+
+
+def _go_on(request: Request, output: Path, state: State) -> State:
+    """The state of a run that is gone on with; what was chosen for another budget is forgotten."""
+    refuse_other_request(output, state, request)
+    now = request.to_dict()
+    same = all(state.request.get(key) == now[key] for key in ("budget", "keep", "setting"))
+    if (output / SUMMARY).is_file() and same:
+        raise UserError(f"{output} holds a finished run; another budget or --overwrite runs it again")
+    if not same:
+        forget_choice(output)
+        state = dataclasses.replace(state, request=now)
+        state.write(output)
+    return state
+
+
+# --- the steps -------------------------------------------------------------------------------------------------------
+
+
+def _walk(request: Request, output: Path, state: State, mode: RunMode, started: float) -> dict[str, Any]:
+    recipe = dataclasses.replace(load_recipe(output / RECIPE), output_dir=output)  # as the user wrote it
+    names = [name for name in STAGES if name != "finetune" or state.finetunes]
+    steps = len(names) + 3
+    for number, name in enumerate(names, start=1):
+        console.rule(f"{number}/{steps} {TITLES[name]}")
+        _train(recipe, name, mode)
+    console.rule(f"{steps - 2}/{steps} choosing a size")
+    found = searched(request, recipe, output / SEARCH, Effort(**state.effort))
+    console.rule(f"{steps - 1}/{steps} exporting")
+    about = exported(recipe, found, output / STUDENT)
+    table = benchmarked(request, recipe, output)
+    console.rule(f"{steps}/{steps} the report")
+    summary = make_summary(request, recipe, found, about, table, state.planned_s, time.monotonic() - started)
+    report = write_report(output)
+    write_json(output / SUMMARY, summary)
+    tell_result(summary, output, report)
+    return summary
+
+
+def _train(recipe: Recipe, name: str, mode: RunMode) -> None:
+    """A stage, passed over where it is finished."""
+    directory = recipe.output_dir / STAGES[name]
+    if not directory.is_dir():
+        # What was there before --overwrite is gone already.
+        TRAINED[name](recipe, dataclasses.replace(mode, overwrite=False))
+        return
+    refuse_other_result(recipe, STAGES[name])
+    drop(recipe.output_dir / f"{STAGES[name]}-checkpoints")  # of a run that was killed while it cleared up
+    console.print(f"{directory} is finished; passed over")

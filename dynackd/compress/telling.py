@@ -1,11 +1,16 @@
 """What the user is told before, between and after."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from rich import box
 from rich.table import Table
 
 from dynackd.compress.preparing import Prepared
 from dynackd.compress.request import Request
-from dynackd.report.terminal import console, show
+from dynackd.compress.state import STUDENT
+from dynackd.report.terminal import console, layer_ranges, say, show
 from dynackd.search.settings import option
 
 TITLES = {"finetune": "fine-tuning the teacher", "width": "training all widths", "depth": "training widths and depths"}
@@ -60,3 +65,41 @@ def plan_table(prepared: Prepared) -> Table:
 
 def minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f}"
+
+
+def tell_result(summary: Mapping[str, Any], output: Path, report: Path) -> None:
+    """One paragraph: what was chosen, what it costs and loses, where it lies and how it is loaded."""
+    student, teacher, int8, metric = summary["student"], summary["teacher"], summary["int8"], summary["metric"]
+    layers = f"layers {layer_ranges(student['layers'])} (counted from 0), heads {_each(student['heads'])}, neurons "
+    parts = [
+        f"chosen: {layers}{_each(student['neurons'])}: {student['parameters'] / 1e6:.1f} M parameters instead of "
+        f"{teacher['parameters'] / 1e6:.1f} M",
+        f"{metric} {_number(student, metric)}" + (
+            f" instead of {_number(teacher, metric)}" if metric in teacher["metrics"] else ""
+        ) + f" {str(summary['rows'] or '').lower()}".rstrip(),
+        f"{student['latency_ms']:.2f} ms instead of {teacher['latency_ms']:.2f} ms ({_where(summary['setting'])})",
+        f"{student['size_mb']:.1f} MB instead of {teacher['size_mb']:.1f} MB",
+    ]  # fmt: skip
+    if int8:
+        ms = f"{int8['latency_ms']:.2f} ms, " if int8["latency_ms"] else ""
+        found = f" and {metric} {_number(int8, metric)}" if metric in int8["metrics"] else ""
+        parts.append(f"as int8 {ms}{int8['size_mb']:.1f} MB{found}")
+    console.print("; ".join(parts))
+    place, seconds = output / STUDENT, summary["seconds"]
+    say(f"it took {minutes(seconds['taken'])} minutes; {minutes(seconds['planned'])} were planned")
+    say(f'student: {place}    model, tokenizer = dynackd.load_student("{place}")    more: {place / "README.md"}')
+    say(f"report: {report}")
+
+
+def _each(sizes: int | list[int]) -> str:
+    """One number for all layers, or one for each."""
+    return ", ".join(map(str, sizes)) if isinstance(sizes, list) else f"{sizes} in each"
+
+
+def _number(of: Mapping[str, Any], metric: str) -> str:
+    return f"{of['metrics'][metric]:.4f}" if metric in of["metrics"] else "unknown"
+
+
+def _where(setting: Mapping[str, Any]) -> str:
+    threads = f"{setting['threads']} thread{'s' * (setting['threads'] > 1)}"
+    return f"{setting['runtime']}, {threads}, {setting['length']} tokens, batch {setting['batch_size']}"

@@ -1,0 +1,122 @@
+"""The last steps: the size is chosen, exported and measured."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dynackd.compress.request import Request
+from dynackd.compress.state import BENCHMARK, STUDENT
+from dynackd.data.origins import resolve_model
+from dynackd.deploy.card import licence_of
+from dynackd.deploy.export import ExportOptions, export_student
+from dynackd.deploy.validation import load_validation
+from dynackd.measure.latency import benchmark
+from dynackd.onnx.quantize import VARIANTS
+from dynackd.report.terminal import benchmark_table, console, progress, show
+from dynackd.search.searching import search
+from dynackd.search.settings import Budget, Effort
+from dynackd.subnet import Layer, Subnet
+from dynackd.supernet.network import load_supernet
+from dynackd.system.places import read_json, write_json
+from dynackd.tasks.task import main_metric
+from dynackd.training.recipe import Recipe
+
+INT8 = "int8"
+REPEATS, WARMUP = 100, 10
+
+
+def budget_of(request: Request, recipe: Recipe) -> Budget:
+    """What is asked of the student, with the share of the teacher's metric as a number of its own."""
+    share = request.least_share
+    if share is None:
+        assert request.budget is not None
+        return request.budget
+    found = read_json(recipe.output_dir / "depth" / "metrics.json")
+    kind, metric = recipe.task.kind, main_metric(recipe.task)
+    of_teacher = found["teacher"]["metrics"].get(metric, 1.0)  # what follows itself does so wholly
+    least = of_teacher / share if metric in kind.lower_is_better else of_teacher * share
+    console.print(f"to be kept: {metric} {least:.4f}, of the teacher's {of_teacher:.4f} ({share:.0%})")
+    return replace(request.budget or Budget(min_metric=least), min_metric=least)
+
+
+def searched(request: Request, recipe: Recipe, output: Path, effort: Effort) -> dict[str, Any]:
+    """What the search found, now or before this run was interrupted."""
+    if (output / "search.json").is_file():
+        found: dict[str, Any] = read_json(output / "search.json")
+        return found
+    with _bars() as told:
+        return search(
+            recipe.output_dir / "depth",
+            budget_of(request, recipe),
+            request.setting,
+            effort,
+            output=output,
+            on_progress=told,
+        )
+
+
+def exported(recipe: Recipe, found: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """export.json of the student that was chosen, as int8 too if that passes its gate."""
+    if (output / "export.json").is_file():
+        about: dict[str, Any] = read_json(output / "export.json")
+        return about
+    supernet, tokenizer = load_supernet(recipe.output_dir / "depth")
+    written = found["choice"]["subnet"]
+    subnet = Subnet(tuple(Layer(**layer) for layer in written["layers"]), written["hidden"])
+    which = supernet.grid.trained(subnet, supernet.geometry) or subnet
+    with progress("exporting, and validating the files"):
+        validation = load_validation(recipe.task, recipe.data, supernet.model, tokenizer)
+        facts: dict[str, Any] = {"task": recipe.task.name, "data": Path(str(recipe.data.train)).name}
+        facts |= {"trained_max_length": recipe.data.max_length}
+        if licence := licence_of([recipe.teacher, recipe.output_dir / "teacher", recipe.model]):
+            facts["licence"] = licence
+        options = ExportOptions(variants=(INT8,))
+        about = export_student(supernet, tokenizer, which, output, facts=facts, options=options, validation=validation)
+    for file, own in about.get("refused", {}).items():
+        console.print(f"{file} was left out: {own['reason']}")
+    return about
+
+
+def benchmarked(request: Request, recipe: Recipe, output: Path) -> dict[str, Any]:
+    """Latencies of the teacher, the student and its smaller file, as `benchmark --json` has them."""
+    if (output / BENCHMARK).is_file():
+        found: dict[str, Any] = read_json(output / BENCHMARK)
+        return found
+    setting, student = request.setting, output / STUDENT
+    own = output / "teacher"
+    teacher = str(own) if own.is_dir() else resolve_model(recipe.teacher or recipe.model)
+    int8 = student / VARIANTS[INT8].file
+    paths = [teacher, str(student), *([str(int8)] if int8.is_file() else [])]
+    with progress("measuring latency") as told:
+        table = benchmark(
+            paths,
+            [setting.runtime],
+            threads=setting.threads,
+            batch_sizes=[setting.batch_size],
+            lengths=[setting.length or recipe.data.max_length],
+            repeats=REPEATS,
+            warmup=WARMUP,
+            on_round=lambda total: told(total=total, advance=1),
+        )
+    show(benchmark_table(table))
+    table["rows"] = [{**row, "path": os.path.relpath(row["path"], output)} for row in table["rows"]]
+    write_json(output / BENCHMARK, table)
+    return table
+
+
+@contextmanager
+def _bars() -> Iterator[Any]:
+    """Shows the progress of one thing after another, each with a bar of its own."""
+    with ExitStack() as stack:
+        now: dict[str, Any] = {}
+
+        def told(what: str, done: int, total: int) -> None:
+            if now.get("what") != what:
+                stack.close()
+                now["what"], now["bar"] = what, stack.enter_context(progress(what, total))
+            now["bar"](completed=done, total=total)
+
+        yield told

@@ -1,0 +1,94 @@
+"""What lies in the output directory of a compress: what was asked and planned, how far it is, and whose it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynackd.compress.request import Request
+from dynackd.errors import UserError, shown
+from dynackd.system.places import (
+    holds,
+    manifest_of,
+    read_json,
+    remove,
+    strangers,
+    write_json,
+)
+from dynackd.training.runs import RunMode
+
+COMPRESSED = "a compressed model and how it came to be"  # what its manifest calls it
+RECIPE = "recipe.yaml"
+STATE, SUMMARY, BENCHMARK, REPORT = "compress.json", "summary.json", "benchmark.json", "report.html"
+FILES = [STATE, SUMMARY, BENCHMARK, RECIPE, REPORT, "report.png", "report.svg"]
+STAGES = {"finetune": "teacher", "width": "width", "depth": "depth"}  # and the directory of each one's result
+SEARCH, STUDENT = "search", "student"
+CHOSEN = (SEARCH, STUDENT)  # what depends on the budget
+# What may be asked otherwise of a supernet that is trained already.
+OF_THE_CHOICE = ("budget", "keep", "setting", "max_minutes")
+
+
+@dataclass(frozen=True)
+class State:
+    """What compress.json says: the request, whether the teacher is trained first, and the seconds that were planned."""
+
+    request: Mapping[str, Any]
+    finetunes: bool
+    planned_s: float
+    effort: Mapping[str, Any]
+
+    def write(self, output: Path) -> None:
+        content = {"request": self.request, "finetunes": self.finetunes, "planned_s": self.planned_s,
+                   "effort": self.effort}  # fmt: skip
+        write_json(output / STATE, content)
+
+
+def read_state(output: Path) -> State | None:
+    """How far the run in `output` is; None where none has begun."""
+    if not (output / STATE).is_file():
+        return None
+    content = read_json(output / STATE)
+    try:
+        return State(content["request"], content["finetunes"], content["planned_s"], content["effort"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{output / STATE} is damaged; begin again with --overwrite") from error
+
+
+def refuse_output(output: Path, mode: RunMode) -> None:
+    """`UserError` where `output` is not a compress's own, or holds one that the mode does not allow for."""
+    if not holds(output):
+        return
+    manifest = manifest_of(output)
+    if manifest is None or manifest.what != COMPRESSED:
+        raise UserError(f"{output} holds what no dynackd compress wrote; name another directory with --output")
+    if (output / STATE).is_file() and not (mode.resume or mode.overwrite):
+        raise UserError(f"{output} holds a run already; add --resume to go on with it or --overwrite to begin again")
+
+
+def refuse_other_request(output: Path, state: State, request: Request) -> None:
+    """`UserError` where a run that is gone on with was asked for something else than the student's size."""
+    now = request.to_dict()
+    changed = [key for key in now if key not in OF_THE_CHOICE and state.request.get(key) != now[key]]
+    if changed:
+        told = ", ".join(f"{key} was {shown(state.request.get(key))}, is {shown(now[key])}" for key in changed)
+        raise UserError(f"the run in {output} was asked for something else: {told}; repeat that, or --overwrite it")
+
+
+def clear(output: Path) -> None:
+    """Delete what an earlier run left, for --overwrite. `UserError` where something in it is not dynackd's."""
+    parts = [part for name in STAGES.values() for part in (name, f"{name}-checkpoints")]
+    for name in (*parts, *CHOSEN, f"{SEARCH}-kept"):
+        if left := strangers(output / name):
+            raise UserError(f"{output / name} holds {left[0]}, which dynackd did not write; move that away first")
+    (output / STATE).unlink(missing_ok=True)  # from here on nothing has begun
+    for name in (*parts, *CHOSEN):
+        remove(output / name)
+    forget_choice(output)
+
+
+def forget_choice(output: Path) -> None:
+    """Delete what was chosen for a budget, the summary first."""
+    for name in (SUMMARY, BENCHMARK):
+        (output / name).unlink(missing_ok=True)
+    for name in CHOSEN:
+        remove(output / name)

@@ -1,0 +1,235 @@
+"""The whole road on tiny models: what is chosen is written down, whole, and found again after a kill anywhere."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import tiny_recipe, write_rows
+
+from dynackd.cli.command_line import main
+from dynackd.compress import choosing, road
+from dynackd.compress.guess import Said
+from dynackd.compress.request import Request
+from dynackd.errors import UserError
+from dynackd.search.settings import Budget
+from dynackd.students.loading import load_student
+from dynackd.supernet.network import load_supernet
+from dynackd.system.places import new_directory, write_json
+from dynackd.training.recipe import load_recipe
+from dynackd.training.runs import RunMode
+
+QUICK = ("training.max_steps=2", "training.per_device_train_batch_size=8", "grid.widths=[0.5, 1.0]",
+         "grid.depths=[0.5, 1.0]", "importance.rows=16", "training.use_cpu=true")  # fmt: skip
+
+
+def fake_search(directory, budget, setting, effort, output, on_progress):
+    """The smallest size of the grid."""
+    on_progress("looking", 1, 1)
+    supernet, _ = load_supernet(directory)
+    smallest = list(supernet.subnets.values())[-1]
+    found = {"choice": {"subnet": smallest.to_dict()}, "budget": budget.to_dict()}
+    with new_directory(output, "a search's result") as temporary:
+        write_json(temporary / "best.json", smallest.to_dict())
+        write_json(temporary / "search.json", found)
+    return found
+
+
+def fake_benchmark(paths, runtimes, threads, batch_sizes, lengths, repeats, warmup, on_round):
+    row = {"runtime": runtimes[0], "provider": "cpu", "threads": threads, "batch_size": 1, "length": lengths[0],
+           "latency_ms": {"p50": 1.0, "p90": 1.0, "p99": 1.0}, "throughput_per_s": 1000.0}  # fmt: skip
+    return {"machine": "none", "rows": [{"path": path, **row} for path in paths]}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(choosing, "search", fake_search)
+    monkeypatch.setattr(choosing, "benchmark", fake_benchmark)
+
+
+def asked(directory, **changes):
+    """A request for a bare encoder and a csv file in `directory`."""
+    model = tiny_recipe(directory)["model"]
+    data = directory / "reviews.csv"
+    if not data.exists():
+        write_rows(data, 60, 3)
+        lines = data.read_text().splitlines()
+        named = {"1": "good", "0": "bad", "label": "verdict"}
+        rows = [line.split("\t") for line in lines]
+        data.write_text("".join(f'"{text}";{named[label]}\n' for text, label in rows))
+    fields = {"budget": Budget(max_latency_ms=5.0), "output": directory / "out", "overrides": QUICK, **changes}
+    return Request(model, str(data), **fields)
+
+
+def content_of(directory):
+    """What every file holds, but for what tells of times and places of a run."""
+    passed = ("report.", "log.jsonl", "metrics.json", "compress.json", "summary.json", "export.json", "README.md")
+    return {
+        file.relative_to(directory).as_posix(): file.read_bytes()
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and not file.name.startswith(passed) and file.suffix not in (".yaml",)
+    }
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A directory in which one has run through, and what it printed."""
+    directory = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "search", fake_search)
+        patch.setattr(choosing, "benchmark", fake_benchmark)
+        summary = road.compress(asked(directory), RunMode())
+    return directory, summary
+
+
+def test_a_csv_file_and_an_encoder_become_a_student_that_loads_and_a_report(unbroken):
+    directory, summary = unbroken
+    output = directory / "out"
+    model, tokenizer = load_student(output / summary["student"]["path"])
+    model(**tokenizer("a fine film", return_tensors="pt"))
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    assert sum(own.numel() for own in model.parameters()) == summary["student"]["parameters"]
+    assert summary["student"]["parameters"] < summary["teacher"]["parameters"]
+    assert summary["metric"] == "accuracy"
+    assert 0 <= summary["student"]["metrics"]["accuracy"] <= 1
+    assert summary["budget"] == {"max_latency_ms": 5.0}
+    assert (output / "report.html").is_file()
+    assert (output / "report.png").is_file()
+    assert json.loads((output / "summary.json").read_text()) == summary
+
+
+def test_the_recipe_that_is_written_says_what_was_decided_and_gives_the_same_again(unbroken):
+    output, other = unbroken[0] / "out", unbroken[0] / "again"
+    text = (output / "recipe.yaml").read_text()
+    assert "# reviews.csv is read as classification (text 'sentence', label 'verdict': bad, good)." in text
+    assert "20.0% of the 60 rows are held out" in text
+    recipe = load_recipe(output / "recipe.yaml")
+    assert recipe.data.max_length == 16
+    again = Request(str(output / "recipe.yaml"), budget=Budget(max_latency_ms=5.0), output=other)
+    road.compress(again, RunMode())
+    assert content_of(other) == content_of(output)
+    assert load_recipe(other / "recipe.yaml").stages == recipe.stages
+
+
+STEPS = [
+    *((road.TRAINED, name) for name in ("finetune", "width", "depth")),
+    *((road, name) for name in ("searched", "exported", "benchmarked", "make_summary", "write_report")),
+]
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing runs after it."""
+
+
+def stopped(monkeypatch, home, name, after):
+    """Kills a run before or after a step; returns what lets it pass again."""
+    before = home[name] if isinstance(home, dict) else getattr(home, name)
+    change = monkeypatch.setitem if isinstance(home, dict) else monkeypatch.setattr
+
+    def killed(*arguments, **options):
+        if after:
+            before(*arguments, **options)
+        raise Killed
+
+    change(home, name, killed)
+    return lambda: change(home, name, before)
+
+
+def test_a_run_that_is_killed_before_and_after_each_step_goes_on_to_the_same_result(unbroken, tmp_path, monkeypatch):
+    mode = RunMode()
+    for home, name in STEPS:
+        for after in (False, True):
+            passes = stopped(monkeypatch, home, name, after)
+            with pytest.raises(Killed):
+                road.compress(asked(tmp_path), mode)
+            assert mode.interruption.resumable
+            passes()
+            with pytest.raises(UserError, match="add --resume to go on with it"):
+                road.compress(asked(tmp_path), RunMode())
+            mode = RunMode(resume=True)
+    road.compress(asked(tmp_path), mode)
+    with pytest.raises(UserError, match="holds a finished run"):
+        road.compress(asked(tmp_path), mode)
+    assert content_of(tmp_path / "out") == content_of(unbroken[0] / "out")
+
+
+@pytest.mark.parametrize("name", ["prepare", "tell_plan", "mark", "write_recipe"])
+def test_a_run_that_is_killed_before_it_has_begun_begins_anew(tmp_path, monkeypatch, name):
+    mode = RunMode()
+    passes = stopped(monkeypatch, road, name, True)
+    with pytest.raises(Killed):
+        road.compress(asked(tmp_path), mode)
+    assert not mode.interruption.resumable
+    passes()
+    stopped(monkeypatch, road, "_walk", False)
+    for again in (RunMode(), RunMode(resume=True)):
+        with pytest.raises(Killed):
+            road.compress(asked(tmp_path), again)
+
+
+def test_another_budget_begins_at_the_choice(unbroken, monkeypatch, capsys):
+    request = asked(unbroken[0], budget=Budget(max_params=1e6))
+    monkeypatch.setattr(road, "TRAINED", {})  # no stage is run
+    summary = road.compress(request, RunMode(resume=True))
+    assert summary["budget"] == {"max_params": 1e6}
+    assert "is finished; passed over" in capsys.readouterr().out
+    road.compress(asked(unbroken[0]), RunMode(resume=True))
+
+
+def test_without_a_budget_a_share_of_the_teachers_metric_is_kept(unbroken):
+    directory = unbroken[0]
+    teacher = json.loads((directory / "out" / "depth" / "metrics.json").read_text())["teacher"]["metrics"]["accuracy"]
+    summary = road.compress(asked(directory, budget=None), RunMode(resume=True))
+    assert summary["budget"] == {"min_metric": pytest.approx(0.97 * teacher)}
+    summary = road.compress(asked(directory, keep=0.5), RunMode(resume=True))
+    assert summary["budget"] == {"max_latency_ms": 5.0, "min_metric": pytest.approx(0.5 * teacher)}
+    road.compress(asked(directory), RunMode(resume=True))
+
+
+def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    request = asked(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    arguments = [request.model, "--data", request.data, "--max-latency-ms", "5", "--dry-run", "--max-minutes", "60"]
+    overrides = [part for override in QUICK for part in ("--set", override)]
+    assert main(["compress", *arguments, *overrides]) == 0
+    told = capsys.readouterr().out
+    for words in ("fine-tuning the teacher", "training all widths", "in all", "--max-latency-ms 5", "held out"):
+        assert words in told
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_that_fits_the_labels_is_the_teacher_and_one_with_another_head_is_trained_anew(unbroken, tmp_path):
+    from dynackd.compress.preparing import prepare
+
+    teacher = str(unbroken[0] / "out" / "teacher")
+    data = asked(tmp_path).data
+    request = Request(teacher, data, output=tmp_path / "x", overrides=QUICK)
+    assert not prepare(request, tmp_path / "x", 0.0).finetunes
+    three = Path(data).read_text().replace("bad\n", "poor\n", 12)
+    Path(data).write_text(three)
+    assert prepare(request, tmp_path / "x", 0.0).finetunes
+
+
+def test_a_directory_of_somebody_else_stays(tmp_path):
+    request = asked(tmp_path, output=tmp_path)
+    for mode in (RunMode(), RunMode(resume=True), RunMode(overwrite=True)):
+        with pytest.raises(UserError, match="holds what no dynackd compress wrote"):
+            road.compress(request, mode)
+
+
+def test_a_run_is_gone_on_with_only_as_it_was_asked_for(unbroken):
+    request = asked(unbroken[0], said=Said(text=("sentence",)))
+    with pytest.raises(UserError, match=r"asked for something else: text was \[\], is \['sentence'\]"):
+        road.compress(request, RunMode(resume=True))
+
+
+def test_overwriting_begins_anew_and_keeps_what_is_not_ours(tmp_path, monkeypatch):
+    road.compress(asked(tmp_path), RunMode())
+    first = content_of(tmp_path / "out")
+    (tmp_path / "out" / "width" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"width holds notes.txt, which dynackd did not write"):
+        road.compress(asked(tmp_path), RunMode(overwrite=True))
+    (tmp_path / "out" / "width" / "notes.txt").unlink()
+    assert content_of(tmp_path / "out") == first
+    road.compress(asked(tmp_path), RunMode(overwrite=True))
+    assert content_of(tmp_path / "out") == first
