@@ -1,4 +1,4 @@
-"""The quickstart exports and measures sizes of its own grid, whatever that is, and is checked before it begins."""
+"""The quickstart is a compress of our own rows, and is checked before anything is written."""
 
 import json
 
@@ -6,31 +6,26 @@ import pytest
 from conftest import tiny_recipe, write_rows
 
 from dynackd import quickstart as module
+from dynackd.compress import choosing, road
 from dynackd.errors import UserError
-from dynackd.grid import Grid
-from dynackd.quickstart import exported_sizes, quickstart
-from dynackd.subnet import SubnetSpec
+from dynackd.quickstart import quickstart
+from dynackd.supernet.network import load_supernet
+from dynackd.system.places import new_directory, write_json
 from dynackd.training.runs import RunMode
 
 
-@pytest.mark.parametrize(
-    ("grid", "sizes"),
-    [
-        (Grid((1.0, 0.5, 0.25), (1.0, 0.75, 0.5)), [(0.5, 0.75), (0.25, 0.5)]),
-        (Grid((1.0, 0.5), (1.0, 0.75, 0.5)), [(0.5, 1.0), (0.5, 0.5)]),
-        (Grid((1.0, 0.75, 0.5, 0.25), (1.0,)), [(0.5, 1.0), (0.25, 1.0)]),
-        (Grid((1.0, 0.5), (1.0,)), [(0.5, 1.0)]),
-        (Grid((1.0,), (1.0,)), [(1.0, 1.0)]),
-    ],
-)
-def test_the_exported_sizes_are_a_middle_one_and_the_smallest_of_the_grid(grid, sizes):
-    chosen = exported_sizes(grid)
-    assert chosen == [SubnetSpec(*size) for size in sizes]
-    assert set(chosen) <= set(grid.specs())
+def fake_search(directory, budget, setting, effort, output, on_progress):
+    """The smallest size of the grid."""
+    supernet, _ = load_supernet(directory)
+    smallest = list(supernet.subnets.values())[-1]
+    found = {"choice": {"subnet": smallest.to_dict()}, "budget": budget.to_dict()}
+    with new_directory(output, "a search's result") as temporary:
+        write_json(temporary / "search.json", found)
+    return found
 
 
 def fake_benchmark(paths, runtimes, lengths, **options):
-    row = {"runtime": "torch", "provider": "cpu", "threads": 1, "batch_size": 1, "length": lengths[0],
+    row = {"runtime": "onnxruntime", "provider": "cpu", "threads": 1, "batch_size": 1, "length": lengths[0],
            "latency_ms": {"p50": 1.0, "p90": 1.0, "p99": 1.0}, "throughput_per_s": 1000.0}  # fmt: skip
     return {"machine": "none", "rows": [{"path": path, **row} for path in paths]}
 
@@ -41,25 +36,28 @@ def texts(directory, *_counts):
     write_rows(directory / "validation.tsv", 16, 2)
 
 
-@pytest.mark.parametrize(
-    ("widths", "depths", "students"),
-    [("[0.5, 1.0]", "[0.5, 0.75, 1.0]", ["w0.5-d1", "w0.5-d0.5"]), ("[1.0]", "[1.0]", ["w1-d1"])],
-)
-def test_a_quickstart_with_a_grid_of_ones_own_comes_to_its_end(tmp_path, monkeypatch, widths, depths, students, capsys):
-    monkeypatch.setattr(module, "benchmark", fake_benchmark)
+def test_a_quickstart_comes_to_its_end_and_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(choosing, "search", fake_search)
+    monkeypatch.setattr(choosing, "benchmark", fake_benchmark)
     monkeypatch.setattr(module, "write_docstring_dataset", texts)
     model = tiny_recipe(tmp_path)["model"]
-    settings = [f"model={model}", f"grid.widths={widths}", f"grid.depths={depths}", "training.max_steps=2",
+    settings = [f"model={model}", "grid.widths=[0.5, 1.0]", "grid.depths=[0.5, 1.0]", "training.max_steps=2",
                 "data.max_length=20", "task.metrics=[f1]"]  # fmt: skip
     output = tmp_path / "quick"
-    result = quickstart(output, RunMode(), settings)
-    assert capsys.readouterr().out.count("MFLOPs") == 2, "one table of the width stage, one of the depth stage"
-    assert sorted(path.name for path in (output / "students").iterdir()) == sorted(students)
-    assert [point["label"] for point in result["points"]] == ["teacher", *students]
-    assert result["latency"]["rows"][0]["length"] == 20
-    assert json.loads((output / "summary.json").read_text())["points"] == result["points"]
-    for name in students:
-        assert json.loads((output / "students" / name / "export.json").read_text())["metrics"]["student"]["f1"] >= 0
+    with monkeypatch.context() as patch:
+        patch.setattr(road, "searched", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            quickstart(output, RunMode(), settings)
+    monkeypatch.setattr(module, "write_docstring_dataset", lambda *_: pytest.fail("the rows are there"))
+    capsys.readouterr()
+    result = quickstart(output, RunMode(resume=True), settings)
+    assert " ".join(capsys.readouterr().out.split()).count("is finished; passed over") == 3
+    assert result["metric"] == "f1"
+    assert result["setting"]["length"] == 20
+    assert result["student"]["metrics"]["f1"] >= 0
+    assert json.loads((output / "summary.json").read_text()) == result
+    assert (output / "report.png").is_file()
+    assert (output / "student" / "export.json").is_file()
 
 
 @pytest.mark.parametrize(

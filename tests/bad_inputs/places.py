@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bad_inputs import Bad
+from dynackd.compress.state import COMPRESSED, FILES, STATE
 from dynackd.system.places import mark
 
 
@@ -125,24 +126,24 @@ CASES = [
     Bad(
         "a quickstart over a home",
         "quickstart --output {d} --overwrite",
-        "{d} holds what no quickstart wrote; name another directory",
+        "{d} holds what no dynackd compress wrote; name another directory with --output",
     ),
     Bad(
         "a quickstart that goes on in another run",
         "quickstart --output {d}/run --resume",
-        "{d}/run holds what no quickstart wrote; name another directory",
+        "{d}/run holds what no dynackd compress wrote; name another directory with --output",
     ),
     Bad(
         "a quickstart where one has begun",
         "quickstart --output {d}/q",
-        "{d}/q holds a quickstart already; add --resume to go on with it or --overwrite",
-        lambda d: mark(d / "q", "a quickstart", ["summary.json"]),
+        "{d}/q holds a run already; add --resume to go on with it or --overwrite to begin again",
+        lambda d: (mark(d / "q", COMPRESSED, FILES), (d / "q" / STATE).write_text("{}")),
     ),
     Bad(
-        "a quickstart that goes on when it is finished",
-        "quickstart --output {d}/q --resume",
-        "{d}/q holds a finished quickstart; --overwrite runs it again",
-        lambda d: (mark(d / "q", "a quickstart", ["summary.json"]), (d / "q" / "summary.json").write_text("{}")),
+        "a compress that goes on with what is damaged",
+        "compress {d}/encoder --data {d}/train.tsv --output {d}/q --resume",
+        "{d}/q/compress.json is damaged; begin again with --overwrite",
+        lambda d: (mark(d / "q", COMPRESSED, FILES), (d / "q" / STATE).write_text("{}")),
     ),
     Bad(
         "a table over a directory",
