@@ -1,6 +1,6 @@
 """What a recipe's results were made from, and whether that is what the recipe names now.
 
-A stage writes its record into its unfinished run and into its result; the next stage, `--resume` and the quickstart
+A stage writes its record into its unfinished run and into its result; the next stage, `--resume` and `compress`
 compare theirs with it before they train. A changed learning rate makes no result a stranger; other rows, another
 model, teacher, task or length do.
 """
