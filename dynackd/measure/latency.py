@@ -5,11 +5,12 @@ machine falls on all of them.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from itertools import groupby
@@ -25,6 +26,7 @@ from dynackd.report.terminal import machine_name
 
 ROUNDS = 10
 PERCENTILES = (50, 90, 99)
+FEWEST_ROUNDS = 3  # in which even the slowest case runs
 SPREAD = (25, 75)  # percentiles of the rounds' medians
 
 
@@ -104,18 +106,23 @@ def measure(
 
 
 def measure_possible(
-    cases: Sequence[Case], repeats: int, warmup: int, on_round: Callable[[], None] = lambda: None
+    cases: Sequence[Case],
+    repeats: int,
+    warmup: int,
+    on_round: Callable[[], None] = lambda: None,
+    seconds: float = math.inf,
 ) -> list[dict[str, Any] | Failed]:
-    """As `measure`; a case that cannot run says why in the place of its row."""
-    each = max(1, -(-repeats // ROUNDS))
+    """As `measure`; a case that cannot run says why in the place of its row, and one that would take more than so many
+    `seconds` is run less often, down to once in each of three rounds."""
     groups = [list(group) for _, group in groupby(cases, key=_process)]
     latencies_ms: list[list[list[list[float]]]] = [[[] for _ in group] for group in groups]
     with _workers(groups) as (workers, told):
         for turn in range(ROUNDS + 1):
             for worker, group, about, values in zip(workers, groups, told, latencies_ms, strict=True):
                 for index, case in enumerate(group):
-                    if not about[index]["problem"]:
-                        _ask(worker, (index, each if turn else warmup))
+                    counts = _counts(about[index], repeats, warmup, seconds)
+                    if counts[turn]:
+                        _ask(worker, (index, counts[turn]))
                         answer = _answer(worker, case)
                         values[index] += [answer] if turn else []
                     on_round()
@@ -125,6 +132,16 @@ def measure_possible(
         for group, group_told, group_values in zip(groups, told, latencies_ms, strict=True)
         for case, known, values in zip(group, group_told, group_values, strict=True)
     ]
+
+
+def _counts(about: Mapping[str, Any], repeats: int, warmup: int, seconds: float) -> list[int]:
+    """How often a case is run in the warm-up and in each round."""
+    if about["problem"]:
+        return [0] * (ROUNDS + 1)
+    whole = max(1, -(-repeats // ROUNDS)) * ROUNDS
+    total = int(min(whole, max(FEWEST_ROUNDS, seconds * 1e3 / about["run_ms"])))
+    rounds = [total * (turn + 1) // ROUNDS - total * turn // ROUNDS for turn in range(ROUNDS)]
+    return [warmup if total == whole else min(warmup, max(rounds)), *rounds]
 
 
 def _process(case: Case) -> tuple[Any, ...]:
@@ -178,11 +195,12 @@ def benchmark(
     repeats: int,
     warmup: int,
     on_round: Callable[[int], None] = lambda total: None,
+    seconds: float = math.inf,
 ) -> dict[str, Any]:
     """The content of `benchmark --json`: rows, and under "left_out" a sentence for each thing that was not measured or
     was measured otherwise than asked for. Raises `UserError` where a path is nothing, or nothing of it runs.
 
-    The models take turns for one number of threads after the other.
+    The models take turns for one number of threads after the other. seconds: see `measure_possible`.
     """
     check_runtimes(runtimes)
     sources = [source_of(path) for path in paths]
@@ -200,7 +218,7 @@ def benchmark(
         for count in counts:
             turn = [planned for planned in plan if planned.case.threads == count]
             found = measure_possible(
-                [planned.case for planned in turn], repeats, warmup, lambda: on_round(len(plan) * (ROUNDS + 1))
+                [planned.case for planned in turn], repeats, warmup, lambda: on_round(len(plan) * (ROUNDS + 1)), seconds
             )
             failed: dict[tuple[str, str], list[str]] = {}
             for planned, row in zip(turn, found, strict=True):

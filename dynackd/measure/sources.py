@@ -64,10 +64,10 @@ def source_of(path: str) -> Source:
         config, _ = _config(str(directory)) if directory else (None, "")
         return Source(path, graph=read_graph(place), config=config)
     directory = encoder_directory(place)
+    file = main_file(place)
     if not (directory / "config.json").is_file():
         raise UserError(f"{path} is neither a model directory nor an .onnx file")
     config, missing = _config(str(directory))
-    file = _main_file(directory)
     if missing and file is None:
         raise UserError(missing)
     graph = read_graph(file) if file else None
@@ -97,9 +97,17 @@ def encoder_directory(place: Path) -> Path:
     return inside
 
 
-def _main_file(directory: Path) -> Path | None:
-    """The ONNX file of a directory, where transformers.js, sentence-transformers and Optimum look for it."""
-    return next((file for file in (directory / ONNX_FILE, directory / "model.onnx") if file.is_file()), None)
+def _folders(place: Path) -> list[Path]:
+    """Where a model directory may hold ONNX files: transformers.js and sentence-transformers look into `onnx`, Optimum
+    beside the config."""
+    directories = dict.fromkeys([encoder_directory(place), place])
+    return [folder for directory in directories for folder in (directory / "onnx", directory)]
+
+
+def main_file(place: Path) -> Path | None:
+    """The ONNX file that stands for a model directory."""
+    files = [folder / Path(ONNX_FILE).name for folder in _folders(place)]
+    return next((file for file in files if file.is_file()), None)
 
 
 def other_files(path: str) -> list[str]:
@@ -107,10 +115,8 @@ def other_files(path: str) -> list[str]:
     place = Path(path)
     if not place.is_dir():
         return []
-    directory = encoder_directory(place)
-    main = _main_file(directory)
-    return [str(file) for folder in ("onnx", ".") for file in sorted((directory / folder).glob("*.onnx"))
-            if file != main]  # fmt: skip
+    main = main_file(place)
+    return [str(file) for folder in _folders(place) for file in sorted(folder.glob("*.onnx")) if file != main]
 
 
 # --- ONNX files of anyone's -------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from dynackd.measure.runtimes import RUNTIMES, Case, Runner
 
 def serve() -> None:
     """Reads the cases of one model, a line of JSON, which differ in their shapes alone; opens the model, runs every
-    case once, and answers with a line of JSON: for each case "problem", "" or what went wrong, and
-    "peak_memory_mb". Then answers each [case, n] with n latencies in ms, until its input ends."""
+    case twice, and answers with a line of JSON: for each case "problem", "" or what went wrong, "peak_memory_mb", and
+    "run_ms", how long the second run took. Then answers each [case, n] with n latencies in ms, until its input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
 
@@ -26,12 +26,13 @@ def serve() -> None:
     answer(told)
     for line in sys.stdin:
         index, repeats = json.loads(line)
-        run, latencies_ms = runners[index], []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            run()
-            latencies_ms.append((time.perf_counter() - start) * 1e3)
-        answer(latencies_ms)
+        answer([_timed_ms(runners[index]) for _ in range(repeats)])
+
+
+def _timed_ms(run: Runner) -> float:
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3
 
 
 def _prepared(cases: list[Case]) -> tuple[dict[int, Runner], list[dict[str, Any]]]:
@@ -47,7 +48,8 @@ def _prepared(cases: list[Case]) -> tuple[dict[int, Runner], list[dict[str, Any]
         try:
             runners[index] = prepare(case.batch_size, case.length)
             runners[index]()  # a length that the model does not take fails here
-            told[index] = {"problem": "", "peak_memory_mb": peak_memory_mb()}
+            run_ms = _timed_ms(runners[index])
+            told[index] = {"problem": "", "peak_memory_mb": peak_memory_mb(), "run_ms": run_ms}
         except Exception as error:  # see above
             told[index] = {"problem": _problem(error)}
     return runners, told

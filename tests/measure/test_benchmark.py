@@ -155,3 +155,10 @@ def test_torch_compile_measures_a_model(model):
     (row,) = benchmark([str(model)], ["torch-compile"], 1, [1], [5], 1, 1)["rows"]
     assert row["runtime"] == "torch-compile"
     assert row["latency_ms"]["p99"] < 1000
+
+
+def test_a_row_that_would_take_too_long_is_run_less_often_and_says_so(monkeypatch):
+    child(monkeypatch, imitated("lambda: time.sleep(.02 * (length == 9))"))
+    slow, fast = dynackd.measure.latency.measure_possible([torch_case(9), torch_case(5)], 20, 1, seconds=0.1)
+    assert 3 <= slow["repeats"] <= 5
+    assert fast["repeats"] == 20
