@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from dynackd.search.latency_model import Weights
 from dynackd.subnet import Geometry, Layer, Subnet, full
 
 Cost = Callable[[Subnet], float]
@@ -44,6 +45,11 @@ class Additive:
         widest = known - narrow - sum(head for _, head, _ in layers) if narrow != known else 0
         kept = sum(own + head * geometry.heads + neuron * geometry.neurons for own, head, neuron in layers)
         return cls(known - kept - widest * geometry.heads, tuple(layers), widest)
+
+    @property
+    def weights(self) -> Weights:
+        """What a head and what a neuron counts, in the mean over layers."""
+        return Weights(*(sum(layer[place] for layer in self.layers) / len(self.layers) for place in (1, 2)))
 
     def __call__(self, subnet: Subnet) -> int:
         costs = (self.layers[own.index] for own in subnet.layers)

@@ -144,8 +144,9 @@ class _Search:
     def _counted(self) -> dict[str, Cost]:
         """The costs that are counted."""
         geometry = self.supernet.geometry
+        self.parameters = Additive.of(lambda subnet: count_parameters(self.supernet, subnet), geometry)
         return {
-            "parameters": Additive.of(lambda subnet: count_parameters(self.supernet, subnet), geometry),
+            "parameters": self.parameters,
             "flops": Additive.of(lambda subnet: self.flops.count(subnet, self.length), geometry),
         }
 
@@ -159,7 +160,8 @@ class _Search:
             found = self._samples("sampled", self.effort.samples, self.workshop.time)
             self.usual_ms = usual_reference_ms(found)
             latencies_ms = [steady_ms(own, self.usual_ms) for own in found]
-            self.fit = fit([own.subnet for own in found], latencies_ms, max(1, len(found) // UNSEEN))
+            subnets = [own.subnet for own in found]
+            self.fit = fit(subnets, latencies_ms, max(1, len(found) // UNSEEN), self.parameters.weights)
             costs["latency_ms"] = self.fit.model
         if "size_mb" in bounds:
             costs["size_mb"] = size_model(found if timed else self._samples("weighed", ENOUGH, self.workshop.weigh))
