@@ -18,10 +18,14 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 from onnx.reference import ReferenceEvaluator
+from trained_tokenizers import TEXTS as TRAINED_ON
+from trained_tokenizers import byte_level_bpe, in_transformers, unigram, word_piece
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import dynackd  # noqa: F401  (registers the students)
 from dynackd.deploy.export import ExportOptions, export_student
+from dynackd.deploy.texts import read_texts
+from dynackd.deploy.vocabulary import Wish
 from dynackd.grid import Grid
 from dynackd.onnx.graphs import Fixed, Shape, example_batch
 from dynackd.subnet import SubnetSpec
@@ -178,6 +182,20 @@ def test_transformers_js_gives_the_same_labels_and_scores(node, student, dtype, 
 @pytest.mark.client
 def test_transformers_js_runs_the_8_bit_file(node, student):
     assert len(javascript(node, student, "q8", TEXTS)) == len(TEXTS)
+
+
+@pytest.mark.client
+@pytest.mark.parametrize("make", [word_piece, byte_level_bpe, unigram], ids=lambda make: make.__name__)
+def test_transformers_js_reads_a_smaller_vocabulary(node, make, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TRAINED_ON[:100]))
+    wish = Wish(read_texts(str(tmp_path / "texts.txt"), None, None, None), coverage=0.8)
+    tokenizer = in_transformers(make)
+    net = Supernet(tiny_model(vocab_size=len(tokenizer)), Grid((1.0, 0.5), (1.0, 0.5))).eval()
+    about = export_student(net, tokenizer, SPEC, tmp_path / "student", options=ExportOptions(vocabulary=wish))
+    assert about["vocabulary"]["size"] < len(tokenizer) * 0.8
+    texts = [*TRAINED_ON[100:120], "una <url> nu", "漢 é"]
+    check_scores(javascript(node, tmp_path / "student", "fp32", texts), expected(tmp_path / "student", texts),
+                 tmp_path / "student", 1e-3)  # fmt: skip
 
 
 @pytest.mark.client

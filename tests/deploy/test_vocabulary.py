@@ -6,8 +6,11 @@ import json
 import onnx
 import pytest
 import torch
+import transformers
 from conftest import SPECIAL, VOCABULARY, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
 from tokenizers import Tokenizer
+from trained_tokenizers import KINDS, PHRASES, byte_level_bpe, in_transformers, trained, unigram, word_piece
+from trained_tokenizers import SPECIAL as SPECIAL_TOKENS
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import dynackd.deploy.vocabulary
@@ -16,6 +19,7 @@ from dynackd.data.sources import resolve_source
 from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.gates import Gates
 from dynackd.deploy.texts import read_texts
+from dynackd.deploy.tokenizer_cut import choose
 from dynackd.deploy.validation import load_validation
 from dynackd.deploy.vocabulary import Reader, Wish, cut_embeddings, cut_tokenizer, with_fewer_words
 from dynackd.errors import UserError
@@ -71,6 +75,67 @@ def test_the_student_of_every_family_gives_the_same_with_fewer_words(family, tex
     assert about["vocabulary"]["held_out"] == {
         "texts": 2, "differ": 0.0, "tokens_before": 5.0, "tokens_after": 5.0, "compared": 2,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
+def test_a_student_with_a_tokenizer_of_every_model_reads_as_before(make, tmp_path):
+    """By transformers and by tokenizer.json alone."""
+    (tmp_path / "texts.txt").write_text("\n".join(PHRASES[:200]))
+    tokenizer = in_transformers(make)
+    net = supernet_of(vocab_size=len(tokenizer))
+    own = read_texts(str(tmp_path / "texts.txt"), None, None, None)
+    words = exported(net, tmp_path / "s", own, tokenizer, wish={"coverage": 0.9})["vocabulary"]
+    assert words["size"] < len(tokenizer) * 0.9
+    assert 0 < words["held_out"]["differ"] < 1
+    assert 0.9 <= words["coverage"] < 1
+    small, loaded = load_student(tmp_path / "s")
+    alone, whole, same = Tokenizer.from_file(str(tmp_path / "s" / "tokenizer.json")), cut(net, net.resolve(SPEC)), 0
+    for text in PHRASES[200:300]:
+        assert alone.encode(text).ids == loaded(text)["input_ids"]
+        if alone.encode(text).tokens == tokenizer.tokenize(text, add_special_tokens=True):
+            assert torch.equal(logits(small, loaded, text), logits(whole, tokenizer, text))
+            same += 1
+    assert same > 20
+
+
+CLASSES = {
+    "BertTokenizer": (word_piece, {}),
+    "DistilBertTokenizer": (word_piece, {}),
+    "RobertaTokenizer": (byte_level_bpe, {"merges"}),
+    "XLMRobertaTokenizer": (unigram, {}),
+    "CamembertTokenizer": (unigram, {}),
+    "DebertaV2Tokenizer": (unigram, {}),
+}
+NAMED = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL_TOKENS, strict=True))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_tokenizer_classes_that_transformers_builds_itself_follow(name, tmp_path):
+    """From the words of tokenizer.json and nothing else of it."""
+    make, more = CLASSES[name]
+    model = json.loads(trained(make).to_str())["model"]
+    vocab = [tuple(own) for own in model["vocab"]] if isinstance(model["vocab"], list) else model["vocab"]
+    merges = {"merges": [tuple(pair) for pair in model["merges"]]} if more else {}
+    made = getattr(transformers, name)(vocab=vocab, **merges, **NAMED, bos_token="[CLS]", eos_token="[SEP]")
+    made.add_tokens(["<url>"])
+    made.save_pretrained(tmp_path / "whole")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "whole")
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    counts = [0] * len(tokenizer)
+    for ids in tokenizer(PHRASES[:100], add_special_tokens=False)["input_ids"]:
+        for number in ids:
+            counts[number] += 1
+    small, order = cut_tokenizer(tokenizer, choose(content, counts, tokenizer.all_special_ids, coverage=0.8))
+    assert type(small) is type(tokenizer) is getattr(transformers, name)
+    assert len(order) == len(small) < len(tokenizer)
+    same = 0
+    for text in [*PHRASES, "una <url> nu", "漢 é"]:
+        before, after = tokenizer(text, text), small(text, text)
+        if set(before["input_ids"]) <= set(order):
+            assert [order[number] for number in after["input_ids"]] == before["input_ids"]
+            assert after.get("token_type_ids") == before.get("token_type_ids")
+            same += 1
+    assert same > 40
 
 
 @pytest.mark.parametrize("graph", ["plain", "fused"])
