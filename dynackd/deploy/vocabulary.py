@@ -106,9 +106,8 @@ def cut_tokenizer(
         new = {old: number for number, old in enumerate(order)}
         (place / TOKENIZER).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         config = json.loads((place / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
-        if ADDED in config:
-            config[ADDED] = {str(new[int(old)]): own for old, own in config[ADDED].items()}
-            (place / TOKENIZER_CONFIG).write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
+        config.pop(ADDED, None)  # by their old ids; tokenizer.json says all of it
+        (place / TOKENIZER_CONFIG).write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
         for file in place.iterdir():  # such as vocab.txt: they would say something else
             if file.name not in (TOKENIZER, TOKENIZER_CONFIG):
                 file.unlink()

@@ -94,10 +94,9 @@ class Plain(Kind):
                 for name, array in arrays.items()}
 
     def of_rows(self, outputs: Arrays) -> Arrays:
-        """The mean of a row's states, and nothing behind it."""
-        states = outputs[STATES]
-        sums, counts = states.sum(1, keepdims=True), states.any(-1).sum(1)[:, None, None]
-        return {STATES: np.pad(sums / np.maximum(counts, 1), [(0, 0), (0, KEPT_TOKENS - 1), (0, 0)])}
+        """The sum of a row's states, and nothing behind it: only its direction is looked at."""
+        sums = outputs[STATES].sum(1, keepdims=True)
+        return {STATES: np.pad(sums, [(0, 0), (0, KEPT_TOKENS - 1), (0, 0)])}
 
     def answers(self, outputs: Arrays) -> np.ndarray:
         return outputs[STATES]

@@ -183,6 +183,16 @@ def test_an_unknown_character_scores_as_before_in_a_unigram():
     assert all(scores[token] == score for token, score in changed["model"]["vocab"])
 
 
+def test_the_unknown_token_of_a_unigram_is_found_wherever_it_stands():
+    words = [("a", -1.0), ("b", -2.0), ("ab", -2.5), ("ba", -9.0), ("c", -3.0), ("?", 0.0)]
+    tokenizer = Tokenizer(models.Unigram(words, unk_id=5))
+    changed, order = cut(json.loads(tokenizer.to_str()), choose(json.loads(tokenizer.to_str()), [0] * 6))
+    assert [words[old][0] for old in order] == ["a", "b", "ba", "c", "?"]  # "ba" is the least
+    assert changed["model"]["unk_id"] == 4
+    small = Tokenizer.from_str(json.dumps(changed))
+    assert [order[number] for number in small.encode("cxb").ids] == tokenizer.encode("cxb").ids == [4, 5, 1]
+
+
 # --- every id --------------------------------------------------------------------------------------------------------
 
 ENDS = {"sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}

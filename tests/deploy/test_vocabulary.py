@@ -1,15 +1,17 @@
 """`export --vocabulary`: a student with fewer words gives what it gave before wherever a text is the same tokens."""
 
 import copy
+import dataclasses
 import json
 
+import numpy as np
 import onnx
 import pytest
 import torch
 import transformers
 from conftest import SPECIAL, VOCABULARY, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
 from tokenizers import Tokenizer
-from trained_tokenizers import KINDS, PHRASES, byte_level_bpe, in_transformers, trained, unigram, word_piece
+from trained_tokenizers import KINDS, PHRASES, TEXTS, byte_level_bpe, in_transformers, trained, unigram, word_piece
 from trained_tokenizers import SPECIAL as SPECIAL_TOKENS
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -20,11 +22,12 @@ from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.gates import Gates
 from dynackd.deploy.texts import read_texts
 from dynackd.deploy.tokenizer_cut import choose
-from dynackd.deploy.validation import load_validation
+from dynackd.deploy.validation import load_validation, torch_predictor
 from dynackd.deploy.vocabulary import Reader, Wish, cut_embeddings, cut_tokenizer, with_fewer_words
 from dynackd.errors import UserError
 from dynackd.families.table import max_positions
 from dynackd.grid import Grid
+from dynackd.measure.evaluation import longest_first
 from dynackd.students.cutting import cut
 from dynackd.students.loading import load_student
 from dynackd.subnet import SubnetSpec
@@ -201,7 +204,8 @@ def test_files_that_hold_ids_or_words_beside_tokenizer_json_follow_or_go(tmp_pat
     small, order = cut_tokenizer(tokenizer, {0, 1, 2, 3, 9, 26})
     monkeypatch.undo()
     assert order == [0, 1, 2, 3, 9, 26]
-    assert {token.content: number for number, token in small.added_tokens_decoder.items()}["NA"] == 5
+    assert small.get_vocab() == {**dict(zip(SPECIAL, range(4), strict=True)), VOCABULARY[9]: 4, "NA": 5}
+    assert all(number < 6 for number in small.init_kwargs.get("added_tokens_decoder", {}))
     small.save_pretrained(tmp_path / "s")
     assert {file.name for file in (tmp_path / "s").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
 
@@ -217,7 +221,7 @@ def test_a_stock_checkpoint_has_the_smaller_vocabulary_too(texts, tmp_path):
                                rtol=0)  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "pad"), [("roberta", 6), ("mpnet", 1)])
+@pytest.mark.parametrize(("family", "pad"), [("roberta", 8), ("mpnet", 1)])
 def test_positions_that_are_counted_from_the_padding_stay(family, pad, texts, tmp_path):
     """All tokens up to the padding keep their ids: a RoBERTa begins to count there, an MPNet at 1 in any case."""
     model = tiny_model(family, pad_token_id=pad, max_position_embeddings=49 + pad)
@@ -306,24 +310,45 @@ def test_a_vocabulary_that_loses_too_much_is_left_out_and_the_rest_is_written(
 
 
 def test_the_teacher_reads_the_validation_rows_with_all_words(texts, validation, tmp_path):
+    """The labels are the teacher's own answers, so that it is right whenever it reads what it reads by itself."""
     net = supernet_of()
+    outputs = validation.outputs(torch_predictor(net.model, validation.task.kind), 8)
+    with torch.no_grad():  # as many answers of each class
+        net.model.classifier.bias[0] += float(np.median(np.diff(outputs[""]["logits"])))
     net.model.save_pretrained(tmp_path / "teacher")
     tiny_tokenizer().save_pretrained(tmp_path / "teacher")
     net.origin = Origin("depth", str(tmp_path / "teacher"))
-    options = ExportOptions()
-    whole = export_student(net, tiny_tokenizer(), SPEC, tmp_path / "w", options=options, validation=validation)
+    outputs = validation.outputs(torch_predictor(net.model, validation.task.kind), 8)
+    answers = validation.task.kind.answers(outputs[""])
+    assert len(set(answers)) == 2
+    labels = [0] * len(answers)
+    for place, answer in zip(longest_first(validation.rows[""]), answers, strict=True):
+        labels[place] = int(answer)
+    rows = validation.rows[""].remove_columns("labels").add_column("labels", labels)
+    raw = validation.task.rows[""].remove_columns("label").add_column("label", labels)
+    validation = dataclasses.replace(
+        validation, rows={"": rows}, task=dataclasses.replace(validation.task, rows={"": raw})
+    )
     about = exported(net, tmp_path / "s", texts, validation=validation, gates=Gates(1.0))
-    assert about["metrics"]["teacher"] == whole["metrics"]["teacher"]
+    assert about["metrics"]["teacher"] == {"accuracy": 1.0}
+    wrong = validation.read_by(AutoTokenizer.from_pretrained(tmp_path / "s"))
+    assert wrong.metrics(wrong.outputs(torch_predictor(net.model, wrong.task.kind), 8))["accuracy"] < 1
 
 
-def test_rows_are_compared_in_one_order_whatever_they_become(validation):
+def test_rows_are_compared_in_one_order_whatever_they_become(tmp_path):
     """A row of other tokens may be longer or shorter than its neighbours; it stays where it was."""
-    small, _ = cut_tokenizer(tiny_tokenizer(), {0, 1, 2, 3, *range(4, 27, 2)})
-    small.backend_tokenizer.pre_tokenizer = Tokenizer.from_str(small.backend_tokenizer.to_str()).pre_tokenizer
-    again = validation.read_by(small)
-    before, after = validation.labels[""]["labels"], again.labels[""]["labels"]
-    assert before.tolist() == after.tolist()
-    assert len(set(validation.rows[""]["length"][:])) > 3
+    lines = [f"{text}\t{row % 2}" for row, text in enumerate(TEXTS[:40])]
+    (tmp_path / "v.tsv").write_text("\n".join(["sentence\tlabel", *lines]))
+    tokenizer = in_transformers(word_piece)
+    model = supernet_of(vocab_size=len(tokenizer)).model
+    source = resolve_source({"validation": str(tmp_path / "v.tsv"), "max_length": 48})
+    before = load_validation(resolve_task(TASK), source, model, tokenizer)
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    small, _ = cut_tokenizer(tokenizer, choose(content, [0] * len(tokenizer), size=110))
+    after = before.read_by(small)
+    sizes = [[len(ids) for ids in own.rows[""]["input_ids"][:]] for own in (before, after)]
+    assert sorted(range(40), key=sizes[0].__getitem__) != sorted(range(40), key=sizes[1].__getitem__)
+    assert after.labels[""]["labels"].tolist() == before.labels[""]["labels"].tolist()
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
