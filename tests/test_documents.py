@@ -270,6 +270,17 @@ def test_the_picture_is_drawn_from_the_results(monkeypatch):
     assert len(picture.points()["ONNX Runtime, int8"]) == 12
 
 
+def test_the_front_pages_picture_is_a_reports_and_of_the_run_in_the_results():
+    """Its description holds the points: the teacher and (1, 1), (0.5, 1), (0.5, 0.75), (0.5, 0.5) of the table."""
+    picture = ROOT / "docs" / "report.svg"
+    assert "(docs/report.svg)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    text = picture.read_text(encoding="utf-8")
+    assert "dynackd report" in text
+    assert picture.stat().st_size < 150_000
+    row = next(row for row in table_rows(prose(ROOT / "docs" / "results.md")) if row[0].startswith("goemotions"))
+    assert all(f"0{value}" in text for value in (*row[2:7], row[8]))
+
+
 def test_the_errors_that_the_faq_answers_are_the_ones_that_are_printed():
     """Each is a sentence of `bad_inputs`, or stands in the code; what lies between its `...` must be word for word."""
     code = [re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8")) for path in (ROOT / "dynackd").rglob("*.py")]

@@ -9,6 +9,11 @@ from dynackd.report.reading import Facts, Results, Student
 
 # Of fidelities, and of metrics where a table of an older version does not say so itself.
 LESS_IS_BETTER = frozenset({"mse", "rmse", "kl"})
+WRITTEN = {
+    **{"f1": "F1", "map": "MAP", "mse": "MSE", "rmse": "RMSE", "kl": "KL", "ndcg@10": "nDCG@10", "mrr@10": "MRR@10"},
+    **{"spearmanr": "Spearman correlation", "pearson": "Pearson correlation"},
+    "matthews correlation": "Matthews correlation",
+}
 FLOAT_FILE = "onnx/model.onnx"
 
 
@@ -102,6 +107,4 @@ def number(value: Any) -> float | None:
 def name_of_metric(name: str) -> str:
     """As people write it: f1_micro as "F1 micro"."""
     words = name.replace("_", " ")
-    return {"f1": "F1", "map": "MAP", "mse": "MSE", "kl": "KL", "ndcg@10": "nDCG@10", "mrr@10": "MRR@10"}.get(
-        words, "F1" + words[2:] if words.startswith("f1 ") else words
-    )
+    return WRITTEN.get(words, "F1" + words[2:] if words.startswith("f1 ") else words)

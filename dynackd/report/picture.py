@@ -10,7 +10,7 @@ from dynackd.report.judging import Judge, name_of_metric
 from dynackd.system.places import new_file
 
 MARKERS = "os^PXhvp"
-ABOUT = {"png": {"Software": "dynackd report"}, "svg": {"Creator": "dynackd report", "Date": None}}
+ABOUT: dict[str, dict[str, Any]] = {"png": {"Software": "dynackd report"}, "svg": {"Creator": "dynackd report", "Date": None}}
 INK, MUTED, LINE = "#1d2329", "#5b6670", "#dfe3e6"
 FEW = 4  # measured sizes; so few tell too little alone
 
@@ -26,7 +26,9 @@ def write_pictures(axes: Sequence[Axis], judge: Judge, name: str, page: Path) ->
     from matplotlib.figure import Figure
 
     shown, written = _panels(axes), []
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dynackd", "font.size": 10.5}):
+    # Texts stay texts, and a $ in a name is no formula.
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "dynackd", "text.parse_math": False, "font.size": 10.5}
+    with matplotlib.rc_context(settings):
         figure = Figure(figsize=(9.6 if len(shown) > 1 else 8, 4.2), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         figure.suptitle(f"{name}: {_title(shown, judge)}", x=0.01, ha="left", fontsize=12, color=INK)
@@ -37,7 +39,7 @@ def write_pictures(axes: Sequence[Axis], judge: Judge, name: str, page: Path) ->
         for kind, about in ABOUT.items():
             file = page.with_suffix(f".{kind}")
             with new_file(file) as temporary:
-                figure.savefig(temporary, format=kind, dpi=120, metadata=about)
+                figure.savefig(temporary, format=kind, dpi=120, metadata={**about, "Description": _description(shown)})
             written.append(file)
     return written
 
@@ -47,6 +49,16 @@ def _panels(axes: Sequence[Axis]) -> list[Axis]:
     labels = {point.label for series in first.series for point in series.points if not point.is_teacher}
     counted = [axis for axis in axes if axis.name == "FLOPs"]
     return [first, *counted[:1]] if first.measured and len(labels) < FEW else [first]
+
+
+def _description(shown: Sequence[Axis]) -> str:
+    """The points in words, for who cannot see them and for who wants to check them."""
+    told = []
+    for axis in shown:
+        for series in axis.series:
+            points = ", ".join(f"{own.label} {own.x:.4g} {axis.unit} {own.y:.4f}" for own in series.points)
+            told.append(f"{axis.name}, {series.name}: {points}")
+    return "; ".join(told)
 
 
 def _title(shown: Sequence[Axis], judge: Judge) -> str:

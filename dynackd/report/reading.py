@@ -168,7 +168,8 @@ def read_run(directory: Path, also: Sequence[Path] = ()) -> Results:
             f"{directory} holds no results of dynackd; name a run's directory (with teacher, width, depth or students "
             "in it), a supernet's or a student's"
         )
-    places = {own.name for own in kept} | {own.place for own in students}
+    places = {name: "teacher" for own in kept for name in _teachers(own)} | {own.name: own.name for own in kept}
+    places |= {own.place: own.place for own in students}
     tables = [*sorted(directory.glob("*.json")), *(path for path in also if path.is_file())]
     measured = (*_benchmarks(reader, tables, places), *_measured_at_export(students))
     searches = tuple(
@@ -215,6 +216,14 @@ def _training(reader: Reader, directory: Path) -> Training:
     )
 
 
+def _teachers(training: Training) -> list[str]:
+    """The places by which a benchmark may call the teacher of a training, if it is no stage of the same run."""
+    told = training.origin.get("teacher")
+    names = [told.get("name"), told.get("path")] if isinstance(told, dict) else []
+    parts = [[part for part in name.split("/") if part != ".."] for name in names if isinstance(name, str)]
+    return ["/".join(own[-2:]).removeprefix("package:") for own in parts if len(own) > 1]
+
+
 def _order(training: Training) -> tuple[int, str]:
     known = training.name in FIRST
     return (FIRST.index(training.name) if known else len(FIRST), training.name)
@@ -223,7 +232,7 @@ def _order(training: Training) -> tuple[int, str]:
 # --- latencies -------------------------------------------------------------------------------------------------------
 
 
-def _benchmarks(reader: Reader, files: Sequence[Path], places: set[str]) -> Iterator[Measured]:
+def _benchmarks(reader: Reader, files: Sequence[Path], places: Mapping[str, str]) -> Iterator[Measured]:
     """What `benchmark --json` measured of this run, told from other JSON files by what they hold."""
     for file in files:
         content = reader.json(file)
@@ -246,16 +255,16 @@ def _measured_at_export(students: tuple[Student, ...]) -> Iterator[Measured]:
             yield from _measurement(row, place, file, str(table.get("machine", "")), table.get("threads"))
 
 
-def place_of(path: str, places: set[str]) -> tuple[str, str]:
-    """(place, file in it) of a path as a benchmark has it, from whichever directory or machine it was written: the
-    longest of the places that its parts hold; the path itself where it is none of this run's."""
+def place_of(path: str, places: Mapping[str, str]) -> tuple[str, str]:
+    """(place, file in it) of a path as a benchmark has it, from whichever directory or machine it was written: that of
+    the longest of the names of `places` that its parts hold; the path itself where it is none of this run's."""
     parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
-    for place in sorted(places, key=lambda own: -own.count("/")):
-        own = place.split("/")
+    for name in sorted(places, key=lambda own: -own.count("/")):
+        own = name.split("/")
         for start in range(len(parts) - len(own), -1, -1):
             rest = parts[start + len(own) :]
             if parts[start : start + len(own)] == own and (not rest or rest[-1].endswith(".onnx")):
-                return place, "/".join(rest)
+                return places[name], "/".join(rest)
     return path, ""
 
 

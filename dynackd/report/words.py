@@ -8,6 +8,7 @@ from dynackd.report.judging import Judge, name_of_metric, number, part, row_of
 from dynackd.report.reading import Facts, Results
 
 SHARES = (0.99, 0.98, 0.95, 0.9)  # of the teacher's metric that a size may be told to keep
+MUCH_LESS = 0.6  # of the FLOPs of the size that is recommended: what makes a worse one worth telling
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,41 @@ def _of_the_grid(results: Results, judge: Judge) -> str:
     if best is None or judge.teacher is None:
         return begun
     promise, row = best
-    name, value = name_of_metric(judge.metric), judge.of(row)
-    of_teacher = f"of the teacher's {name}"
+    of_teacher = f"of the teacher's {name_of_metric(judge.metric)}"
     told = f"The smallest that keeps {promise:.0%} {of_teacher} is {_size(row)}" if promise in SHARES else (
-        f"The best of them, {_size(row)}, keeps {promise:.0%} {of_teacher}"
+        f"The best of the smaller ones, {_size(row)}, keeps {promise:.0%} {of_teacher}"
     )
-    return f"{begun} {told}: {value:.3f} of {judge.teacher:.3f}{_on_rows(results)}, {_cost(row, results)}."
+    told = f"{begun} {told}: {judge.of(row):.3f} of {judge.teacher:.3f}{_on_rows(results)}, {_cost(row, results)}."
+    cheaper = _cheapest(results, judge, SHARES[-1])
+    if cheaper is None or promise not in SHARES or _flops(cheaper) > MUCH_LESS * _flops(row):
+        return told
+    return f"{told} {SHARES[-1]:.0%} are kept by {_size(cheaper)} ({judge.of(cheaper):.3f}), {_cost(cheaper, results)}."
 
 
 def recommended(results: Results, judge: Judge) -> tuple[float, Facts] | None:
     """(share of the teacher's metric that is promised, row) of the cheapest trained size that keeps it, by the largest
-    promise of `SHARES` that any keeps; of the best where none keeps even the least."""
-    rows = results.judged.evaluation["subnetworks"] if results.judged else []
-    known = [(share, row) for row in rows if (share := judge.share(judge.of(row))) is not None]
+    promise of `SHARES` that any keeps; of the best where none keeps even the least. The full size is none of them."""
     for promise in SHARES:
-        if kept := [row for share, row in known if share >= promise]:
-            return promise, min(kept, key=lambda row: (row.get("flops", 0), row.get("parameters", 0)))
-    return max(known, key=lambda own: own[0], default=None)
+        if (row := _cheapest(results, judge, promise)) is not None:
+            return promise, row
+    return max(_shares(results, judge), key=lambda own: own[0], default=None)
+
+
+def _cheapest(results: Results, judge: Judge, promise: float) -> Facts | None:
+    kept = [row for share, row in _shares(results, judge) if share >= promise]
+    return min(kept, key=lambda row: (_flops(row), row.get("parameters", 0)), default=None)
+
+
+def _shares(results: Results, judge: Judge) -> list[tuple[float, Facts]]:
+    """(share of the teacher's metric, row) of every trained size that costs less than the largest."""
+    rows = results.judged.evaluation["subnetworks"] if results.judged else []
+    most = max(map(_flops, rows), default=0.0)
+    smaller = [row for row in rows if _flops(row) < most] or rows
+    return [(share, row) for row in smaller if (share := judge.share(judge.of(row))) is not None]
+
+
+def _flops(row: Facts) -> float:
+    return number(row.get("flops")) or 0.0
 
 
 def _size(row: Facts) -> str:

@@ -73,6 +73,13 @@ def test_the_same_run_gives_the_same_files(whole, tmp_path):
         assert first == second
 
 
+def test_a_name_of_many_signs_is_a_name(tmp_path):
+    run = write_run(tmp_path / "$\\frac{1 $ {{ 7 * 7 }} <i>")
+    text = write_report(run).read_text()
+    assert "<h1>$\\frac{1 $ {{ 7 * 7 }} &lt;i&gt;</h1>" in text
+    assert "$\\frac{1 $ {{ 7 * 7 }} &lt;i&gt;: accuracy" in (run / "report.svg").read_text()
+
+
 def test_the_page_is_one_file_of_a_few_megabytes_that_names_no_other_place(whole):
     page = write_report(whole)
     assert page.stat().st_size < 3_000_000
@@ -106,8 +113,8 @@ def test_the_first_paragraph_tells_the_smallest_good_size_and_the_fastest_file(w
     ("scores", "promise", "size"),
     [
         ([0.8, 0.8, 0.8, 0.795], 0.99, (0.5, 0.5)),
-        ([0.8, 0.77, 0.785, 0.7], 0.99, (1.0, 1.0)),
-        ([0.79, 0.77, 0.786, 0.7], 0.98, (1.0, 0.5)),
+        ([0.8, 0.77, 0.785, 0.7], 0.98, (1.0, 0.5)),  # the full size is no answer
+        ([0.8, 0.795, 0.795, 0.7], 0.99, (0.5, 1.0)),
         ([0.74, 0.73, 0.7, 0.2], 0.9, (0.5, 1.0)),
         ([0.4, 0.6, 0.5, 0.2], 0.6 / 0.8, (0.5, 1.0)),  # none is good: the best
     ],
@@ -117,6 +124,13 @@ def test_the_size_that_is_recommended_is_the_cheapest_that_keeps_the_largest_pro
     found, row = recommended(results, judge_of(results))
     assert found == pytest.approx(promise)
     assert (row["width"], row["depth"]) == size
+
+
+def test_a_much_cheaper_size_that_keeps_less_is_told_too(tmp_path):
+    run = write_run(tmp_path / "run", evaluation(scores=[0.8, 0.8, 0.8, 0.73]))
+    assert "90% are kept by width 0.5 at depth 0.5 (0.730), with 25% of its FLOPs" in told(run)
+    run = write_run(tmp_path / "worse", evaluation(scores=[0.8, 0.8, 0.8, 0.71]))
+    assert "are kept by" not in told(run)
 
 
 def test_of_an_error_less_is_better(tmp_path):
@@ -221,7 +235,20 @@ def test_what_export_measured_is_shown_too(tmp_path):
     ],
 )
 def test_a_path_of_a_benchmark_is_found_again_wherever_it_was_measured(path, place):
-    assert place_of(path, {"teacher", "students/half", "half"}) == place
+    names = {name: name for name in ("teacher", "students/half", "half")}
+    assert place_of(path, names) == place
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("package:minilm/model", "/usr/lib/python3/site-packages/minilm/model"), ("org/bert", "models/org/bert")],
+)
+def test_a_teacher_that_is_no_stage_of_the_run_is_known_by_its_name(whole, name, path):
+    shutil.rmtree(whole / "teacher")
+    write_json(whole / "depth" / "origin.json", {"teacher": {"name": name, "sha256": "ab"}})
+    write_json(whole / "latency.json", {"rows": [measured(path, 9.0), measured("students/half", 3.0)]})
+    (axis,) = latency_axes(read_run(whole), judge_of(read_run(whole)))
+    assert points_of(axis)["ONNX Runtime", "teacher"] == (9.0, 0.8)
 
 
 def test_the_counted_costs_have_every_size_by_depth_and_the_teacher(whole):
