@@ -10,7 +10,10 @@ from dynackd.report.judging import Judge, name_of_metric
 from dynackd.system.places import new_file
 
 MARKERS = "os^PXhvp"
-ABOUT: dict[str, dict[str, Any]] = {"png": {"Software": "dynackd report"}, "svg": {"Creator": "dynackd report", "Date": None}}
+ABOUT: dict[str, dict[str, Any]] = {
+    "png": {"Software": "dynackd report"},
+    "svg": {"Creator": "dynackd report", "Date": None},
+}
 INK, MUTED, LINE = "#1d2329", "#5b6670", "#dfe3e6"
 FEW = 4  # measured sizes; so few tell too little alone
 
@@ -27,7 +30,7 @@ def write_pictures(axes: Sequence[Axis], judge: Judge, name: str, page: Path) ->
 
     shown, written = _panels(axes), []
     # Texts stay texts, and a $ in a name is no formula.
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "dynackd", "text.parse_math": False, "font.size": 10.5}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "dynackd", "text.parse_math": False, "font.size": 10.5}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(9.6 if len(shown) > 1 else 8, 4.2), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
