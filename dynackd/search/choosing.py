@@ -45,7 +45,8 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a search found. front: ascending in cost, the choice among them."""
+    """What a search found. front: of those that are within the bounds as measured, ascending in cost, the choice among
+    them."""
 
     choice: Candidate
     grid: Candidate | None
@@ -86,7 +87,8 @@ class Chooser:
         grid = self._best([own for own in even if own in self.known])
         shown = [own for own in self._thinned(front, SHOWN) if own not in self.known]
         self._judge([*shown, whole])
-        kept = set(self._front([own for own in self.known if own in set(asked)])) | {choice.subnet}
+        within = [own for own in asked if own in self.known and self._within(self.known[own])]
+        kept = set(self._front(within)) | {choice.subnet}
         drawn = sorted(kept, key=lambda own: self.costs[self.axis](own))
         return Chosen(choice, grid, self.known[whole], [self.known[own] for own in drawn])
 

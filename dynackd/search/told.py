@@ -66,6 +66,8 @@ def sentences(found: Mapping[str, Any]) -> Iterator[str]:
         f"{found['evaluated']:,} sub-networks were compared on {rows['search']:,} {called}, and the best of them on "
         f"{rows['choice']:,} others: {rows['told']}"
     )
+    if found["setting"]["int8"]:
+        yield "metrics are those of the float32 weights: export --int8 says what the int8 file loses"
     if model := found["latency_model"]:
         yield (
             f"latency model: off by {model['median_error']:.1%} in the median and {model['worst_error']:.1%} at worst "

@@ -67,6 +67,7 @@ def test_the_choice_meets_every_bound_and_can_be_exported(supernet_directory, ma
     assert found["latency_model"]["worst_error"] < 0.01
     assert [row["modelled_ms"] for row in found["front"]] == sorted(row["modelled_ms"] for row in found["front"])
     assert found["choice"] in found["front"]
+    assert max(row["latency_ms"] for row in found["front"]) <= 1.2
 
 
 def test_the_same_seed_gives_the_same_and_measures_nothing_again(supernet_directory, machine, tmp_path):
@@ -114,7 +115,7 @@ def test_a_choice_that_is_slower_than_the_model_thinks_gives_way(supernet_direct
     slower = lambda self, subnets: [(1.3 * ms, mb, full) for ms, mb, full in right(self, subnets)]  # noqa: E731
     monkeypatch.setattr(searching._Search, "_timed", slower)
     found = search(supernet_directory, FAST, Setting(length=9), EFFORT, output=tmp_path / "s")
-    assert found["choice"]["latency_ms"] <= 1.2
+    assert max(row["latency_ms"] for row in found["front"]) <= 1.2
     assert 1.3 * law_ms(subnet_of(found["choice"]["subnet"])) <= 1.2
 
 
