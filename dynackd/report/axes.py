@@ -32,6 +32,7 @@ class Axis:
     unit: str
     series: tuple[Series, ...]
     measured: bool = False
+    own_rows: bool = False  # the metric is of other rows than the teacher's
 
     @property
     def logarithmic(self) -> bool:

@@ -70,7 +70,7 @@ def _title(shown: Sequence[Axis], judge: Judge) -> str:
 
 
 def _draw(panel: Any, axis: Axis, judge: Judge) -> None:
-    if judge.teacher is not None:
+    if judge.teacher is not None and not axis.own_rows:
         panel.axhline(judge.teacher, color=MUTED, linewidth=1, linestyle="--", zorder=1)
     for index, series in enumerate(axis.series):
         above = index % 2 == 0  # as on the page, so that fewer labels meet

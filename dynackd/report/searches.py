@@ -18,31 +18,32 @@ NAMED = {"choice": "chosen", "grid": "best of the grid", "full": "full network"}
 
 
 def searched_axes(results: Results, judge: Judge) -> list[Axis]:
-    """An axis for each search that tells its metric on the validation rows, as everything else here does."""
+    """An axis for each search, with the metric on the rows on which it chose: its front is judged on no others."""
     return [axis for search in results.searches for axis in _axis(search, judge)]
 
 
 def _axis(search: Search, judge: Judge) -> Iterator[Axis]:
     key = str(search.about.get("axis"))
-    if key not in COSTS:
+    if key not in COSTS or part(search.about, "metric").get("name") != judge.metric:
         return
     name, unit, scale = COSTS[key]
-    groups = {told: [part(search.about, own)] for own, told in NAMED.items()}
-    groups["front"] = _front(search.about)
+    groups = {"front": _front(search.about)} | {told: [part(search.about, own)] for own, told in NAMED.items()}
     series = []
     for told, rows in groups.items():
         points = [point for row in rows for point in _point(row, key, unit, scale, judge, told)]
         if points:
             series.append(Series(told, tuple(sorted(points, key=lambda point: point.x)), joined=told == "front"))
     if series:
-        title = f"{name} in {unit} of what the search found{_setting(search.about)}"
-        yield Axis(search.place, title, unit, tuple(series))
+        title = f"{name} in {unit} of what the search found, on rows of its own{_setting(search.about)}"
+        yield Axis(search.place, title, unit, tuple(series), own_rows=True)
 
 
 def _point(row: Facts, key: str, unit: str, scale: float, judge: Judge, told: str) -> Iterator[Point]:
-    x, y = number(row.get(key)), number(part(row, "validation").get(judge.metric))
+    x, y, judged = number(row.get(key)), number(row.get("metric")), number(part(row, "validation").get(judge.metric))
     if x and y is not None:
-        lines = [told, metric_told(y, judge), f"{x / scale:.3g} {unit}", f"heads {sizes(row.get('heads')).text}"]
+        lines = [told, f"{judge.metric} {y:.4f} on rows of its own"]
+        lines += [f"on the validation rows: {metric_told(judged, judge)}"] if judged is not None else []
+        lines += [f"{x / scale:.3g} {unit}", f"heads {sizes(row.get('heads')).text}"]
         lines += [f"neurons {sizes(row.get('neurons')).text}", f"layers {sizes(row.get('layers')).text}"]
         yield Point(x / scale, y, "" if told == "front" else told, tuple(lines))
 
@@ -65,9 +66,9 @@ def search_table(search: Search, judge: Judge) -> Table | None:
     """What was chosen, what it is compared with, and the front."""
     found = [(told, part(search.about, own)) for own, told in NAMED.items()]
     rows = [_row(told, row, judge) for told, row in [*found, *(("front", row) for row in _front(search.about))] if row]
-    metric = part(search.about, "metric").get("name", "metric")
-    columns = ["", f"{name_of_metric(str(metric))}, own rows", f"{name_of_metric(judge.metric)}, validation", "ms"]
-    columns += ["M params", "MFLOPs", "MB", "layers", "heads", "neurons"]
+    metric = name_of_metric(str(part(search.about, "metric").get("name", "metric")))
+    columns = ["network", f"{metric}, own rows", f"{name_of_metric(judge.metric)}, validation", "ms", "M params"]
+    columns += ["MFLOPs", "MB", "layers", "heads", "neurons"]
     asked = ", ".join(f"{name} {value:g}" for name, value in part(search.about, "budget").items() if number(value))
     caption = f"{search.place}, asked for {asked or 'the best'}{_setting(search.about)}"
     return titled(caption, columns, rows) if rows else None

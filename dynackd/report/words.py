@@ -183,7 +183,8 @@ def figures(results: Results, judge: Judge, axes: Sequence[Axis]) -> list[Figure
         points = [point for series in measured.series for point in series.points]
         fastest = min(point.x for point in points if not point.is_teacher)
         teacher = min((point.x for point in points if point.is_teacher), default=None)
-        found.append(Figure(f"{fastest:.2g} ms", f"fastest student ({measured.name})"))
+        where = measured.name.removeprefix("latency at ")
+        found.append(Figure(f"{fastest:.2g} ms", f"fastest student ({where})"))
         if teacher is not None:
             found.append(Figure(f"{teacher / fastest:.1f}×", "as fast as the teacher's fastest"))
     sizes = [

@@ -141,7 +141,8 @@ function addTradeoff() {
         size: series.points.map((point) => (point.is_teacher ? 14 : 10)),
         symbol: series.points.map((point) => (point.is_teacher ? "star" : SYMBOLS[index % SYMBOLS.length])) },
     }));
-    const lines = data.teacher === null ? [] : [{
+    const hasLine = data.teacher !== null && !axis.own_rows;
+    const lines = !hasLine ? [] : [{
       type: "line", xref: "paper", x0: 0, x1: 1, y0: data.teacher, y1: data.teacher,
       line: { color: now.muted, width: 1, dash: "dash" } }];
     const changes = {
@@ -151,7 +152,7 @@ function addTradeoff() {
         ...(isLog ? logTicks(axis.series.flatMap((series) => series.points.map((point) => point.x))) : {}) },
       yaxis: { title: titled(data.metric) },
     };
-    const line = data.teacher === null ? "" : " The dashed line is the teacher's, the star the teacher.";
+    const line = !hasLine ? "" : " The dashed line is the teacher's, the star the teacher.";
     return [traces, changes, `${data.metric} against ${axis.title}.${line}`];
   };
   const draw = addChart("tradeoff", make), figure = figureOf("tradeoff");
