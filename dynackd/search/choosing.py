@@ -189,7 +189,7 @@ class Chooser:
         name, most = max(self.budget.bounds.items(), key=lambda bound: self._costs(closest)[bound[0]] / bound[1])
         return (
             f"no sub-network meets the budget as measured: of {len(tried)} that were exported the closest has "
-            f"{told(name, self._costs(closest)[name])}, and {bound_of(name)} is {most:g}"
+            f"{told(name, self._costs(closest)[name])}, and {bound_of(name)} is {most:,.10g}"
         )
 
     def _excess(self, own: Candidate) -> float:
@@ -211,6 +211,6 @@ def refuse_impossible(budget: Budget, costs: Mapping[str, Cost], space: Space) -
     for name, most in budget.bounds.items():
         if name in costs and (least := costs[name](space.smallest)) > most:
             raise UserError(
-                f"{bound_of(name)} {most:g} is less than the smallest sub-network has: one layer of one head and "
+                f"{bound_of(name)} {most:,.10g} is less than the smallest sub-network has: one layer of one head and "
                 f"{space.neurons[0]:,} neurons comes to {told(name, least)}"
             )

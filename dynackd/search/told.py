@@ -85,7 +85,7 @@ def _costs(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     bounded = {COSTS[name]: most for name, most in found["budget"].items() if name in COSTS}
     shown = ["latency_ms", *(name for name in bounded if name != "latency_ms")]
     return ", ".join(
-        told(name, row[name]) + (f" ({bound_of(name)} {bounded[name]:g})" if name in bounded else "") for name in shown
+        told(name, row[name]) + (f" ({bound_of(name)} {bounded[name]:,.10g})" if name in bounded else "") for name in shown
     )
 
 
