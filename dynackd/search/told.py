@@ -84,9 +84,8 @@ def _costs(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """What it costs of what the budget bounds, and how long it takes."""
     bounded = {COSTS[name]: most for name, most in found["budget"].items() if name in COSTS}
     shown = ["latency_ms", *(name for name in bounded if name != "latency_ms")]
-    return ", ".join(
-        told(name, row[name]) + (f" ({bound_of(name)} {bounded[name]:,.10g})" if name in bounded else "") for name in shown
-    )
+    limits = {name: f" ({bound_of(name)} {most:,.10g})" for name, most in bounded.items()}
+    return ", ".join(told(name, row[name]) + limits.get(name, "") for name in shown)
 
 
 def _validation(row: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ CASES = [
     Bad(
         "no such device",
         f"{SEARCH} --max-params 1M --device tpu",
-        "--device: 'tpu' is unknown; known: cpu, cuda",
+        "--device: 'tpu' is unknown, did you mean 'cpu'? known: cpu, cuda",
     ),
     Bad("no threads", f"{SEARCH} --max-params 1M --threads 0", "--threads is 0; it must be 1 or more"),
     Bad("too few rows", f"{SEARCH} --max-params 1M --rows 2", "--rows is 2; it must be 8 or more"),
