@@ -68,7 +68,22 @@ def _write_integers(source: Path, file: Path, reduce_range: bool) -> None:
             )
         model = onnx.load(str(products))
     quantize_word_embeddings(model)
+    keep_sums_apart(model)
     onnx.save(model, str(file))
+
+
+def keep_sums_apart(model: onnx.ModelProto) -> None:
+    """Write the addition before each LayerNormalization as a Sum of two, which is the same, in place.
+
+    ONNX Runtime 1.32 would otherwise make the two one node on the CPU, SkipLayerNormalization, which takes longer than
+    both by themselves, and as long in a narrow student as in its teacher.
+    MiniLM, batch 1, one thread, 128 tokens, CPU time: 6.95 -> 5.92 ms, at width .5 4.22 -> 3.14, at (.5, .5) 2.11 ->
+    1.54; at 512 tokens 42.9 -> 40.3, 23.0 -> 19.1, 11.6 -> 9.9.
+    """
+    normed = {node.input[0] for node in model.graph.node if node.op_type == "LayerNormalization"}
+    for node in model.graph.node:
+        if node.op_type == "Add" and node.output[0] in normed:
+            node.op_type = "Sum"
 
 
 def quantize_word_embeddings(model: onnx.ModelProto) -> None:

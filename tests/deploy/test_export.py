@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import tiny_batch, tiny_model, tiny_recipe, tiny_tokenizer, uneven_student, write_recipe, write_rows
@@ -445,3 +446,27 @@ def test_the_command_writes_stock_checkpoints_code_and_fixed_sizes(road, tmp_pat
     assert export(road, tmp_path / "b", "--with-code") == 0
     assert (tmp_path / "b" / "modeling_dynackd.py").is_file()
     assert export(road, tmp_path / "c", "--compat", "--with-code") == 2
+
+
+def test_sums_and_norms_of_an_integer_file_stay_apart_in_onnx_runtime_and_give_the_same(tmp_path):
+    """One node of both is slow on the CPU, and does not shrink with the width."""
+    student = cut(Supernet(tiny_model(), Grid((1.0, 0.5), (1.0, 0.5))), Subnet((Layer(0, 2, 20), Layer(3, 2, 20)), 32))
+    names = ["input_ids", "attention_mask"]
+    export_onnx(student, names, tmp_path / "model.onnx")
+    VARIANTS["int8"].write(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    joined = onnx.load(str(tmp_path / "int8.onnx"))
+    sums = [node for node in joined.graph.node if node.op_type == "Sum"]
+    assert len(sums) == 5  # after the embeddings, and twice in each of two layers
+    for node in sums:
+        node.op_type = "Add"
+    onnx.save(joined, str(tmp_path / "joined.onnx"))
+    batch = {name: tensor.numpy() for name, tensor in example_batch(Shape(3, 9), names, student).items()}
+    outputs, operators = {}, {}
+    for name in ("int8", "joined"):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), options, ["CPUExecutionProvider"])
+        outputs[name] = session.run(None, batch)[0]
+        operators[name] = {node.op_type for node in onnx.load(str(tmp_path / "optimised.onnx")).graph.node}
+    assert "SkipLayerNormalization" in operators["joined"] - operators["int8"]
+    np.testing.assert_allclose(outputs["int8"], outputs["joined"], atol=1e-3)
