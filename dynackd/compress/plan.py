@@ -42,13 +42,15 @@ class StagePlan:
 @dataclass(frozen=True)
 class Plan:
     """What is trained and how long all takes. share: of the training rows that are used. other_s: all that is no
-    training. changed: what the bound changed, in words."""
+    training. changed: what the bound changed, in words. usual_s: the seconds of all that is wanted, without a bound, at
+    the sampler that is taken."""
 
     stages: tuple[StagePlan, ...]
     sampler: str
     other_s: float
     share: float = 1.0
     changed: tuple[str, ...] = ()
+    usual_s: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -75,7 +77,8 @@ def make_plan(costs: Sequence[StageCost], other_s: float, sampler: str, seconds:
     if few.seconds < whole.seconds:
         fewer, told = SANDWICH, (f"sampler {SANDWICH} instead of {sampler}",)
     if few.seconds <= seconds:
-        return replace(few, changed=told)
+        return replace(few, changed=told, usual_s=whole.seconds)
+    usual_s = min(few.seconds, whole.seconds)
     steps = _fitting(costs, fewer, seconds - other_s)
     if steps is None:
         whole_share = sum(SHARES[own.stage] for own in costs)
@@ -89,9 +92,10 @@ def make_plan(costs: Sequence[StageCost], other_s: float, sampler: str, seconds:
     plan = _planned(costs, other_s, fewer, steps)
     longest = max(own.epochs for own in plan.stages)
     if longest >= 1:
-        return replace(plan, changed=(*told, "fewer epochs"))
+        return replace(plan, changed=(*told, "fewer epochs"), usual_s=usual_s)
     stages = tuple(replace(own, epochs=own.epochs / longest) for own in plan.stages)
-    return replace(plan, stages=stages, share=longest, changed=(*told, "fewer epochs", "fewer rows"))
+    changed = (*told, "fewer epochs", "fewer rows")
+    return replace(plan, stages=stages, share=longest, changed=changed, usual_s=usual_s)
 
 
 def _planned(costs: Sequence[StageCost], other_s: float, sampler: str, steps: Mapping[str, int]) -> Plan:

@@ -179,12 +179,14 @@ def _apply(draft: Draft, plan: Plan, costs: list[StageCost], rows: int, max_minu
         place = f"stages.{own.stage}.training"
         limited = draft.recipe.stages[own.stage].training.get("max_steps", -1) > 0
         changes |= {f"{place}.max_steps": own.steps} if limited else {f"{place}.num_train_epochs": _epochs(own.epochs)}
-    draft.set(changes)
-    if plan.changed:
-        draft.decided.append(f"--max-minutes {max_minutes:g}: {', '.join(plan.changed)}")
-    draft.comments["stages"] = "how long each stage trains" + (
-        f"; --max-minutes {max_minutes:g} decided: {', '.join(plan.changed)}" if plan.changed else ""
-    )
+    grid = draft.recipe.grid
+    draft.set({"grid.widths": list(grid.widths), "grid.depths": list(grid.depths), **changes})  # to be seen and edited
+    why = ""
+    if plan.changed and plan.usual_s is not None:
+        why = f"--max-minutes {max_minutes:g}: {', '.join(plan.changed)}"
+        draft.decided.append(f"{why}; all that is usual would take {plan.usual_s / 60:.0f} minutes")
+    draft.comments["stages"] = "\n".join(filter(None, ["How long each stage trains.", why]))
+    draft.comments["grid"] = "The shares of heads and neurons, and of layers, that are trained."
 
 
 def _epochs(epochs: float) -> float | int:

@@ -13,6 +13,7 @@ from dynackd.compress.state import STUDENT
 from dynackd.report.terminal import console, layer_ranges, say, show
 from dynackd.search.settings import option
 
+FEW_STEPS = 100  # in which no model learns a task
 TITLES = {"finetune": "fine-tuning the teacher", "width": "training all widths", "depth": "training widths and depths"}
 
 
@@ -25,11 +26,14 @@ def tell_plan(request: Request, prepared: Prepared) -> None:
     widths, depths = (", ".join(f"{share:g}" for share in shares) for shares in (grid.widths, grid.depths))
     console.print(f"{len(grid.specs())} sizes are trained: widths {widths} x depths {depths}; sampler {plan.sampler}")
     show(plan_table(prepared))
-    console.print(f"then wanted: {wanted(request)}")
+    first = plan.stages[0]
+    if plan.changed and first.steps < FEW_STEPS:
+        console.print(f"note: {first.steps} steps of {TITLES[first.stage]} are few; with more time expect more of it")
+    console.print(f"then wanted: {wanted(request, prepared.recipe.data.max_length)}")
 
 
-def wanted(request: Request) -> str:
-    """What the student must be."""
+def wanted(request: Request, longest: int) -> str:
+    """What the student must be; longest: the tokens of the longest rows."""
     budget = request.budget.to_dict() if request.budget else {}
     parts = [f"{option(name)} {value:g}" for name, value in budget.items()]
     least = request.least_share
@@ -37,8 +41,7 @@ def wanted(request: Request) -> str:
     parts += [f"{least:.0%} of the teacher's metric kept"] if least and request.budget else []
     setting = request.setting
     where = f"{setting.runtime}, {setting.threads} thread{'s' * (setting.threads > 1)}, batch {setting.batch_size}"
-    length = f"{setting.length} tokens" if setting.length else "the longest rows"
-    return f"{', '.join(parts)} (latency in {where}, {length})"
+    return f"{', '.join(parts)} (latency in {where}, {setting.length or longest} tokens)"
 
 
 def plan_table(prepared: Prepared) -> Table:

@@ -8,7 +8,8 @@ from dynackd.compress.state import RECIPE
 from dynackd.system.places import new_file
 from dynackd.training.recipe import load_recipe
 
-HEAD = """# What dynackd compress made of {model}{data}. Change what you like, then run all of it again:
+HEAD = """# What dynackd compress made of {model}{data}.
+# Change what you like, then run all of it again:
 #     dynackd compress {recipe} --output runs/another
 # or one stage after the other: dynackd {stages} {recipe}.
 # The keys: docs/recipe.md.

@@ -25,6 +25,7 @@ def test_first_fewer_sub_networks_are_trained_at_a_step():
     assert plan.sampler == "sandwich(1)"
     assert plan.seconds == pytest.approx(50 + 30 + 150 + 150)
     assert plan.changed == ("sampler sandwich(1) instead of all",)
+    assert plan.usual_s == pytest.approx(1280), "what all would take"
 
 
 def test_then_steps_are_left_out_by_share_and_what_one_stage_leaves_goes_to_the_others():
@@ -34,6 +35,7 @@ def test_then_steps_are_left_out_by_share_and_what_one_stage_leaves_goes_to_the_
     assert steps["depth"] / steps["width"] == pytest.approx(SHARES["depth"] / SHARES["width"], rel=0.01)
     assert 0.98 * 230 < plan.seconds <= 230
     assert plan.share == 1
+    assert plan.usual_s == pytest.approx(380)
     assert plan.changed == ("sampler sandwich(1) instead of all", "fewer epochs")
 
 

@@ -1,0 +1,100 @@
+"""Of every kind of task the recipe is made and its cost is measured before anything is trained."""
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+from conftest import GOOD, PLAIN, tiny_recipe
+
+from dynackd.compress import preparing
+from dynackd.compress.calibrate import Timing
+from dynackd.compress.guess import Said
+from dynackd.compress.plan import LEAST_STEPS
+from dynackd.compress.preparing import prepare
+from dynackd.compress.request import Request
+from dynackd.training.recipe import load_recipe, make_recipe
+
+RNG = random.Random(0)
+QUICK = ("training.per_device_train_batch_size=8", "grid.widths=[0.5, 1.0]", "grid.depths=[0.5, 1.0]")
+
+
+def text(words=6):
+    return " ".join(RNG.choices(PLAIN + GOOD, k=words))
+
+
+def tagged(row):
+    words = RNG.choices(PLAIN + GOOD, k=5 + row % 3)
+    return {"tokens": words, "tags": ["B-x" if word in GOOD else "O" for word in words]}
+
+
+def question(_):
+    context = text(12)
+    return {"question": text(4), "context": context, "answers": {"text": [context.split()[0]], "answer_start": [0]}}
+
+
+ROWS = {
+    "regression": lambda row: {"text": text(), "price": RNG.random()},
+    "multi_label": lambda row: {"text": text(), "tags": RNG.sample(["a", "b", "c"], row % 3)},
+    "token_classification": tagged,
+    "question_answering": question,
+    "ranking": lambda row: {"query": text(4), "passages": [text(), text(), text()], "relevance": [1, 0, 0]},
+    "embedding": lambda row: {"text1": text(), "text2": text(), "score": RNG.random()},
+    "plain": lambda row: {"text": text()},
+}
+
+
+def prepared(directory, kind, **asked):
+    file = directory / "rows.jsonl"
+    file.write_text("".join(json.dumps(ROWS[kind](row)) + "\n" for row in range(40)))
+    request = Request(tiny_recipe(directory)["model"], str(file), said=Said(kind), **{"overrides": QUICK, **asked})
+    return prepare(request, directory / "out", time.monotonic())
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_rows_of_every_kind_are_planned_and_the_recipe_is_a_valid_one(tmp_path, kind):
+    found = prepared(tmp_path, kind)
+    stages = {own.stage: own for own in found.plan.stages}
+    assert found.finetunes == (kind not in ("embedding", "plain")), "an encoder is its own teacher there"
+    assert list(stages) == [*(["finetune"] if found.finetunes else []), "width", "depth"]
+    assert all(own.step_s > 0 for own in stages.values())
+    assert (found.rows, found.validation_rows) == (32, 8)
+    content = found.recipe.content
+    assert make_recipe(content).stages == found.recipe.stages
+    assert content["task"]["kind"] == kind
+    assert content["data"]["validation_share"] == 0.2
+
+
+def test_what_a_user_sets_is_kept(tmp_path):
+    said = (*QUICK, "training.num_train_epochs=2", "data.max_length=24", "data.validation_share=0.5")
+    found = prepared(tmp_path, "regression", overrides=said)
+    assert [own.epochs for own in found.plan.stages] == [2, 2, 2]
+    assert found.recipe.data.max_length == 24
+    assert found.rows == 20
+    assert "stages" not in found.recipe.content, "nothing was decided there"
+
+
+def test_a_bound_is_written_into_the_recipe_as_the_steps_that_fit(tmp_path, monkeypatch):
+    steps = {stage: {"all": 9.0, "sandwich(1)": 5.0} for stage in ("finetune", "width", "depth")}
+    monkeypatch.setattr(preparing, "calibrate", lambda *_: Timing(steps, row_s=0.0))
+    found = prepared(tmp_path, "regression", max_minutes=10.0)
+    assert 400 < found.plan.seconds <= 600, "80 steps a stage would take 1,200 s"
+    assert found.plan.changed == ("sampler sandwich(1) instead of all", "fewer epochs")
+    assert found.plan.usual_s > 1200
+    assert found.recipe.content["grid"]["sampler"] == "sandwich(1)"
+    for own in found.plan.stages:
+        epochs = found.recipe.stages[own.stage].training["num_train_epochs"]
+        assert epochs == pytest.approx(own.epochs, abs=1e-3)
+        assert LEAST_STEPS <= own.steps < 80
+
+
+def test_a_recipe_takes_the_place_of_a_model_and_its_rows(tmp_path):
+    content = tiny_recipe(tmp_path)
+    (tmp_path / "r.yaml").write_text(json.dumps(content))
+    found = prepare(Request(str(tmp_path / "r.yaml")), Path(content["output_dir"]), time.monotonic())
+    written = load_recipe(tmp_path / "r.yaml")
+    assert [own.epochs for own in found.plan.stages] == [2, 2, 2]
+    assert found.recipe.stages == written.stages
+    assert found.recipe.data == written.data
+    assert not found.decided
