@@ -24,6 +24,7 @@ MOST_CLASSES = 1000
 ROWS_OF_A_CLASS = 5  # that a class has in the mean, or the column is no label
 IF_ASKED, LIKELY, CERTAIN = 0, 1, 2
 TEXT_WORDS = 2  # a text has as many in the mean, or letters beyond ASCII, which need no blanks
+ID_NAME = re.compile(r"(.*[ _.-])?(id|idx|index)", re.IGNORECASE)
 NUMBERED = re.compile(r"(.*?)[ _.-]?(?:1|2|a|b)", re.IGNORECASE)  # text1 and text2, sentence_a and sentence_b
 
 
@@ -63,9 +64,10 @@ class Seen:
         return bool(self.numbers) and all(number.is_integer() for number in self.numbers)
 
     @property
-    def counts_rows(self) -> bool:
-        """Whether it only numbers the rows."""
-        return self.whole and len(self.distinct) == len(self.values) > 2
+    def names_rows(self) -> bool:
+        """Whether it only says which row it is: numbers them, or is called an id."""
+        numbers = self.whole and len(self.distinct) == len(self.values) > 2
+        return numbers or ID_NAME.fullmatch(self.name) is not None
 
     @property
     def counts_from_0(self) -> bool:
@@ -167,7 +169,7 @@ class Sample:
             return [own for own in map(self.__getitem__, self.label) if len(self.label) == 1 and fits(own)]
         named = [own for own in self.others if own.name.lower() in LABEL_NAMES]
         some = named if len(named) == 1 else self.others
-        return [own for own in some if fits(own) and own.name not in self.flags and not own.counts_rows]
+        return [own for own in some if fits(own) and own.name not in self.flags and not own.names_rows]
 
     def readings(self, fits: Callable[[Seen], bool]) -> Iterator[tuple[tuple[str, ...], Seen]]:
         """(columns of the text, column of the label) of rows that have both."""

@@ -119,7 +119,7 @@ def _rates(numbers: Seen, passages: Seen) -> bool:
     """Whether a column says how relevant passages are, each of them."""
     if passages.lengths:
         return numbers.lengths == passages.lengths and bool(numbers.parts.numbers)
-    return bool(numbers.numbers) and min(numbers.numbers) >= 0 and not numbers.counts_rows
+    return bool(numbers.numbers) and min(numbers.numbers) >= 0 and not numbers.names_rows
 
 
 def columns_of(task: Ranked) -> list[Column]:

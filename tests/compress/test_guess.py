@@ -51,6 +51,10 @@ def an_answer(row, rng):
 TEXT = {"text": a_text}
 KINDS = {
     "classification": (TEXT | {"verdict": one_of("good", "bad")}, {"text": "text", "label": "verdict"}),
+    "ids beside": (
+        TEXT | {"verdict": one_of("good", "bad"), "forum_id": one_of(3, 7, 9), "n": lambda row, _: row},
+        {"kind": "classification", "text": "text", "label": "verdict"},
+    ),
     "class ids": (TEXT | {"y": one_of(0, 1, 2)}, {"kind": "classification", "text": "text", "label": "y"}),
     "pairs": (
         {"premise": a_text, "hypothesis": a_text, "label": one_of("yes", "no")},
