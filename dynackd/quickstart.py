@@ -23,8 +23,11 @@ DATA, TEXTS = "data", "the quickstart's texts"  # in the output, and what their 
 MINUTES = 9.0
 
 
-def quickstart(output: Path, mode: RunMode, overrides: Sequence[str] = ()) -> dict[str, Any] | None:
-    """Run all of it into `output` and tell what came out, in at most some minutes. Resumed, it goes on where it was."""
+def quickstart(
+    output: Path, mode: RunMode, overrides: Sequence[str] = (), max_minutes: float = MINUTES
+) -> dict[str, Any] | None:
+    """Run all of it into `output` and tell what came out, in at most so many minutes. Resumed, it goes on where it was.
+    """
     data = output / DATA
     places = {"output_dir": output, "data.train": data / "train.tsv", "data.validation": data / "validation.tsv"}
     # A text in JSON's quotes is one in YAML's.
@@ -36,7 +39,7 @@ def quickstart(output: Path, mode: RunMode, overrides: Sequence[str] = ()) -> di
     if recipe.teacher is not None:
         raise UserError("--set teacher is not possible for a quickstart, which trains its own; run your own recipe")
     recipe.check_machine()
-    request = Request(str(file), max_minutes=MINUTES, output=output, overrides=(*own, *overrides))
+    request = Request(str(file), max_minutes=max_minutes, output=output, overrides=(*own, *overrides))
     refuse_output(output, mode)
     with occupied_run(output, [DATA]):
         refuse_output(output, mode)

@@ -13,6 +13,7 @@ from dynackd.data.origins import resolve_model
 from dynackd.deploy.card import licence_of
 from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.validation import load_validation
+from dynackd.errors import UserError
 from dynackd.measure.latency import benchmark
 from dynackd.onnx.quantize import VARIANTS
 from dynackd.report.terminal import benchmark_table, console, progress, show
@@ -47,15 +48,18 @@ def searched(request: Request, recipe: Recipe, output: Path, effort: Effort) -> 
     if (output / "search.json").is_file():
         found: dict[str, Any] = read_json(output / "search.json")
         return found
+    supernet, budget = recipe.output_dir / "depth", budget_of(request, recipe)
     with _bars() as told:
-        return search(
-            recipe.output_dir / "depth",
-            budget_of(request, recipe),
-            request.setting,
-            effort,
-            output=output,
-            on_progress=told,
-        )
+        try:
+            return search(supernet, budget, request.setting, effort, output=output, on_progress=told)
+        except UserError as error:
+            if request.budget or request.keep:
+                raise
+            # The share was our wish alone: rows that the search did not see may be harder than those to validate on.
+            console.print(f"note: {error}; so the best of all sizes is taken")
+            most = max(own["parameters"] for own in read_json(supernet / "metrics.json")["subnetworks"])
+            any_size = Budget(max_params=most)
+            return search(supernet, any_size, request.setting, effort, output=output, on_progress=told)
 
 
 def exported(recipe: Recipe, found: Mapping[str, Any], output: Path) -> dict[str, Any]:

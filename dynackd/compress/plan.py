@@ -85,8 +85,8 @@ def make_plan(costs: Sequence[StageCost], other_s: float, sampler: str, seconds:
         needed = [min(LEAST_STEPS, own.wanted) * own.step_s[fewer] / SHARES[own.stage] for own in costs]
         least = other_s + max(needed) * whole_share
         raise UserError(
-            f"--max-minutes is too short here: {max(0, seconds) / 60:.1f} minutes are left, and with hardly any "
-            f"training it takes {math.ceil(least / 6 + 1) / 10:g} more; a smaller model, shorter texts (--set "
+            f"--max-minutes is too short here: {max(0, seconds) / 60:.1f} minutes are left, but even with hardly any "
+            f"training {math.ceil(least / 6 + 1) / 10:g} are needed; a smaller model, shorter texts (--set "
             "data.max_length=32) or fewer rows to validate on (--set data.validation_rows=500) take less"
         )
     plan = _planned(costs, other_s, fewer, steps)

@@ -64,8 +64,8 @@ CASES = [
         "{d}/a.csv, data row 3, column 'verdict': the label is missing (and 7 more); fill it in or drop the row",
         csv("a.csv", "text,verdict", text, lambda row: "" if row % 5 == 2 else verdict(row))),
     Bad("no time", f"{COMPRESS} --max-minutes 0.001",
-        "--max-minutes is too short here: 0.0 minutes are left, and with hardly any training it takes ... more; a "
-        "smaller model, shorter texts (--set data.max_length=32) or fewer rows to validate on (--set "
+        "--max-minutes is too short here: 0.0 minutes are left, but even with hardly any training ... are needed; "
+        "a smaller model, shorter texts (--set data.max_length=32) or fewer rows to validate on (--set "
         "data.validation_rows=500) take less"),
     Bad("less than no time", f"{COMPRESS} --max-minutes 0", "--max-minutes is 0.0; it must be above 0"),
     Bad("to keep all and more", f"{COMPRESS} --keep 1.5", "--keep is 1.5; it must be above 0 and at most 1"),

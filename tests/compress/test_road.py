@@ -185,6 +185,21 @@ def test_without_a_budget_a_share_of_the_teachers_metric_is_kept(unbroken):
     road.compress(asked(directory), RunMode(resume=True))
 
 
+def test_where_no_size_keeps_what_nobody_asked_for_the_best_of_all_is_taken(unbroken, monkeypatch, capsys):
+    def choosy(directory, budget, *arguments, **options):
+        if budget.min_metric is not None:
+            raise UserError("no size reaches it")
+        return fake_search(directory, budget, *arguments, **options)
+
+    monkeypatch.setattr(choosing, "search", choosy)
+    with pytest.raises(UserError, match="no size reaches it"):
+        road.compress(asked(unbroken[0], budget=None, keep=0.9), RunMode(resume=True))
+    summary = road.compress(asked(unbroken[0], budget=None), RunMode(resume=True))
+    assert summary["budget"] == {"max_params": summary["teacher"]["parameters"]}
+    assert "note: no size reaches it; so the best of all sizes is taken" in capsys.readouterr().out
+    road.compress(asked(unbroken[0]), RunMode(resume=True))
+
+
 def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path, monkeypatch, capsys):
     request = asked(tmp_path)
     before = sorted(tmp_path.rglob("*"))
