@@ -50,6 +50,7 @@ def make_summary(
             **{key: about.get(key) for key in ("width", "depth", "heads", "neurons", "layers", "parameters")},
             "size_mb": round(files[ONNX_FILE]["size_bytes"] / 1e6, 2),
             "latency_ms": ms.get(STUDENT),
+            "chosen_at_ms": found["choice"].get("latency_ms"),
             "metrics": student,
         },
         "int8": None if int8 is None else {

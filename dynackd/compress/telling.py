@@ -88,6 +88,12 @@ def tell_result(summary: Mapping[str, Any], output: Path, report: Path) -> None:
         found = f" and {metric} {_number(int8, metric)}" if metric in int8["metrics"] else ""
         parts.append(f"as int8 {ms}{int8['size_mb']:.1f} MB{found}")
     console.print("; ".join(parts))
+    most = summary["budget"].get("max_latency_ms")
+    if most and student["latency_ms"] > most and student["chosen_at_ms"]:
+        console.print(
+            f"note: that is above --max-latency-ms {most:g}; it was chosen at {student['chosen_at_ms']:.2f} ms, so the "
+            f"machine may have been busy: dynackd benchmark {output / STUDENT} measures again"
+        )
     place, seconds = output / STUDENT, summary["seconds"]
     say(f"it took {minutes(seconds['taken'])} minutes; {minutes(seconds['planned'])} were planned")
     say(f'student: {place}    model, tokenizer = dynackd.load_student("{place}")    more: {place / "README.md"}')

@@ -10,6 +10,7 @@ from dynackd.cli.command_line import main
 from dynackd.compress import choosing, road
 from dynackd.compress.guess import Said
 from dynackd.compress.request import Request
+from dynackd.compress.telling import tell_result
 from dynackd.errors import UserError
 from dynackd.search.settings import Budget
 from dynackd.students.loading import load_student
@@ -198,6 +199,16 @@ def test_where_no_size_keeps_what_nobody_asked_for_the_best_of_all_is_taken(unbr
     assert summary["budget"] == {"max_params": summary["teacher"]["parameters"]}
     assert "note: no size reaches it; so the best of all sizes is taken" in capsys.readouterr().out
     road.compress(asked(unbroken[0]), RunMode(resume=True))
+
+
+def test_a_student_that_is_measured_above_the_budget_is_told_with_what_it_was_chosen_at(unbroken, capsys):
+    summary = json.loads((unbroken[0] / "out" / "summary.json").read_text())
+    tell_result(summary, Path("out"), Path("r.html"))
+    assert "note:" not in capsys.readouterr().out
+    summary["student"] |= {"latency_ms": 7.0, "chosen_at_ms": 4.5}
+    tell_result(summary, Path("out"), Path("r.html"))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "note: that is above --max-latency-ms 5; it was chosen at 4.50 ms" in told
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path, monkeypatch, capsys):
