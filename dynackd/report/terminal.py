@@ -1,4 +1,4 @@
-"""What a person sees: tables, plots and the machine's name."""
+"""What a person sees: tables and the machine's name."""
 
 import os
 import platform
@@ -208,31 +208,3 @@ def short_names(paths: Sequence[str]) -> list[str]:
     parents = [Path(path).absolute().parent for path in paths]
     shared = os.path.commonpath(parents) if parents else ""
     return [os.path.relpath(Path(path).absolute(), shared) for path in paths]
-
-
-def plot_tradeoff(points: Sequence[Mapping[str, Any]], metric: str, file: Path) -> None:
-    """A plot of a metric against latency, as PNG; each point has `label`, `latency_ms`, `metric` and `runtime`."""
-    # Imported here: it takes a second, and only this function needs it. The Agg canvas needs no screen.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for runtime in dict.fromkeys(point["runtime"] for point in points):
-        chosen = [point for point in points if point["runtime"] == runtime]
-        axes.scatter([p["latency_ms"] for p in chosen], [p["metric"] for p in chosen], label=runtime)
-        for point in chosen:
-            axes.annotate(
-                point["label"],
-                (point["latency_ms"], point["metric"]),
-                textcoords="offset points",
-                xytext=(5, 5),
-                fontsize="small",
-            )
-    axes.set_xlabel("latency p50 (ms)")
-    axes.set_ylabel(metric)
-    axes.margins(0.15)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(file, dpi=120, format="png")

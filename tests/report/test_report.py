@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from dynackd.report.terminal import benchmark_table, grid_table, layer_ranges, machine_name, plot_tradeoff, short_names
+from dynackd.report.terminal import benchmark_table, grid_table, layer_ranges, machine_name, short_names
 
 
 def printed(table, width=120):
@@ -58,15 +58,6 @@ def test_the_benchmarks_ratio_is_to_the_first_row_of_the_same_shape():
 def test_paths_lose_what_they_share():
     assert short_names(["runs/a/teacher", "runs/a/students/w0.5"]) == ["teacher", "students/w0.5"]
     assert short_names(["model.onnx"]) == ["model.onnx"]
-
-
-def test_the_plot_is_a_picture(tmp_path):
-    points = [
-        {"label": "teacher", "runtime": "torch", "latency_ms": 9.0, "metric": 0.9},
-        {"label": "w0.5-d0.5", "runtime": "onnxruntime", "latency_ms": 2.0, "metric": 0.85},
-    ]
-    plot_tradeoff(points, "accuracy", tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_machine_is_named():
