@@ -34,9 +34,10 @@ from dynackd.families.table import FAMILIES
 from dynackd.students.loading import load_student
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import read_json
-from dynackd.tasks.kind import Kind, Labels, Output, Task
+from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.kinds import KINDS
 from dynackd.tasks.losses import cross_entropy, soft_cross_entropy
+from dynackd.tasks.parts import Labels, Output
 
 
 class ToyConfig(PreTrainedConfig):

@@ -7,7 +7,7 @@ from typing import Any
 
 from dynackd.errors import UserError
 from dynackd.onnx.choices import FEWEST_OF_CLASS, MAX_DROP
-from dynackd.tasks.kind import ClassScore
+from dynackd.tasks.parts import ClassScore
 
 Facts = Mapping[str, Any]  # of one file, as export.json has them
 

@@ -17,8 +17,9 @@ from dynackd.families.table import max_positions
 from dynackd.measure.evaluation import batches_of, joined
 from dynackd.onnx.graphs import Feed
 from dynackd.report.terminal import console
-from dynackd.tasks.kind import Arrays, ClassScore, Kind, Task
+from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.loading import load_task_data
+from dynackd.tasks.parts import Arrays, ClassScore
 from dynackd.tasks.task import compute_fidelity, compute_metrics, compute_per_class, main_metric
 from dynackd.tasks.tokens import tokenize, unknown
 

@@ -24,7 +24,8 @@ from dynackd.distill.relations import (
 from dynackd.distill.settings import GOALS, DistillationSettings
 from dynackd.distill.terms import OUTPUT_TERMS, TERMS, Outputs, of_words
 from dynackd.errors import UserError
-from dynackd.tasks.kind import Kind, Tensors
+from dynackd.tasks.kind import Kind
+from dynackd.tasks.parts import Tensors
 
 
 class TeacherSignal:

@@ -8,7 +8,8 @@ from dynackd.distill.signals import TeacherSignal
 from dynackd.errors import UserError
 from dynackd.subnet import Geometry, Subnet
 from dynackd.supernet.network import Supernet
-from dynackd.tasks.kind import Kind, Tensors
+from dynackd.tasks.kind import Kind
+from dynackd.tasks.parts import Tensors
 
 
 class Teacher:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from dynackd.distill.relations import RELATION_TERMS, Relation
 from dynackd.errors import UserError
-from dynackd.tasks.kind import Kind, Tensors
+from dynackd.tasks.kind import Kind
 from dynackd.tasks.losses import wide
+from dynackd.tasks.parts import Tensors
 
 
 @dataclass(frozen=True)

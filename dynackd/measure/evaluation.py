@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from dynackd.subnet import Subnet
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet
-from dynackd.tasks.kind import Arrays, Kind, Task, Tensors
+from dynackd.tasks.kind import Kind, Task
+from dynackd.tasks.parts import Arrays, Tensors
 from dynackd.tasks.task import compute_fidelity, compute_metrics, main_metric
 
 

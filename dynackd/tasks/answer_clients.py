@@ -4,7 +4,7 @@ They take the best span of one window; a context that is cut off wants several, 
 """
 
 from dynackd.tasks.clients import About, clients_of
-from dynackd.tasks.kind import Reading
+from dynackd.tasks.parts import Reading
 
 QUESTION, CONTEXT = "Who wrote the book?", "Ada wrote the book on one warm day. The film was made by Max."
 TEXTS = f'question = "{QUESTION}"\ncontext = "{CONTEXT}"'

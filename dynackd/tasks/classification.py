@@ -16,9 +16,10 @@ from dynackd.data.wanted_labels import resolve_wanted, wanted_labels
 from dynackd.errors import UserError, listed
 from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes
 from dynackd.tasks.guessing import Guess, Sample, Seen, as_written, some_of
-from dynackd.tasks.kind import Arrays, ClassScore, Kind, Labels, Task, Tensors
+from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.losses import cross_entropy, soft_cross_entropy
 from dynackd.tasks.metrics import METRICS
+from dynackd.tasks.parts import Arrays, ClassScore, Labels, Tensors
 
 
 class Classification(Kind):

@@ -19,9 +19,10 @@ from dynackd.report.terminal import console
 from dynackd.system.settings import Settings, checked
 from dynackd.tasks.embedding_clients import EMBEDDING_CLIENTS
 from dynackd.tasks.guessing import IF_ASKED, Guess, Sample, Seen, as_written
-from dynackd.tasks.kind import RESERVED_COLUMNS, Arrays, Kind, Labels, Output, Task, Tensors
+from dynackd.tasks.kind import RESERVED_COLUMNS, Kind, Task
 from dynackd.tasks.losses import cosines, cross_entropy, signed_sum, unit, wide
 from dynackd.tasks.metrics import METRICS, pearson
+from dynackd.tasks.parts import Arrays, Labels, Output, Tensors
 from dynackd.tasks.pooling import MODULES, Pooling, pooling_of
 
 POOLING_KEY = "dynackd_pooling"  # of a config: a `Pooling`

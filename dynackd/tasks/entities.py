@@ -14,7 +14,7 @@ import numpy as np
 from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
 from sklearn import metrics as skm
 
-from dynackd.tasks.kind import ClassScore
+from dynackd.tasks.parts import ClassScore
 
 OUTSIDE = "O"  # the tag of a word that belongs to no entity
 # What begins a tag, as BIO, IOB1, IOBES, BILOU and BMEW have it -> as conlleval and so seqeval know it. A tag may be

@@ -22,51 +22,10 @@ from dynackd.errors import UserError, a, listed, names_of, one_of, refuse_unknow
 from dynackd.system.settings import Settings
 from dynackd.tasks.doubts import Doubt
 from dynackd.tasks.guessing import Guess, Sample
+from dynackd.tasks.parts import Arrays, ClassScore, Labels, Output, Reading, Tensors
 
 RESERVED_COLUMNS = ("label", "labels", "length", "row")  # the names that our own columns take
 OWN_TASK = "a task of your own"
-
-Tensors = Mapping[str, Tensor]
-Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Output:
-    """One output of a model: `name` is the field of the Hugging Face output, and the ONNX graph's; `axes` name its
-    dimensions, of which "batch" and "length" (in tokens) differ from call to call. judged: whether metrics and fidelity
-    are about it; what is not is for clients alone, and never kept for all rows of a data set."""
-
-    name: str
-    axes: tuple[str, ...]
-    judged: bool = True
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What the labels of all splits became: `values` by split, one for each row, `names` how texts became class ids
-    (None where there are no classes), `note` what to tell the user of that."""
-
-    values: Mapping[str, Sequence[Any]]
-    names: LabelMap | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """How well one class is found, 0 to 1, and how many of it the labels have."""
-
-    score: float
-    count: int
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Python that prints what a row's outputs mean, for the card's snippets: `lines` after `outputs`, a list of arrays,
-    and `encoded`, of the library tokenizers, with their `imports`. {name} stands for the student's directory."""
-
-    lines: str = "print(*outputs)"
-    imports: tuple[str, ...] = ()
-
 
 class Kind(ABC):
     """What a task is: override what differs. `outputs` are [rows, ...] tensors or arrays by name throughout."""

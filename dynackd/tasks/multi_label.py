@@ -23,8 +23,9 @@ from dynackd.errors import UserError, listed
 from dynackd.system.settings import Settings
 from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes
 from dynackd.tasks.guessing import Guess, Sample, Seen, as_written, some_of
-from dynackd.tasks.kind import Arrays, ClassScore, Kind, Labels, Task, Tensors
+from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.losses import binary_cross_entropy, soft_binary_cross_entropy
+from dynackd.tasks.parts import Arrays, ClassScore, Labels, Tensors
 
 SEPARATORS, MOST_WORDS = ("|", ";", ","), 3  # between labels in a text, and the words of a label there
 FLAGS = {"0": False, "1": True, "false": False, "true": True}  # what a column of one label may hold

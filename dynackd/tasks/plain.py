@@ -11,9 +11,10 @@ from dynackd.data.model_labels import ModelLabels
 from dynackd.errors import UserError, names_of
 from dynackd.system.settings import Settings, checked
 from dynackd.tasks.guessing import IF_ASKED, Guess, Sample, as_written
-from dynackd.tasks.kind import RESERVED_COLUMNS, Arrays, Kind, Output, Task, Tensors
+from dynackd.tasks.kind import RESERVED_COLUMNS, Kind, Task
 from dynackd.tasks.losses import cosines, signed_sum
 from dynackd.tasks.metrics import pearson
+from dynackd.tasks.parts import Arrays, Output, Tensors
 
 STATES = "last_hidden_state"
 KEPT_TOKENS = 16  # of each row, by whose states a sub-network is judged

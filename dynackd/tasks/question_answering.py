@@ -25,8 +25,9 @@ from dynackd.errors import UserError
 from dynackd.system.settings import Settings, Whole, checked
 from dynackd.tasks.answer_clients import ANSWER_CLIENTS, CONTEXT, QUESTION, READING
 from dynackd.tasks.guessing import CERTAIN, Guess, Sample
-from dynackd.tasks.kind import RESERVED_COLUMNS, Arrays, Kind, Labels, Output, Task, Tensors
+from dynackd.tasks.kind import RESERVED_COLUMNS, Kind, Task
 from dynackd.tasks.losses import cross_entropy, soft_cross_entropy, wide
+from dynackd.tasks.parts import Arrays, Labels, Output, Tensors
 from dynackd.tasks.spans import (
     MOST_TOKENS,
     OUTSIDE,

@@ -25,8 +25,9 @@ from dynackd.errors import UserError, listed
 from dynackd.system.settings import checked
 from dynackd.tasks.doubts import Doubt, doubt_of_values
 from dynackd.tasks.guessing import Guess, Sample
-from dynackd.tasks.kind import Arrays, Kind, Labels, Task, Tensors
+from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.losses import binary_cross_entropy, squared_error, wide
+from dynackd.tasks.parts import Arrays, Labels, Tensors
 from dynackd.tasks.passages import PASSAGES, QUERY, Ranked, RankingTask, check_columns, columns_of, gathered, guesses
 from dynackd.tasks.rank_clients import EXAMPLE, RANK_CLIENTS
 

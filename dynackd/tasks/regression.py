@@ -13,9 +13,10 @@ from dynackd.data.rows import Column, read_number
 from dynackd.errors import UserError, listed
 from dynackd.tasks.doubts import Doubt, doubt_of_values
 from dynackd.tasks.guessing import Guess, Sample, Seen, as_written
-from dynackd.tasks.kind import Arrays, Kind, Task, Tensors
+from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.losses import squared_error
 from dynackd.tasks.metrics import METRICS
+from dynackd.tasks.parts import Arrays, Tensors
 
 MOST_IDS = 50  # classes whose ids are taken for these and not for values
 

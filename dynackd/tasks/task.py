@@ -12,8 +12,9 @@ import numpy as np
 
 from dynackd.errors import UserError, nearest, one_of, refuse_unknown_keys
 from dynackd.tasks.glue import TASKS
-from dynackd.tasks.kind import OWN_TASK, Arrays, ClassScore, Task
+from dynackd.tasks.kind import OWN_TASK, Task
 from dynackd.tasks.kinds import KINDS
+from dynackd.tasks.parts import Arrays, ClassScore
 
 NAMED_TASK_KEYS = ("name", "labels", "check_teacher")
 

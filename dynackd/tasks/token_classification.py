@@ -33,18 +33,9 @@ from dynackd.system.settings import Settings
 from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes
 from dynackd.tasks.entities import OUTSIDE, Tagged, marks_entities
 from dynackd.tasks.guessing import CERTAIN, Guess, Sample, some_of
-from dynackd.tasks.kind import (
-    RESERVED_COLUMNS,
-    Arrays,
-    ClassScore,
-    Kind,
-    Labels,
-    Output,
-    Reading,
-    Task,
-    Tensors,
-)
+from dynackd.tasks.kind import RESERVED_COLUMNS, Kind, Task
 from dynackd.tasks.losses import cross_entropy, soft_cross_entropy
+from dynackd.tasks.parts import Arrays, ClassScore, Labels, Output, Reading, Tensors
 
 NO_TAG = -100  # the label of a piece that is no word's first
 # A column of the inputs that says of each of a row's words, in order, whether it has a piece: KEPT, or CUT + its tag's

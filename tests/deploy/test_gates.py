@@ -19,7 +19,7 @@ from dynackd.students.cutting import cut
 from dynackd.subnet import SubnetSpec
 from dynackd.supernet.network import Supernet
 from dynackd.system import processor
-from dynackd.tasks.kind import ClassScore
+from dynackd.tasks.parts import ClassScore
 from dynackd.tasks.task import compute_per_class, resolve_task
 
 SPEC = SubnetSpec(0.5, 0.5)

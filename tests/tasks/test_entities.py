@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dynackd.tasks.entities import Tagged, marks_entities
-from dynackd.tasks.kind import ClassScore
+from dynackd.tasks.parts import ClassScore
 
 
 def tagged(names, gold, predicted):
