@@ -27,10 +27,9 @@ def sample_sandwich(subnets: list[Subnet], rng: random.Random, count: int) -> li
 def sample_mixed(subnets: list[Subnet], rng: random.Random, count: int) -> list[Subnet]:
     """The largest, the smallest and `count` mixtures of all: as many layers as one of them has, but any, and each with
     the heads of one and the neurons of another (what a search beyond the grid chooses from)."""
-    largest, *_, smallest = subnets
     mixtures = [_mixture(subnets, rng) for _ in range(count)]
-    # A mixture may be another or one of the ends; each trains once.
-    return list(dict.fromkeys([largest, *mixtures, smallest]))
+    # A mixture may be another or one of the ends, and these may be one; each trains once.
+    return list(dict.fromkeys([subnets[0], *mixtures, subnets[-1]]))
 
 
 def _mixture(subnets: list[Subnet], rng: random.Random) -> Subnet:

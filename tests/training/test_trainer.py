@@ -249,6 +249,7 @@ def test_mixtures_have_layers_and_widths_of_their_own_between_the_largest_and_th
     full, half = subnets[0].layers[0], subnets[1].layers[0]
     assert widths == {(one.heads, other.neurons) for one in (full, half) for other in (full, half)}
     assert any(len({layer.heads for layer in subnet.layers}) > 1 for subnet in between)
+    assert sampler.sample(subnets[:1], 42, 0) == subnets[:1]  # a grid of one, as a width stage of one width has
 
 
 def test_a_step_trains_mixtures_beside_the_full_network_which_comes_last(tmp_path, monkeypatch):
