@@ -5,10 +5,9 @@
 
 `steps(n)` is n rounded up to a whole number of steps, which kernels take: a matrix product works on blocks of columns,
 and threads share out whole heads. At few rows a weight is used once for each time that it is fetched, so that those
-beyond the processor's cache cost more: without that term MiniLM at 64 tokens was off by 8 % in the median, small ones
-too dear and large ones too cheap, and by 4 % with it (at 128 tokens, or in int8, by 1.5 % without any). The steps, the
-cache's size and the numbers are found together, each only where it helps; no number is below 0, so that more never
-costs less.
+beyond the processor's cache cost more; without that term small MiniLMs at 64 tokens came out too dear and large ones
+too cheap. The steps, the cache's size and the numbers are found together, each only where it helps; no number is below
+0, so that more never costs less. How far a model is off on sub-networks that it has not seen every search tells.
 """
 
 from collections.abc import Callable, Iterable, Sequence
