@@ -25,7 +25,7 @@ MINUTES = 9.0
 
 def quickstart(
     output: Path, mode: RunMode, overrides: Sequence[str] = (), max_minutes: float = MINUTES
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Run all of it into `output` and tell what came out, in at most so many minutes. Resumed, it goes on where it was.
     """
     data = output / DATA

@@ -1,6 +1,7 @@
 """The one dial: the `SubnetSpec` that a person types, and the `Subnet` that it resolves to, which is all that is passed
 down."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,6 +91,11 @@ class Subnet:
     def to_dict(self) -> dict[str, Any]:
         """What a file that is read by `read_subnet` holds."""
         return {"layers": [asdict(layer) for layer in self.layers], "hidden": self.hidden}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Subnet":
+        """The inverse of `to_dict`, of what dynackd itself wrote; `grid.read_subnet` checks a file of anyone's."""
+        return cls(tuple(Layer(**layer) for layer in content["layers"]), content["hidden"])
 
 
 def full(geometry: Geometry) -> Subnet:

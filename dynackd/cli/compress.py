@@ -4,14 +4,7 @@ import argparse
 from typing import Any
 
 from dynackd.cli.arguments import add_mode, add_set, path, run_mode
-
-COSTS = {
-    "max-latency-ms": "the median of a forward pass here, in ms",
-    "max-params": "parameters, embeddings and head included",
-    "max-size-mb": "the model's file, in MB",
-    "max-flops": "floating-point operations of a row",
-    "min-metric": "the task's main metric that is to be reached",
-}
+from dynackd.cli.budget import add_budget, budget_of
 
 
 def add_compress(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +18,7 @@ def add_compress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", nargs="+", default=[], metavar="COLUMN", help=columns.format("text"))
     parser.add_argument("--label", nargs="+", default=[], metavar="COLUMN", help=columns.format("label"))
     parser.add_argument("--kind", metavar="KIND", help="what the rows are, such as classification (default: guessed)")
-    for name, what in COSTS.items():
-        parser.add_argument(f"--{name}", type=float, metavar="X", help=f"of the student: {what}")
+    add_budget(parser, "what the student must meet")
     keep = "share of the teacher's metric to keep (default: 0.97 where nothing else is asked of the student)"
     parser.add_argument("--keep", type=float, metavar="X", help=keep)
     length = "tokens at which latency is measured (default: data.max_length)"
@@ -43,9 +35,13 @@ def add_compress(parser: argparse.ArgumentParser) -> None:
 
 
 def compress(options: argparse.Namespace) -> None:
-    from dynackd.compress.road import compress
+    from dynackd.compress.road import compress, tell_cost
 
-    compress(_request(options), run_mode(options), options.dry_run)
+    request, mode = _request(options), run_mode(options)
+    if options.dry_run:
+        tell_cost(request)
+    else:
+        compress(request, mode)
 
 
 def _request(options: argparse.Namespace) -> Any:
@@ -54,13 +50,13 @@ def _request(options: argparse.Namespace) -> Any:
     from dynackd.search.settings import Budget, Setting
     from dynackd.system.places import at_home
 
-    costs = {name: getattr(options, name) for name in (cost.replace("-", "_") for cost in COSTS)}
+    budget = budget_of(options)
     return Request(
         model=options.model,
         data=options.data and at_home(options.data),
         validation=options.validation and at_home(options.validation),
         said=Said(options.kind, tuple(options.text), tuple(options.label)),
-        budget=Budget(**costs) if any(value is not None for value in costs.values()) else None,
+        budget=Budget(**budget) if any(value is not None for value in budget.values()) else None,
         keep=options.keep,
         setting=Setting(options.length, options.batch_size, options.threads),
         max_minutes=options.max_minutes,

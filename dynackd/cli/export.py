@@ -266,22 +266,15 @@ def _export_validation(options: argparse.Namespace, supernet: Any, tokenizer: An
 
 def _export_facts(options: argparse.Namespace, subnet: Any) -> dict[str, Any]:
     """What the supernet's directory knows about its data, its teacher's licence and this sub-network's metrics."""
-    from dynackd.deploy.card import licence_of
+    from dynackd.deploy.card import facts_of_training
     from dynackd.deploy.export import known_metrics
     from dynackd.training.recipe import load_recipe
 
     facts: dict[str, Any] = {}
     if (options.supernet / "recipe.yaml").is_file():
         recipe = load_recipe(options.supernet / "recipe.yaml")
-        facts["task"], facts["data"] = recipe.task.name, _data_name(recipe.data)
-        facts["trained_max_length"] = recipe.data.max_length
-        if licence := licence_of([recipe.teacher, recipe.output_dir / "teacher", recipe.model]):
-            facts["licence"] = licence
+        models = [recipe.teacher, recipe.output_dir / "teacher", recipe.model]
+        facts = facts_of_training(recipe.task, recipe.data, models)
     if options.validation is None and not options.variants and not options.vocabulary:
         facts |= known_metrics(options.supernet, subnet)
     return facts
-
-
-def _data_name(data: Any) -> str:
-    """A data set as a card names it, without the places of this machine."""
-    return "/".join(part for part in data.hub if part) if data.hub else Path(str(data.train)).name

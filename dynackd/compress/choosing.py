@@ -1,8 +1,7 @@
 """The last steps: the size is chosen, exported and measured."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,16 @@ from typing import Any
 from dynackd.compress.request import Request
 from dynackd.compress.state import BENCHMARK, STUDENT
 from dynackd.data.origins import resolve_model
-from dynackd.deploy.card import licence_of
+from dynackd.deploy.card import facts_of_training
 from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.validation import load_validation
 from dynackd.errors import UserError
 from dynackd.measure.latency import benchmark
 from dynackd.onnx.quantize import VARIANTS
-from dynackd.report.terminal import benchmark_table, console, progress, show
+from dynackd.report.terminal import benchmark_table, console, progress, progress_of_steps, show
 from dynackd.search.searching import search
 from dynackd.search.settings import Budget, Effort
-from dynackd.subnet import Layer, Subnet
+from dynackd.subnet import Subnet
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import read_json, write_json
 from dynackd.tasks.task import main_metric
@@ -49,7 +48,7 @@ def searched(request: Request, recipe: Recipe, output: Path, effort: Effort) -> 
         found: dict[str, Any] = read_json(output / "search.json")
         return found
     supernet, budget = recipe.output_dir / "depth", budget_of(request, recipe)
-    with _bars() as told:
+    with progress_of_steps() as told:
         try:
             return search(supernet, budget, request.setting, effort, output=output, on_progress=told)
         except UserError as error:
@@ -68,15 +67,12 @@ def exported(recipe: Recipe, found: Mapping[str, Any], output: Path) -> dict[str
         about: dict[str, Any] = read_json(output / "export.json")
         return about
     supernet, tokenizer = load_supernet(recipe.output_dir / "depth")
-    written = found["choice"]["subnet"]
-    subnet = Subnet(tuple(Layer(**layer) for layer in written["layers"]), written["hidden"])
+    subnet = Subnet.from_dict(found["choice"]["subnet"])
     which = supernet.grid.trained(subnet, supernet.geometry) or subnet
     with progress("exporting, and validating the files"):
         validation = load_validation(recipe.task, recipe.data, supernet.model, tokenizer)
-        facts: dict[str, Any] = {"task": recipe.task.name, "data": Path(str(recipe.data.train)).name}
-        facts |= {"trained_max_length": recipe.data.max_length}
-        if licence := licence_of([recipe.teacher, recipe.output_dir / "teacher", recipe.model]):
-            facts["licence"] = licence
+        models = [recipe.teacher, recipe.output_dir / "teacher", recipe.model]
+        facts = facts_of_training(recipe.task, recipe.data, models)
         options = ExportOptions(variants=(INT8,))
         about = export_student(supernet, tokenizer, which, output, facts=facts, options=options, validation=validation)
     for file, own in about.get("refused", {}).items():
@@ -109,18 +105,3 @@ def benchmarked(request: Request, recipe: Recipe, output: Path) -> dict[str, Any
     table["rows"] = [{**row, "path": os.path.relpath(row["path"], output)} for row in table["rows"]]
     write_json(output / BENCHMARK, table)
     return table
-
-
-@contextmanager
-def _bars() -> Iterator[Any]:
-    """Shows the progress of one thing after another, each with a bar of its own."""
-    with ExitStack() as stack:
-        now: dict[str, Any] = {}
-
-        def told(what: str, done: int, total: int) -> None:
-            if now.get("what") != what:
-                stack.close()
-                now["what"], now["bar"] = what, stack.enter_context(progress(what, total))
-            now["bar"](completed=done, total=total)
-
-        yield told

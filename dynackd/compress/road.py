@@ -43,13 +43,14 @@ from dynackd.training.teachers import refuse_other_result
 TRAINED = {"finetune": stages.finetune, "width": stages.train_width, "depth": stages.train_depth}
 
 
-def compress(request: Request, mode: RunMode, dry_run: bool = False) -> dict[str, Any] | None:
-    """All of it, or what is left of it; returns the summary. dry_run: what it will take is measured and told, and
-    nothing is written."""
+def tell_cost(request: Request) -> None:
+    """What it will take is measured and told; nothing is written."""
+    tell_plan(request, prepare(request, output_of(request), time.monotonic()))
+
+
+def compress(request: Request, mode: RunMode) -> dict[str, Any]:
+    """All of it, or what is left of it; returns the summary."""
     started, output = time.monotonic(), output_of(request)
-    if dry_run:
-        tell_plan(request, prepare(request, output, started))
-        return None
     refuse_output(output, mode)
     with occupied_run(output, [*STAGES.values(), SEARCH, STUDENT]):
         refuse_output(output, mode)

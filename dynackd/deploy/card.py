@@ -11,12 +11,13 @@ from typing import Any
 import yaml
 
 from dynackd.data.origins import local_model
+from dynackd.data.sources import DataSource
 from dynackd.deploy.gates import worst_class
 from dynackd.errors import UserError
 from dynackd.subnet import Geometry
 from dynackd.system.yamltext import read_yaml
 from dynackd.tasks.clients import About, Client, clients_of
-from dynackd.tasks.kind import Kind
+from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.kinds import KINDS
 
 
@@ -35,6 +36,15 @@ def licence_of(models: Iterable[str | Path | None]) -> str | None:
         if isinstance(head, dict) and isinstance(head.get("license"), str):
             return head["license"]
     return None
+
+
+def facts_of_training(task: Task, data: DataSource, models: Iterable[str | Path | None]) -> dict[str, Any]:
+    """What a card tells of a student's task, its data, without the places of this machine, and the licence; `models`:
+    the teacher and what it came from, the nearest first."""
+    name = "/".join(part for part in data.hub if part) if data.hub else Path(str(data.train)).name
+    licence = licence_of(models)
+    facts = {"task": task.name, "data": name, "trained_max_length": data.max_length}
+    return {**facts, **({"licence": licence} if licence else {})}
 
 
 def model_card(about: About, geometry: Geometry, full_parameters: int) -> str:

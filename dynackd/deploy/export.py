@@ -103,59 +103,75 @@ def export_student(
     options = options or ExportOptions()
     subnet = supernet.resolve(which)
     with new_directory(Path(directory), STUDENT, overwrite) as temporary:
-        student = cut(supernet, subnet)
-        names, longest = input_names(student, tokenizer), max_positions(student.config)
-        limit = options.max_length or max_length(student, tokenizer)
-        check_fixed(options.fixed, longest)
-        check_max_length(limit, longest, tokenizer)
-        limit = min(limit, options.fixed.length or limit)
-        whole, words = validation, dict[str, Any]()
+        whole = Reader(cut(supernet, subnet), tokenizer, validation)
+        longest, limit = _lengths(whole, options)
+        own, words = whole, dict[str, Any]()
         if options.vocabulary:
-            reader = Reader(student, tokenizer, validation)
-            reader, words = with_fewer_words(reader, options.vocabulary, limit, options.gates)
-            student, tokenizer, validation = reader.student, reader.tokenizer, reader.validation
-        save_tokenizer(tokenizer, limit, options.fixed.length, temporary)
-        check_saved_tokenizer(tokenizer, limit, temporary, validation.texts if validation else ())
-        graph, graph_facts = _write_graph(student, names, longest, temporary / ONNX_FILE, options)
-        difference = parity(student, names, longest, temporary / ONNX_FILE)
-        if not difference <= MAX_ABS_DIFF:
+            own, words = with_fewer_words(whole, options.vocabulary, limit, options.gates)
+        save_tokenizer(own.tokenizer, limit, options.fixed.length, temporary)
+        check_saved_tokenizer(own.tokenizer, limit, temporary, own.validation.texts if own.validation else ())
+        names = input_names(own.student, tokenizer)
+        graph_facts = _write_graph(own.student, names, longest, temporary / ONNX_FILE, options)
+        if not graph_facts["parity_max_abs_diff"] <= MAX_ABS_DIFF:
             raise UserError(
-                f"the ONNX graph of ({which}) differs from the torch student by {difference:.1e}, more than "
-                f"{MAX_ABS_DIFF:.0e}; {directory} was not written"
+                f"the ONNX graph of ({which}) differs from the torch student by "
+                f"{graph_facts['parity_max_abs_diff']:.1e}, more than {MAX_ABS_DIFF:.0e}; {directory} was not written"
             )
         about = {
             "name": Path(directory).name,
             **({"width": which.width, "depth": which.depth} if isinstance(which, SubnetSpec) else {}),
-            **_what_it_is(supernet, subnet, student, min(FLOPS_LENGTH, longest)),
-            "parity_max_abs_diff": difference,
-            "opset": OPSET,
-            "inputs": names,
-            "max_length": limit,
-            "truncation_side": tokenizer.truncation_side,
-            "max_positions": longest,
-            "static_batch": options.fixed.batch_size,
-            "static_length": options.fixed.length,
-            "graph": graph,
-            "graphs": graph_facts,
+            **_what_it_is(supernet, subnet, own.student, min(FLOPS_LENGTH, longest)),
+            **graph_facts,
+            **_how_it_reads(own.tokenizer, names, limit, longest, options.fixed),
             **supernet.origin.public_teacher(),
             "versions": {name: version(name) for name in ("dynackd", "torch", "transformers", "onnx", "onnxruntime")},
-            **_write_torch(student, longest, temporary, options),
+            **_write_torch(own.student, longest, temporary, options),
             **({"vocabulary": words} if words else {}),
         }
-        write_files(temporary, kind_of_model(student).files(student.config))
-        onnx_facts, measured = _write_variants(student, names, longest, temporary, options, validation, difference)
-        if validation is not None:
-            about["metrics"] = _metrics(supernet, validation, whole, onnx_facts[ONNX_FILE], temporary / ONNX_FILE)
+        write_files(temporary, kind_of_model(own.student).files(own.student.config))
+        onnx_facts, measured = _write_variants(own, names, longest, temporary, options, about["parity_max_abs_diff"])
+        if whole.validation is not None:
+            about["metrics"] = _metrics(supernet, own, whole, onnx_facts[ONNX_FILE], temporary / ONNX_FILE)
         about |= {"licence": licence_of([supernet.origin.teacher]), **measured, **(facts or {})}
         if options.measure:
             about["latency"] = _measured(supernet, temporary, options, longest)
         if words and "refused" not in words:
             _note_whole_sizes(onnx_facts, temporary, words["rows"] - words["size"])
-        about["files"] = _sizes(temporary, onnx_facts)
-        full = sum(parameter.numel() for parameter in supernet.model.parameters())
-        (temporary / "README.md").write_text(model_card(about, supernet.geometry, full), encoding="utf-8")
-        about["files"] = _sizes(temporary, onnx_facts)
-        write_json(temporary / "export.json", about)
+        return _write_card(about, supernet, onnx_facts, temporary)
+
+
+def _lengths(whole: Reader, options: ExportOptions) -> tuple[int, int]:
+    """(the most tokens that the student takes, where its tokenizer cuts texts). Raises `UserError`."""
+    longest = max_positions(whole.student.config)
+    limit = options.max_length or max_length(whole.student, whole.tokenizer)
+    check_fixed(options.fixed, longest)
+    check_max_length(limit, longest, whole.tokenizer)
+    return longest, min(limit, options.fixed.length or limit)
+
+
+def _how_it_reads(
+    tokenizer: PreTrainedTokenizerBase, names: list[str], limit: int, longest: int, fixed: Fixed
+) -> dict[str, Any]:
+    """What export.json says of a student's inputs."""
+    return {
+        "inputs": names,
+        "max_length": limit,
+        "truncation_side": tokenizer.truncation_side,
+        "max_positions": longest,
+        "static_batch": fixed.batch_size,
+        "static_length": fixed.length,
+    }
+
+
+def _write_card(
+    about: dict[str, Any], supernet: Supernet, onnx_facts: Mapping[str, dict[str, Any]], directory: Path
+) -> dict[str, Any]:
+    """README.md, which tells the sizes of the files, and export.json, which tells that of README.md too."""
+    about["files"] = _sizes(directory, onnx_facts)
+    full = sum(parameter.numel() for parameter in supernet.model.parameters())
+    (directory / "README.md").write_text(model_card(about, supernet.geometry, full), encoding="utf-8")
+    about["files"] = _sizes(directory, onnx_facts)
+    write_json(directory / "export.json", about)
     return about
 
 
@@ -236,11 +252,22 @@ def _write_stock(student: PreTrainedModel, longest: int, directory: Path) -> dic
 
 def _write_graph(
     student: PreTrainedModel, names: list[str], longest: int, file: Path, options: ExportOptions
+) -> dict[str, Any]:
+    """Write the float32 graph; returns what export.json says of it: its kind, how far it is from torch and, where all
+    kinds were measured, their figures."""
+    graph, figures = options.graph, dict[str, Any]()
+    if graph == FASTEST:
+        graph, figures = _write_fastest(student, names, longest, file, options)
+    else:
+        export_onnx(student, names, file, options.fixed, graph)
+    difference = parity(student, names, longest, file)
+    return {"parity_max_abs_diff": difference, "opset": OPSET, "graph": graph, "graphs": figures}
+
+
+def _write_fastest(
+    student: PreTrainedModel, names: list[str], longest: int, file: Path, options: ExportOptions
 ) -> tuple[str, dict[str, Any]]:
-    """Write the float32 graph; returns its kind and, where all kinds were measured, their figures."""
-    if options.graph != FASTEST:
-        export_onnx(student, names, file, options.fixed, options.graph)
-        return options.graph, {}
+    """Write the graph of the kind that is the fastest here; returns its kind and the figures of all."""
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as directory:
         files = {name: Path(directory) / f"{name}.onnx" for name in GRAPHS}
@@ -260,16 +287,10 @@ def _write_graph(
 
 
 def _write_variants(
-    student: PreTrainedModel,
-    names: list[str],
-    longest: int,
-    directory: Path,
-    options: ExportOptions,
-    validation: Validation | None,
-    difference: float,
+    reader: Reader, names: list[str], longest: int, directory: Path, options: ExportOptions, difference: float
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Write the variants that were asked for; returns the facts of each ONNX file, and of those refused."""
-    source = directory / ONNX_FILE
+    source, validation = directory / ONNX_FILE, reader.validation
     reference = _outputs(source, validation)
     facts: dict[str, dict[str, Any]] = {ONNX_FILE: {"max_abs_diff": difference}}
     if validation is not None:
@@ -279,7 +300,7 @@ def _write_variants(
     for name in options.variants:
         file = directory / VARIANTS[name].file
         VARIANTS[name].write(source, file)
-        own: dict[str, Any] = {"max_abs_diff": parity(student, names, longest, file)}
+        own: dict[str, Any] = {"max_abs_diff": parity(reader.student, names, longest, file)}
         if VARIANTS[name].saturates:
             own["measured_on"] = {"processor": machine_name(), "vnni": has_vnni()}
         finite = math.isfinite(own["max_abs_diff"])
@@ -313,21 +334,21 @@ def _loss(validation: Validation, before: dict[str, float], reference: Outputs, 
     return {"metrics": after, **lost, **of_classes, **validation.agreement(outputs, reference)}
 
 
-def _metrics(
-    supernet: Supernet, validation: Validation, whole: Validation | None, own: dict[str, Any], file: Path
-) -> dict[str, Any]:
-    """The student's metrics and, where its directory is here, the teacher's on the same rows (`whole`: as it reads
-    them); where these have no labels, how closely the student's `file` follows it."""
-    whole = whole or validation
-    teacher = supernet.origin.teacher_here()
-    metrics: dict[str, Any] = {"rows": f"On {len(validation):,} validation rows", "student": own["metrics"]}
+def _metrics(supernet: Supernet, own: Reader, whole: Reader, facts: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The student's metrics, which are among its float32 file's `facts`, and, where its directory is here, the
+    teacher's on the same rows as the `whole` vocabulary reads them; where rows have no labels, how closely the file
+    follows it."""
+    assert own.validation is not None
+    assert whole.validation is not None
+    teacher, kind = supernet.origin.teacher_here(), own.validation.task.kind
+    metrics: dict[str, Any] = {"rows": f"On {len(own.validation):,} validation rows", "student": facts["metrics"]}
     if teacher:
-        predict = torch_predictor(load_model(teacher, kind=validation.task.kind).eval(), validation.task.kind)
-        outputs = whole.outputs(predict, 32)
-        metrics["teacher"] = whole.metrics(outputs)
-        if not own["metrics"]:
-            found = [_outputs(file, validation), outputs]
-            metrics["fidelity"] = validation.fidelity(*(found if whole is validation else map(whole.of_rows, found)))
+        outputs = whole.validation.outputs(torch_predictor(load_model(teacher, kind=kind).eval(), kind), 32)
+        metrics["teacher"] = whole.validation.metrics(outputs)
+        if not facts["metrics"]:
+            found = [_outputs(file, own.validation), outputs]
+            of_rows = found if own is whole else map(whole.validation.of_rows, found)
+            metrics["fidelity"] = own.validation.fidelity(*of_rows)
     return metrics
 
 

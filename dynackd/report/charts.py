@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from dynackd.report.axes import Axis
 from dynackd.report.judging import Judge, name_of_metric, number, part
@@ -130,22 +133,14 @@ def _cuts(
             found[width] = {
                 "width": width,
                 "heads": row["heads"],
-                "heads_before": _mean([sum(layer[: row["heads"]]) for layer in before]),
-                "heads_after": _mean([sum(layer[: row["heads"]]) for layer in after]),
+                "heads_before": fmean(sum(layer[: row["heads"]]) for layer in before),
+                "heads_after": fmean(sum(layer[: row["heads"]]) for layer in after),
                 "neurons": row.get("neurons"),
-                **{f"neurons_{when}": _mean([_at(place, neurons["shares"], layer) for layer in neurons[when]])
-                   for when in ("before", "after")},
+                **{f"neurons_{when}": fmean(_held(neurons, when, place)) for when in ("before", "after")},
             }
     return list(found.values())
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _at(place: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """The curve through (xs, ys) at `place`, linear between its points."""
-    for (x, y), (further, above) in zip(zip(xs, ys, strict=True), list(zip(xs, ys, strict=True))[1:], strict=False):
-        if x <= place <= further:
-            return y + (above - y) * (place - x) / ((further - x) or 1)
-    return ys[-1]
+def _held(neurons: Facts, when: str, place: float) -> list[float]:
+    """Of each layer, which share of its importance that share of its first neurons holds."""
+    return [float(np.interp(place, neurons["shares"], layer)) for layer in neurons[when]]

@@ -5,7 +5,7 @@ import platform
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,22 @@ def progress(title: str, total: int | None = None) -> Iterator[Callable[..., Non
     `total=` where that becomes known."""
     with progress_bar() as bar:
         yield partial(bar.update, bar.add_task(title, total=total))
+
+
+@contextmanager
+def progress_of_steps() -> Iterator[Callable[[str, int, int], None]]:
+    """What shows the progress of one thing after another, each with a bar and a time to go of its own: calls with what
+    is done now, how many of it are done, and of how many."""
+    with ExitStack() as stack:
+        now: dict[str, Any] = {}
+
+        def told(what: str, done: int, total: int) -> None:
+            if now.get("what") != what:
+                stack.close()
+                now["what"], now["bar"] = what, stack.enter_context(progress(what, total))
+            now["bar"](completed=done, total=total)
+
+        yield told
 
 
 def machine_name() -> str:

@@ -12,16 +12,11 @@ from typing import Any
 
 from dynackd.errors import UserError
 from dynackd.search.timing import Measured
-from dynackd.subnet import Layer, Subnet
+from dynackd.subnet import Subnet
 from dynackd.system.places import holds, manifest_of, mark, writing
 
 WHAT = "a search's measurements"
 FILES = ("sampled-*.jsonl", "weighed-*.jsonl", "timed-*.jsonl", "evaluated-*.jsonl")
-
-
-def subnet_of(content: Mapping[str, Any]) -> Subnet:
-    """The inverse of `Subnet.to_dict`."""
-    return Subnet(tuple(Layer(**layer) for layer in content["layers"]), content["hidden"])
 
 
 def kept_directory(output: Path) -> Path:
@@ -72,12 +67,12 @@ class Lines:
 
 def read_measured(lines: Lines) -> list[Measured]:
     """The sub-networks that were measured."""
-    return [Measured(**{**content, "subnet": subnet_of(content["subnet"])}) for content in lines.read()]
+    return [Measured(**{**content, "subnet": Subnet.from_dict(content["subnet"])}) for content in lines.read()]
 
 
 def read_losses(lines: Lines) -> dict[Subnet, float]:
     """The loss of every sub-network that was evaluated."""
-    return {subnet_of(content["subnet"]): float(content["loss"]) for content in lines.read()}
+    return {Subnet.from_dict(content["subnet"]): float(content["loss"]) for content in lines.read()}
 
 
 def add_loss(lines: Lines, subnet: Subnet, loss: float) -> None:

@@ -1,6 +1,6 @@
 """How good sub-networks are: how far their outputs are from the full network's, and the task's metric."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -54,13 +54,12 @@ class Judge:
         self.known = read_losses(lines)
         self.expected: list[dict[str, Tensor]] = []
 
-    def losses(self, subnets: Sequence[Subnet], on_done: Callable[[int], None] = lambda more: None) -> list[float]:
+    def losses(self, subnets: Sequence[Subnet]) -> list[float]:
         """The losses of sub-networks, those that are not known evaluated and written down one by one."""
         for subnet in subnets:
             if subnet not in self.known:
                 self.known[subnet] = self._loss(subnet)
                 add_loss(self.lines, subnet, self.known[subnet])
-            on_done(1)
         return [self.known[subnet] for subnet in subnets]
 
     @torch.inference_mode()

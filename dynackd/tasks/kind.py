@@ -1,6 +1,8 @@
-"""The contract of a kind of task: one file beside this one with one object in it, and a line in `KINDS`. It answers
-whatever differs between kinds: how a recipe's `task` and the rows are read, what the model is, what it gives, how that
-is learned, judged and told. Nothing outside asks for a kind by name."""
+"""The contract of a kind of task. A kind is one file beside this one with one object in it, and a line in `KINDS`.
+
+Whatever differs between kinds is answered by this object: how a recipe's `task` and the rows are read, what the model
+is, what it gives, how that is learned, judged and told. Nothing outside asks for a kind by name.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -82,9 +84,10 @@ class Kind(ABC):
     def check_keys(self, value: Mapping[str, Any]) -> None:
         """Refuse (UserError) keys of a recipe's `task` that are unknown, and a lack of those that are needed."""
         refuse_unknown_keys("task", value, self.task_keys)
-        for key in (key for key in self.needed_keys if not value.get(key)):
-            needed = f"{', '.join(self.needed_keys[:-1])} and {self.needed_keys[-1]}"
-            raise UserError(f"task: '{key}' is missing; {OWN_TASK} needs {needed}")
+        for key in self.needed_keys:
+            if not value.get(key):
+                needed = f"{', '.join(self.needed_keys[:-1])} and {self.needed_keys[-1]}"
+                raise UserError(f"task: '{key}' is missing; {OWN_TASK} needs {needed}")
 
     def chosen_metrics(self, value: Mapping[str, Any]) -> tuple[str, ...]:
         """The metrics that a recipe's `task` names, or the default ones. Raises UserError."""
@@ -137,7 +140,8 @@ class Kind(ABC):
     # --------------------------------------------------------------------------------------------------- the model
 
     def settled(self, config: Any, directory: Path) -> Mapping[str, Any]:
-        """What the config of a model from `directory`, or of that name on the hub, must say, such as a pooling."""
+        """What the config of a model that is loaded from `directory`, or is a name on the hub, must say for its outputs
+        to be told, such as a pooling: keys and values."""
         return {}
 
     def files(self, config: Any) -> Mapping[str, Any]:
@@ -150,9 +154,11 @@ class Kind(ABC):
 
     def check_model(self, task: "Task", model: ModelLabels | None) -> None:
         """Refuse (UserError) a trained model whose outputs are of another kind; None: the head is still to be made."""
-        if model is not None and model.problem_type not in (None, self.problem_type):
-            own = a(self.name)
-            raise UserError(f"task '{task.name}' is {own}, but the model's problem_type is {model.problem_type}")
+        if model is None:
+            return
+        if model.problem_type not in (None, self.problem_type):
+            raise UserError(f"task '{task.name}' is {a(self.name)}, but the model's problem_type is "
+                            f"{model.problem_type}")
 
     def made(self, architecture: str, config: Any) -> bool:
         """Whether a model of this class name ("BertForSequenceClassification") and config is of this kind."""
@@ -192,7 +198,7 @@ class Kind(ABC):
         """The model's inputs of some rows, cut to `max_length` tokens, and their labels where the rows have any.
 
         A row may become several inputs: `batch["row"]` holds the rows' numbers, from 0, for a label column that says
-        which row an input is of.
+        which row an input is of. The kind sees to it that the values of `together` are those of a split.
         """
         encoded = self.encode(task, tokenizer, batch, truncation=True, max_length=max_length)
         return {**encoded, **({"labels": batch["label"]} if "label" in batch else {})}
@@ -223,12 +229,13 @@ class Kind(ABC):
         return [output.name for output in self.outputs if output.judged]
 
     def read(self, fields: Any, batch: Tensors, config: Any) -> dict[str, Tensor]:
-        """The outputs, in the order of `self.outputs`, from the fields that a model of this config gives."""
+        """The outputs, in the order of `self.outputs`, from the fields of the Hugging Face output of a model of this
+        config."""
         return {output.name: fields[output.name] for output in self.outputs}
 
     def places(self, batch: Mapping[str, Any]) -> Any:
-        """Which tokens of a batch count where an output has a place for each: no padding. [batch, length], of tensors
-        or arrays."""
+        """Which tokens of a batch, inputs and labels, count where an output has a place for each: those that are no
+        padding. [batch, length], of tensors or arrays as the batch is."""
         return batch["attention_mask"]
 
     def flat(self, arrays: Arrays, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -271,7 +278,8 @@ class Kind(ABC):
         return self.model_loss(model, {**inputs, **labels})[0]
 
     def model_loss(self, model: Any, batch: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss that a model is fine-tuned with, transformers' own of `stock_labels` or ours, and its outputs."""
+        """The loss that a Hugging Face model is fine-tuned with, and its outputs: transformers' own where the model
+        makes one of `stock_labels`, else `label_loss`."""
         inputs, labels = self.split(batch)
         fields = model(**inputs, **{name: labels[name] for name in self.stock_labels})
         outputs = self.read(fields, inputs, getattr(model, "module", model).config)  # which several processes wrap
@@ -293,7 +301,8 @@ class Kind(ABC):
         """The task's metrics."""
 
     def per_class(self, task: "Task", outputs: Arrays, labels: Arrays) -> dict[str, ClassScore]:
-        """How well each class that the labels have is found, by name, where more is better; none without classes."""
+        """How well each class that the labels have is found, by its name, where more is better; none without classes.
+        A mean over rows hides a rare class that is lost, and `export --max-drop-per-class` does not."""
         return {}
 
     @abstractmethod
@@ -309,8 +318,8 @@ class Kind(ABC):
         return None
 
     def unlabelled_drop(self, ours: Arrays, theirs: Arrays) -> float | None:
-        """How far a smaller file's outputs are from the float32 file's, from 0, where rows have no labels to measure a
-        drop on; None where that is not defined, and nothing is refused for it."""
+        """How far a smaller file's outputs are from the float32 file's, from 0, for rows without labels to measure a
+        drop of the metric on; None where that is not defined, and then nothing is refused for it."""
         return None
 
     def drop(self, metric: str, before: float, after: float) -> float:

@@ -10,15 +10,18 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import tiny_tokenizer
+from conftest import GOOD, tiny_tokenizer
 from test_cells import SMALL, model_of, rows_of
 from test_clients import CLIENTS, javascript_card, node, run, snippets  # noqa: F401
 
+from dynackd.data.sources import resolve_source
+from dynackd.deploy.card import facts_of_training
 from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.validation import Validation
 from dynackd.grid import Grid
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.kinds import KINDS
+from dynackd.tasks.task import resolve_task
 
 
 def student_of(name, directory, **options):
@@ -36,6 +39,28 @@ def student_of(name, directory, **options):
 def test_the_javascript_snippet_of_a_kinds_card_runs_as_it_stands(node, kind, tmp_path):  # noqa: F811
     (tmp_path / "place").mkdir()
     assert javascript_card(student_of(kind, tmp_path), tmp_path / "place").strip()
+
+
+def test_a_card_names_its_data_without_the_places_of_this_machine(tmp_path):
+    task = resolve_task({"kind": "classification", "text": "text", "label": "label"})
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    file = resolve_source({"train": "/home/ada/rows/train.csv", "max_length": 64})
+    models = [None, tmp_path / "missing", tmp_path]
+    assert facts_of_training(task, file, models) == {
+        "task": "custom", "data": "train.csv", "trained_max_length": 64, "licence": "mit",
+    }  # fmt: skip
+    hub = resolve_source({"hub": "owner/name/config", "max_length": 64})
+    assert facts_of_training(task, hub, []) == {"task": "custom", "data": "owner/name/config", "trained_max_length": 64}
+
+
+@pytest.mark.client
+def test_the_javascript_snippet_of_a_tagger_prints_its_entities(node, tmp_path, monkeypatch):  # noqa: F811
+    """Words that the tiny vocabulary lacks would be passed over, and the list be empty."""
+    kind = KINDS["token_classification"]
+    monkeypatch.setattr(kind, "example", " ".join(GOOD[:3]))
+    (tmp_path / "place").mkdir()
+    printed = javascript_card(student_of(kind.name, tmp_path), tmp_path / "place")
+    assert "entity_group: 'X'" in printed
 
 
 def show():

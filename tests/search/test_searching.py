@@ -10,13 +10,14 @@ from dynackd.cli.command_line import main
 from dynackd.errors import UserError
 from dynackd.grid import read_subnet
 from dynackd.search import searching, timing
-from dynackd.search.keeping import Lines, subnet_of
+from dynackd.search.keeping import Lines
 from dynackd.search.quality import Judge
 from dynackd.search.searching import search
 from dynackd.search.settings import Budget, Effort, Setting
 from dynackd.search.space import Space
 from dynackd.search.timing import Workshop
 from dynackd.students.loading import load_student
+from dynackd.subnet import Subnet
 from dynackd.supernet.cost import count_parameters
 from dynackd.supernet.network import load_supernet
 
@@ -52,10 +53,10 @@ def test_the_choice_meets_every_bound_and_can_be_exported(supernet_directory, ma
     assert found.pop("output") == str(tmp_path / "s")
     assert found == found_in(tmp_path / "s")
     chosen = read_subnet(tmp_path / "s" / "best.json", geometry)
-    assert chosen == subnet_of(found["choice"]["subnet"])
+    assert chosen == Subnet.from_dict(found["choice"]["subnet"])
     assert law_ms(chosen) <= 1.2
     for name in ("choice", "grid"):
-        own = subnet_of(found[name]["subnet"])
+        own = Subnet.from_dict(found[name]["subnet"])
         assert found[name]["latency_ms"] == pytest.approx(law_ms(own), rel=1e-3)
         assert found[name]["latency_ms"] <= 1.2
         assert found[name]["parameters"] == count_parameters(supernet, own) <= bound
@@ -116,7 +117,7 @@ def test_a_choice_that_is_slower_than_the_model_thinks_gives_way(supernet_direct
     monkeypatch.setattr(searching._Search, "_timed", slower)
     found = search(supernet_directory, FAST, Setting(length=9), EFFORT, output=tmp_path / "s")
     assert max(row["latency_ms"] for row in found["front"]) <= 1.2
-    assert 1.3 * law_ms(subnet_of(found["choice"]["subnet"])) <= 1.2
+    assert 1.3 * law_ms(Subnet.from_dict(found["choice"]["subnet"])) <= 1.2
 
 
 def test_the_least_metric_alone_gives_the_fastest_that_has_it(supernet_directory, machine, tmp_path):
