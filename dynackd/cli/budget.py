@@ -14,6 +14,7 @@ BUDGET = {
     "max_size_mb": "the file's size in 10^6 bytes",
     "max_flops": "floating-point operations of one row, such as 500M or 1.2G",
     "min_metric": "the least of the task's main metric, on rows that the search did not see",
+    "keep": "instead of that the share of the full network's metric on these rows, such as 0.97",
 }
 LETTERS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}  # that may follow a number
 
@@ -30,7 +31,7 @@ def budget_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _number(text: str) -> float:
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kMG]?)\s*", text)
+    found = re.fullmatch(r"\s*([+-]?[0-9.]+(?:e[+-]?[0-9]+)?)\s*([kMG]?)\s*", text)
     try:
         number = float(found[1]) * LETTERS[found[2]] if found else math.nan
     except ValueError:

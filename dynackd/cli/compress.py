@@ -18,9 +18,7 @@ def add_compress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", nargs="+", default=[], metavar="COLUMN", help=columns.format("text"))
     parser.add_argument("--label", nargs="+", default=[], metavar="COLUMN", help=columns.format("label"))
     parser.add_argument("--kind", metavar="KIND", help="what the rows are, such as classification (default: guessed)")
-    add_budget(parser, "what the student must meet")
-    keep = "share of the teacher's metric to keep (default: 0.97 where nothing else is asked of the student)"
-    parser.add_argument("--keep", type=float, metavar="X", help=keep)
+    add_budget(parser, "what the student must meet (default: --keep 0.97)")
     length = "tokens at which latency is measured (default: data.max_length)"
     parser.add_argument("--length", type=int, metavar="N", help=length)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the student (default: 1)")
@@ -46,7 +44,7 @@ def compress(options: argparse.Namespace) -> None:
 
 def _request(options: argparse.Namespace) -> Any:
     from dynackd.compress.guess import Said
-    from dynackd.compress.request import Request
+    from dynackd.compress.request import KEEP, Request
     from dynackd.search.settings import Budget, Setting
     from dynackd.system.places import at_home
 
@@ -56,8 +54,7 @@ def _request(options: argparse.Namespace) -> Any:
         data=options.data and at_home(options.data),
         validation=options.validation and at_home(options.validation),
         said=Said(options.kind, tuple(options.text), tuple(options.label)),
-        budget=Budget(**budget) if any(value is not None for value in budget.values()) else None,
-        keep=options.keep,
+        budget=Budget(**(budget if any(value is not None for value in budget.values()) else {"keep": KEEP})),
         setting=Setting(options.length, options.batch_size, options.threads),
         max_minutes=options.max_minutes,
         output=options.output,

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +11,18 @@ from dynackd.data.origins import resolve_model
 from dynackd.deploy.card import facts_of_training
 from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.validation import load_validation
-from dynackd.errors import UserError
 from dynackd.measure.latency import benchmark
 from dynackd.onnx.quantize import VARIANTS
 from dynackd.report.terminal import benchmark_table, console, progress, progress_of_steps, show
 from dynackd.search.searching import search
-from dynackd.search.settings import Budget, Effort
+from dynackd.search.settings import Effort
 from dynackd.subnet import Subnet
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import read_json, write_json
-from dynackd.tasks.task import main_metric
 from dynackd.training.recipe import Recipe
 
 INT8 = "int8"
 REPEATS, WARMUP = 100, 10
-
-
-def budget_of(request: Request, recipe: Recipe) -> Budget:
-    """What is asked of the student, with the share of the teacher's metric as a number of its own."""
-    share = request.least_share
-    if share is None:
-        assert request.budget is not None
-        return request.budget
-    found = read_json(recipe.output_dir / "depth" / "metrics.json")
-    kind, metric = recipe.task.kind, main_metric(recipe.task)
-    of_teacher = found["teacher"]["metrics"].get(metric, 1.0)  # what follows itself does so wholly
-    least = of_teacher / share if metric in kind.lower_is_better else of_teacher * share
-    console.print(f"to be kept: {metric} {least:.4f}, of the teacher's {of_teacher:.4f} ({share:.0%})")
-    return replace(request.budget or Budget(min_metric=least), min_metric=least)
 
 
 def searched(request: Request, recipe: Recipe, output: Path, effort: Effort) -> dict[str, Any]:
@@ -47,18 +30,9 @@ def searched(request: Request, recipe: Recipe, output: Path, effort: Effort) -> 
     if (output / "search.json").is_file():
         found: dict[str, Any] = read_json(output / "search.json")
         return found
-    supernet, budget = recipe.output_dir / "depth", budget_of(request, recipe)
+    supernet = recipe.output_dir / "depth"
     with progress_of_steps() as told:
-        try:
-            return search(supernet, budget, request.setting, effort, output=output, on_progress=told)
-        except UserError as error:
-            if request.budget or request.keep:
-                raise
-            # The share was our wish alone: rows that the search did not see may be harder than those to validate on.
-            console.print(f"note: {error}; so the best of all sizes is taken")
-            most = max(own["parameters"] for own in read_json(supernet / "metrics.json")["subnetworks"])
-            any_size = Budget(max_params=most)
-            return search(supernet, any_size, request.setting, effort, output=output, on_progress=told)
+        return search(supernet, request.budget, request.setting, effort, output=output, on_progress=told)
 
 
 def exported(recipe: Recipe, found: Mapping[str, Any], output: Path) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def _go_on(request: Request, output: Path, state: State) -> State:
     """The state of a run that is gone on with; what was chosen for another budget is forgotten."""
     refuse_other_request(output, state, request)
     now = request.to_dict()
-    same = all(state.request.get(key) == now[key] for key in ("budget", "keep", "setting"))
+    same = all(state.request.get(key) == now[key] for key in ("budget", "setting"))
     if (output / SUMMARY).is_file() and same:
         raise UserError(f"{output} holds a finished run; another budget or --overwrite runs it again")
     if not same:

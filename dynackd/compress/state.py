@@ -25,7 +25,7 @@ STAGES = {"finetune": "teacher", "width": "width", "depth": "depth"}  # and the 
 SEARCH, STUDENT = "search", "student"
 CHOSEN = (SEARCH, STUDENT)  # what depends on the budget
 # What may be asked otherwise of a supernet that is trained already.
-OF_THE_CHOICE = ("budget", "keep", "setting", "max_minutes")
+OF_THE_CHOICE = ("budget", "setting", "max_minutes")
 
 
 @dataclass(frozen=True)

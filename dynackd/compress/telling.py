@@ -11,7 +11,7 @@ from dynackd.compress.preparing import Prepared
 from dynackd.compress.request import Request
 from dynackd.compress.state import STUDENT
 from dynackd.report.terminal import console, layer_ranges, say, show
-from dynackd.search.settings import option
+from dynackd.search.settings import COSTS, option
 
 FEW_STEPS = 100  # in which no model learns a task
 TITLES = {"finetune": "fine-tuning the teacher", "width": "training all widths", "depth": "training widths and depths"}
@@ -34,11 +34,11 @@ def tell_plan(request: Request, prepared: Prepared) -> None:
 
 def wanted(request: Request, longest: int) -> str:
     """What the student must be; longest: the tokens of the longest rows."""
-    budget = request.budget.to_dict() if request.budget else {}
-    parts = [f"{option(name)} {value:g}" for name, value in budget.items()]
-    least = request.least_share
-    parts += [f"the smallest that keeps {least:.0%} of the teacher's metric"] if least and not parts else []
-    parts += [f"{least:.0%} of the teacher's metric kept"] if least and request.budget else []
+    budget = request.budget
+    parts = [f"{option(name)} {value:g}" for name, value in budget.to_dict().items() if name in COSTS]
+    parts += [f"--min-metric {budget.min_metric:g}"] if budget.min_metric is not None else []
+    parts += [f"{budget.keep:.0%} of the full network's metric kept"] if budget.keep is not None else []
+    parts = parts if budget.bounds else [f"the fastest with {parts[0]}"]
     setting = request.setting
     where = f"{setting.runtime}, {setting.threads} thread{'s' * (setting.threads > 1)}, batch {setting.batch_size}"
     return f"{', '.join(parts)} (latency in {where}, {setting.length or longest} tokens)"

@@ -77,20 +77,30 @@ class Chooser:
     timed: Callable[[Sequence[Subnet]], list[tuple[float, float, float]]]
     on_progress: Callable[[str, int, int], None] = lambda what, done, total: None
     known: dict[Subnet, Candidate] = field(default_factory=dict)
+    least: float | None = None  # of the metric, once the full network's is known
 
     def choose(self, asked: Sequence[Subnet], even: Sequence[Subnet], whole: Subnet) -> Chosen:
         """Of the sub-networks `asked`, some of which are of the same share everywhere. Raises `UserError`."""
+        self._judge([whole])
+        self.least = self._least_metric(self.known[whole].metric)
         front = self._front(asked)
         bounded = bool(self.budget.bounds)
         order = self._by_loss if bounded else self._along
         choice = self._first_fit([order(asked), order(even)], [BEST if bounded else ALONG, EVEN if bounded else ALONG])
         grid = self._best([own for own in even if own in self.known])
         shown = [own for own in self._thinned(front, SHOWN) if own not in self.known]
-        self._judge([*shown, whole])
+        self._judge(shown)
         within = [own for own in asked if own in self.known and self._within(self.known[own])]
         kept = set(self._front(within)) | {choice.subnet}
         drawn = sorted(kept, key=lambda own: self.costs[self.axis](own))
         return Chosen(choice, grid, self.known[whole], [self.known[own] for own in drawn])
+
+    def _least_metric(self, of_whole: float) -> float | None:
+        """What the metric must reach, where anything is asked of it; of_whole: the full network's."""
+        keep = self.budget.keep
+        if keep is None or of_whole <= 0:  # of a correlation the wrong way round there is no share
+            return self.budget.min_metric if keep is None else of_whole
+        return of_whole / keep if self.metric.lower_is_better else of_whole * keep
 
     # ------------------------------------------------------------------------------------------------------- orders
 
@@ -137,7 +147,7 @@ class Chooser:
         return counted | {"latency_ms": own.latency_ms, "size_mb": own.size_mb}
 
     def _meets(self, own: Candidate) -> bool:
-        return self._within(own) and self.metric.reaches(own.metric, self.budget.min_metric)
+        return self._within(own) and self.metric.reaches(own.metric, self.least)
 
     def _within(self, own: Candidate) -> bool:
         costs = self._costs(own)
@@ -177,12 +187,15 @@ class Chooser:
         """What comes closest, in one sentence."""
         tried = list(self.known.values())
         within = [own for own in tried if self._within(own)]
-        least = self.budget.min_metric
+        least = self.least
         if least is not None and (within or not self.budget.bounds):
             best = min(within or tried, key=lambda own: self.metric.rank(own.metric))
             inside = " within the budget" if self.budget.bounds else ""
+            reaches = f"reaches --min-metric {least:g}"
+            if self.budget.keep is not None:
+                reaches = f"keeps {self.budget.keep:.0%} of the full network's {self.metric.name} ({least:.4f})"
             return (
-                f"no sub-network{inside} reaches --min-metric {least:g}: the best of {len(tried)} that were judged has "
+                f"no sub-network{inside} {reaches}: the best of {len(tried)} that were judged has "
                 f"{self.metric.name} {best.metric:.4f}"
             )
         closest = min(tried, key=lambda own: self._excess(own))

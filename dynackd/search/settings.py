@@ -27,7 +27,8 @@ class Budget:
 
     max_latency_ms: the median of a forward pass in the `Setting`; max_params: parameters, embeddings and task head
     included; max_size_mb: the model's file, in 10^6 bytes; max_flops: of one row at the setting's length; min_metric:
-    the task's main metric on rows that the search did not see (of one where less is better, its largest value).
+    the task's main metric on rows that the search did not see (of one where less is better, its largest value); keep:
+    instead, the share of what the full network has on these rows, the same for both, above 0 and at most 1.
     Raises `UserError` where nothing is asked, or what is asked is no positive number.
     """
 
@@ -36,6 +37,7 @@ class Budget:
     max_size_mb: float | None = None
     max_flops: float | None = None
     min_metric: float | None = None
+    keep: float | None = None
 
     def __post_init__(self) -> None:
         if not (asked := self.to_dict()):
@@ -45,6 +47,10 @@ class Budget:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or (name != "min_metric" and not 0 < value < float("inf")):
                 raise UserError(f"{option(name)} is {shown(value)}; it must be a number above 0")
+        if self.keep is not None and self.keep > 1:
+            raise UserError(f"--keep is {shown(self.keep)}; it must be above 0 and at most 1")
+        if self.keep is not None and self.min_metric is not None:
+            raise UserError("--keep and --min-metric say the same in two ways; give one of them")
 
     @property
     def bounds(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ CASES = [
         "no budget",
         SEARCH,
         "a search needs a budget: give one or more of --max-latency-ms, --max-params, --max-size-mb, --max-flops, "
-        "--min-metric",
+        "--min-metric, --keep",
     ),
     Bad("a budget below 0", f"{SEARCH} --max-latency-ms 0", "--max-latency-ms is 0.0; it must be a number above 0"),
     Bad(

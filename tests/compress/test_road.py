@@ -176,29 +176,13 @@ def test_another_budget_begins_at_the_choice(unbroken, monkeypatch, capsys):
     road.compress(asked(unbroken[0]), RunMode(resume=True))
 
 
-def test_without_a_budget_a_share_of_the_teachers_metric_is_kept(unbroken):
-    directory = unbroken[0]
-    teacher = json.loads((directory / "out" / "depth" / "metrics.json").read_text())["teacher"]["metrics"]["accuracy"]
-    summary = road.compress(asked(directory, budget=None), RunMode(resume=True))
-    assert summary["budget"] == {"min_metric": pytest.approx(0.97 * teacher)}
-    summary = road.compress(asked(directory, keep=0.5), RunMode(resume=True))
-    assert summary["budget"] == {"max_latency_ms": 5.0, "min_metric": pytest.approx(0.5 * teacher)}
+def test_without_a_budget_a_share_of_the_metric_is_kept(unbroken):
+    own = asked(directory := unbroken[0])
+    request = Request(own.model, own.data, output=own.output, overrides=QUICK)
+    summary = road.compress(request, RunMode(resume=True))
+    assert summary["budget"] == {"keep": 0.97}
     road.compress(asked(directory), RunMode(resume=True))
 
-
-def test_where_no_size_keeps_what_nobody_asked_for_the_best_of_all_is_taken(unbroken, monkeypatch, capsys):
-    def choosy(directory, budget, *arguments, **options):
-        if budget.min_metric is not None:
-            raise UserError("no size reaches it")
-        return fake_search(directory, budget, *arguments, **options)
-
-    monkeypatch.setattr(choosing, "search", choosy)
-    with pytest.raises(UserError, match="no size reaches it"):
-        road.compress(asked(unbroken[0], budget=None, keep=0.9), RunMode(resume=True))
-    summary = road.compress(asked(unbroken[0], budget=None), RunMode(resume=True))
-    assert summary["budget"] == {"max_params": summary["teacher"]["parameters"]}
-    assert "note: no size reaches it; so the best of all sizes is taken" in capsys.readouterr().out
-    road.compress(asked(unbroken[0]), RunMode(resume=True))
 
 
 def test_a_student_that_is_measured_above_the_budget_is_told_with_what_it_was_chosen_at(unbroken, capsys):

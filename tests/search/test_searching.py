@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import pytest
 from search_world import install_machine, law_ms, made_supernet
@@ -10,8 +11,9 @@ from dynackd.cli.command_line import main
 from dynackd.errors import UserError
 from dynackd.grid import read_subnet
 from dynackd.search import searching, timing
+from dynackd.search.choosing import Chooser
 from dynackd.search.keeping import Lines
-from dynackd.search.quality import Judge
+from dynackd.search.quality import Judge, Metric
 from dynackd.search.searching import search
 from dynackd.search.settings import Budget, Effort, Setting
 from dynackd.search.space import Space
@@ -128,6 +130,30 @@ def test_the_least_metric_alone_gives_the_fastest_that_has_it(supernet_directory
     hard = search(supernet_directory, Budget(min_metric=full), Setting(length=9), EFFORT, output=tmp_path / "hard")
     assert hard["choice"]["metric"] >= full
     assert hard["choice"]["latency_ms"] <= hard["full"]["latency_ms"]
+
+
+def test_a_share_of_the_full_networks_metric_is_kept_on_the_same_rows(
+    supernet_directory, machine, tmp_path, monkeypatch
+):
+    """The metric of a sub-network is the share of heads that it has."""
+    heads = lambda self, subnet: sum(own.heads for own in subnet.layers) / 8  # noqa: E731
+    monkeypatch.setattr(Metric, "of", heads)
+    setting = Setting(length=9)
+    found = search(supernet_directory, Budget(keep=0.5), setting, EFFORT, output=tmp_path / "s")
+    full, choice = found["full"]["metric"], found["choice"]
+    assert full >= choice["metric"] >= 0.5 * full
+    cheaper = [row for row in found["front"] if row["latency_ms"] < choice["latency_ms"]]
+    assert cheaper
+    assert all(row["metric"] < 0.5 * full for row in cheaper)
+    with pytest.raises(UserError, match=r"within the budget keeps 99% of the full network's accuracy \("):
+        search(supernet_directory, Budget(0.7, keep=0.99), setting, EFFORT, output=tmp_path / "t")
+
+
+@pytest.mark.parametrize(("lower", "of_whole", "least"), [(False, 0.8, 0.4), (True, 0.8, 1.6), (False, -0.1, -0.1)])
+def test_of_a_metric_where_less_is_better_the_share_is_turned_round(lower, of_whole, least):
+    metric = types.SimpleNamespace(lower_is_better=lower)
+    chooser = Chooser(Budget(keep=0.5), "latency_ms", {}, {}, metric, timed=lambda subnets: [])
+    assert chooser._least_metric(of_whole) == pytest.approx(least)
 
 
 def test_sizes_are_those_of_files_and_follow_from_a_few(supernet_directory, monkeypatch, tmp_path):
