@@ -67,7 +67,12 @@ class Lines:
 
 def read_measured(lines: Lines) -> list[Measured]:
     """The sub-networks that were measured."""
-    return [Measured(**{**content, "subnet": Subnet.from_dict(content["subnet"])}) for content in lines.read()]
+    found = []
+    for content in lines.read():
+        references_ms = content.get("references_ms")
+        own = {"subnet": Subnet.from_dict(content["subnet"]), "references_ms": references_ms and tuple(references_ms)}
+        found.append(Measured(**content | own))
+    return found
 
 
 def read_losses(lines: Lines) -> dict[Subnet, float]:

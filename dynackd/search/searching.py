@@ -22,7 +22,7 @@ from dynackd.search.quality import Judge, Metric, whole_batches
 from dynackd.search.settings import Budget, Effort, Setting
 from dynackd.search.sizes import ENOUGH, size_model
 from dynackd.search.space import Space
-from dynackd.search.timing import Measured, Workshop, check_device, steady_ms, usual_reference_ms
+from dynackd.search.timing import PARTS, Measured, Workshop, check_device, steady_ms, usual_references_ms
 from dynackd.search.validating import validated
 from dynackd.subnet import Subnet
 from dynackd.supernet.cost import FlopCounter, count_parameters
@@ -155,10 +155,10 @@ class _Search:
         latency where it names none."""
         bounds, timed = self.budget.bounds, "latency_ms" in self.budget.bounds or not self.budget.bounds
         costs: dict[str, Cost] = {}
-        self.usual_ms: float | None = None
+        self.usual_ms: tuple[float, ...] | None = None
         if timed:
             found = self._samples("sampled", self.effort.samples, self.workshop.time)
-            self.usual_ms = usual_reference_ms(found)
+            self.usual_ms = usual_references_ms(found)
             latencies_ms = [steady_ms(own, self.usual_ms) for own in found]
             subnets = [own.subnet for own in found]
             self.fit = fit(subnets, latencies_ms, max(1, len(found) // UNSEEN), self.parameters.weights)
@@ -202,8 +202,8 @@ class _Search:
     def _timed(self, subnets: Sequence[Subnet]) -> list[tuple[float, float, float]]:
         """(ms, MB, ms of the full network) of each, from files that are really exported."""
         found = self._known("timed", subnets, self.workshop.time, "exporting and timing the best")
-        usual_ms = self.usual_ms or usual_reference_ms(found)
-        return [(steady_ms(own, usual_ms), own.size_bytes / 1e6, usual_ms or 0.0) for own in found]
+        usual_ms = self.usual_ms or usual_references_ms(found)
+        return [(steady_ms(own, usual_ms), own.size_bytes / 1e6, usual_ms[0] if usual_ms else 0.0) for own in found]
 
     @cached_property
     def workshop(self) -> Workshop:
@@ -216,6 +216,7 @@ class _Search:
         return {
             "machine": machine_name(),
             "setting": self.setting.to_dict() | {"length": self.length},
+            "references": PARTS,
             "model": {"type": config.model_type, "class": type(self.supernet.model).__name__, **geometry},
             "sizes": {"words": config.vocab_size, "labels": config.num_labels},
             "versions": self._versions(),
