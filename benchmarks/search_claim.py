@@ -6,7 +6,7 @@
 For every supernet and budget (shares of the full network's latency) a search compares candidates on some rows, chooses
 on others, both held out of the training rows, and the claim is made on a third set, the recipe's validation rows. The
 grid's best under the same budget is chosen on the same rows, exported and timed beside it. What was measured and
-evaluated is kept under --output, so that a killed run goes on.
+evaluated is kept under --output, so that a killed run goes on, and serves every budget and all supernets of one shape.
 """
 
 import argparse
@@ -40,33 +40,33 @@ def main() -> None:
 def claim(supernet: Path, options: argparse.Namespace) -> None:
     """Search `supernet` under every budget; each result lies under --output."""
     own = options.output / supernet.resolve().parent.name
+    own.mkdir(parents=True, exist_ok=True)
     setting = Setting(length=options.length)
-    full_ms = None
+    full_ms = searched(supernet, Budget(max_latency_ms=1e9), setting, Effort(1, 8), own / "full.json")["full"]
     for seed in options.seeds:
         effort = Effort(evaluations=options.evaluations, rows=options.rows, seed=seed)
         for share in options.shares:
-            place = own / f"share{share:g}-seed{seed}"
-            if not (place / "search.json").is_file():
-                full_ms = full_ms or _full_ms(supernet, setting, own)
-                print(f"{place}: at most {share * full_ms:.3f} ms", flush=True)
-                try:
-                    search(supernet, Budget(max_latency_ms=share * full_ms), setting, effort, output=place)
-                except UserError as error:
-                    print(f"{place}: {error}", flush=True)
+            budget = Budget(max_latency_ms=share * full_ms["latency_ms"])
+            place = own / f"share{share:g}-seed{seed}.json"
+            print(f"{place}: at most {budget.max_latency_ms:.3f} ms", flush=True)
+            try:
+                searched(supernet, budget, setting, effort, place)
+            except UserError as error:
+                print(f"{place}: {error}", flush=True)
 
 
-def _full_ms(supernet: Path, setting: Setting, own: Path) -> float:
-    """The full network's latency here, by a search that looks at next to nothing."""
-    place = own / "full"
-    if not (place / "search.json").is_file():
-        search(supernet, Budget(max_latency_ms=1e9), setting, Effort(evaluations=1, rows=8), output=place)
-    return float(json.loads((place / "search.json").read_text())["full"]["latency_ms"])
+def searched(supernet: Path, budget: Budget, setting: Setting, effort: Effort, place: Path) -> dict:
+    """The result of a search, found now or earlier."""
+    if not place.is_file():
+        found = search(supernet, budget, setting, effort, output=place.parents[1] / "search", overwrite=True)
+        place.write_text(json.dumps(found))
+    return json.loads(place.read_text())
 
 
 def show(output: Path) -> None:
     """The tables, as Markdown."""
-    for own in sorted({file.parents[1] for file in output.glob("*/share*/search.json")}):
-        found = [json.loads(file.read_text()) for file in sorted(own.glob("share*/search.json"))]
+    for own in sorted({file.parent for file in output.glob("*/share*.json")}):
+        found = [json.loads(file.read_text()) for file in sorted(own.glob("share*.json"))]
         name, model = found[0]["metric"]["name"], found[0]["latency_model"]
         print(f"\n{own.name}: {name} on the choice's rows / on the validation rows; {_rows(found[0])}\n")
         print(f"| budget, ms | grid | ms | {name} | search | ms | {name} | difference |")

@@ -18,13 +18,17 @@ from dynackd.data.origins import is_place
 from dynackd.errors import UserError
 from dynackd.families.table import geometry_of, max_positions
 from dynackd.supernet.checkpoints import load_model_config
-from dynackd.tasks.loading import TaskData, load_task_data
+from dynackd.tasks.loading import TaskData, load_task_data, taken
 from dynackd.tasks.tokens import tokenize
 from dynackd.training.recipe import Recipe, apply_overrides, load_recipe, make_recipe
 
 MOST_TOKENS, STEP_OF_TOKENS, OF_ROWS = 128, 8, 0.99  # where texts are cut: this share of the rows stays whole
 LOOKED_AT = 2000  # rows whose lengths are looked at
 HELD_OUT, FEWEST, MOST, MOST_SHARE = 0.1, 200, 2000, 0.2  # share of the rows to validate on, rows, and their share
+
+
+# Of the training rows, the share and the most that the search is left to judge by, if that makes `TOO_FEW` or more.
+LEFT_SHARE, LEFT, TOO_FEW = 0.1, 1280, 500
 
 
 @dataclass
@@ -99,6 +103,19 @@ def hold_out(draft: Draft) -> None:
         f"no --validation, so {share:.1%} of the {rows:,} rows are held out to validate on, of every label alike "
         f"(seed {data.seed})",
     )
+
+
+def leave_rows(draft: Draft, data: TaskData) -> TaskData:
+    """Of many rows some are not trained on: what a size keeps of the full network's metric is too much on rows that
+    both know. A recipe that the user wrote stays as it is."""
+    assert data.train is not None
+    rows, source = len(data.train), draft.recipe.data
+    left = min(LEFT, int(LEFT_SHARE * rows))
+    if draft.recipe.file or source.train_rows is not None or left < TOO_FEW:
+        return data
+    why = f"{left:,} of the {rows:,} training rows are not trained on: sizes are judged by them"
+    draft.decide("data.train_rows", rows - left, why)
+    return replace(data, train=data.train.select(taken(rows, rows - left, source.seed)[0]))
 
 
 def teacher_or_not(recipe: Recipe, source: str, config: PreTrainedConfig) -> tuple[bool, TaskData]:

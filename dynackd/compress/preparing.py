@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dynackd.compress.calibrate import Timing, calibrate, name_of_sampler
-from dynackd.compress.drafting import Draft, check_grid, cut_texts, first_draft, hold_out, teacher_or_not
+from dynackd.compress.drafting import Draft, check_grid, cut_texts, first_draft, hold_out, leave_rows, teacher_or_not
 from dynackd.compress.effort import effort_for, search_s
 from dynackd.compress.plan import Plan, StageCost, make_plan, usual_steps
 from dynackd.compress.request import Request
@@ -74,6 +74,7 @@ def prepare(request: Request, output: Path, started: float) -> Prepared:
     kind = draft.recipe.task.kind
     if finetunes and not kind.can_finetune(draft.recipe.task):
         raise UserError(f"{source} is no {kind.noun}, and the task {kind.not_finetuned}")
+    data = leave_rows(draft, data)
     cut_texts(draft, data, load_tokenizer(source, config, kind), config)
     return _planned(request, draft, source, config, data, finetunes, started)
 

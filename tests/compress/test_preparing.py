@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import GOOD, PLAIN, tiny_recipe
 
-from dynackd.compress import preparing
+from dynackd.compress import drafting, preparing
 from dynackd.compress.calibrate import Timing
 from dynackd.compress.guess import Said
 from dynackd.compress.plan import LEAST_STEPS
@@ -73,6 +73,14 @@ def test_what_a_user_sets_is_kept(tmp_path):
     assert found.recipe.data.max_length == 24
     assert found.rows == 20
     assert "stages" not in found.recipe.content, "nothing was decided there"
+
+
+def test_of_many_rows_some_are_left_for_the_search_to_judge_by(tmp_path, monkeypatch):
+    monkeypatch.setattr(drafting, "TOO_FEW", 3)
+    found = prepared(tmp_path, "regression")
+    assert found.rows == found.recipe.data.train_rows == 29, "a tenth of 32"
+    assert "3 of the 32 training rows are not trained on: sizes are judged by them" in found.decided
+    assert prepared(tmp_path, "regression", overrides=(*QUICK, "data.train_rows=31")).rows == 31, "as the user says"
 
 
 def test_a_bound_is_written_into_the_recipe_as_the_steps_that_fit(tmp_path, monkeypatch):
