@@ -69,20 +69,25 @@ def show(output: Path) -> None:
         found = [json.loads(file.read_text()) for file in sorted(own.glob("share*.json"))]
         name, model = found[0]["metric"]["name"], found[0]["latency_model"]
         print(f"\n{own.name}: {name} on the choice's rows / on the validation rows; {_rows(found[0])}\n")
-        print(f"| budget, ms | grid | ms | {name} | search | ms | {name} | difference |")
-        print("|---|---|---|---|---|---|---|---|")
+        print(f"| budget, ms | grid | ms | {name} | searched | ms | {name} | lead | difference | of the choice |")
+        print("|---|---|---|---|---|---|---|---|---|---|")
         differences = []
         for result in sorted(found, key=lambda one: one["budget"]["max_latency_ms"]):
             grid, choice = result["grid"], result["choice"]
             if grid is None:
                 continue
-            differences.append(_value(choice, name) - _value(grid, name))
+            searched = result["searched"] or grid
+            differences.append([_value(own, name) - _value(grid, name) for own in (searched, choice)])
+            clear = f"{searched['lead']:+.4f} ± {searched['lead_error']:.4f}" if searched is not grid else "-"
             print(
                 f"| {result['budget']['max_latency_ms']:.2f} | {_size(grid)} | {_cells(grid, name)} | "
-                f"{_size(choice)} | {_cells(choice, name)} | {differences[-1]:+.4f} |"
+                f"{_size(searched)} | {_cells(searched, name)} | {clear} | {differences[-1][0]:+.4f} | "
+                f"{differences[-1][1]:+.4f} |"
             )
+        searched_mean, choice_mean = map(statistics.fmean, zip(*differences, strict=True))
         print(
-            f"\nmean difference {statistics.fmean(differences):+.4f} on the validation rows, {len(differences)} budgets"
+            f"\nmean difference on the validation rows over {len(differences)} budgets: {searched_mean:+.4f} of what"
+            f" was searched, {choice_mean:+.4f} of what is chosen"
         )
         errors = {key: value for key, value in model.items() if "error" in key or "unseen" in key}
         print(f"latency model: {json.dumps(errors)}; full network {found[0]['full']['latency_ms']:.2f} ms")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from dynackd.errors import UserError
 from dynackd.search.costs import Cost
-from dynackd.search.quality import Metric
+from dynackd.search.quality import Lead, Metric
 from dynackd.search.settings import COSTS, Budget, option
 from dynackd.search.space import Space
 from dynackd.subnet import Subnet
@@ -45,16 +45,18 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a search found. front: of those that are within the bounds as measured, ascending in cost, the choice among
-    them."""
+    """What a search found. searched: the best where layers differ, and how far it leads over the grid's best; front: of
+    those that are within the bounds as measured, ascending in cost, the choice among them."""
 
     choice: Candidate
     grid: Candidate | None
     full: Candidate
+    searched: Candidate | None
+    lead: Lead | None
     front: list[Candidate]
 
     def named(self) -> dict[str, Candidate | None]:
-        return {"choice": self.choice, "grid": self.grid, "full": self.full}
+        return {"choice": self.choice, "grid": self.grid, "full": self.full, "searched": self.searched}
 
     @property
     def reported(self) -> list[Subnet]:
@@ -80,7 +82,11 @@ class Chooser:
     least: float | None = None  # of the metric, once the full network's is known
 
     def choose(self, asked: Sequence[Subnet], even: Sequence[Subnet], whole: Subnet) -> Chosen:
-        """Of the sub-networks `asked`, some of which are of the same share everywhere. Raises `UserError`."""
+        """Of the sub-networks `asked`, some of which are of the same share everywhere. Raises `UserError`.
+
+        Within a bound one whose layers differ is chosen where it is better than the best of these by more than the
+        standard error: the best of many is partly luck, and none of them was trained as it is.
+        """
         self._judge([whole])
         self.least = self._least_metric(self.known[whole].metric)
         front = self._front(asked)
@@ -88,12 +94,16 @@ class Chooser:
         order = self._by_loss if bounded else self._along
         choice = self._first_fit([order(asked), order(even)], [BEST if bounded else ALONG, EVEN if bounded else ALONG])
         grid = self._best([own for own in even if own in self.known])
+        searched = choice if grid and grid.subnet != choice.subnet else None
+        lead = self.metric.lead(searched.subnet, grid.subnet) if bounded and searched and grid else None
+        if grid and lead and not lead.clear:
+            choice = grid
         shown = [own for own in self._thinned(front, SHOWN) if own not in self.known]
         self._judge(shown)
         within = [own for own in asked if own in self.known and self._within(self.known[own])]
         kept = set(self._front(within)) | {choice.subnet}
         drawn = sorted(kept, key=lambda own: self.costs[self.axis](own))
-        return Chosen(choice, grid, self.known[whole], [self.known[own] for own in drawn])
+        return Chosen(choice, grid, self.known[whole], searched, lead, [self.known[own] for own in drawn])
 
     def _least_metric(self, of_whole: float) -> float | None:
         """What the metric must reach, where anything is asked of it; of_whole: the full network's."""

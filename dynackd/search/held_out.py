@@ -3,7 +3,7 @@ with the validation rows, and that the supernet has not trained on where there a
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from dynackd.tasks.tokens import tokenize
 from dynackd.training.recipe import Recipe
 
 CHOICE = 4  # times as many rows for the choice, where a few sub-networks are judged, as for the search
+BLOCKS, BLOCK = 8, 16  # parts of the rows of the choice, by which its error is known, of at least so many rows each
 FEWEST = 64  # rows that the supernet has not trained on; fewer tell too little, and others are taken
 # Whether the supernet has trained on the rows -> how that is told.
 TRAINED = {
@@ -39,6 +40,7 @@ class HeldOut:
     """Tokenised rows to compare candidates on (`search`) and to choose among the best (`choice`), which `task`, the
     task of the choice, knows the texts of; `places` of both among all training rows.
 
+    blocks: the rows of the choice once more in parts, each with a task that knows its texts; none where they are few.
     trained_on: whether the supernet has trained on them; None where that cannot be told. validation: by suffix, with
     the task of those rows; none where they are not to be had.
     """
@@ -46,6 +48,7 @@ class HeldOut:
     search: Dataset
     choice: Dataset
     task: Task
+    blocks: Sequence[tuple[Dataset, Task]]
     trained_on: bool | None
     places: Mapping[str, np.ndarray]
     validation: Mapping[str, Dataset]
@@ -91,8 +94,17 @@ def hold_out(
         parts[part], tokens[part] = _part(train, pool[:wanted], encode)
         pool = pool[len(parts[part]) :]
     validation = {suffix: encode(some) for suffix, some in data.validation.items()}
-    task = dataclasses.replace(data.task, rows={"": train.select(parts["choice"])})
-    return HeldOut(tokens["search"], tokens["choice"], task, trained_on, parts, validation, data.task)
+
+    def knows(places: np.ndarray) -> Task:
+        return dataclasses.replace(data.task, rows={"": train.select(places)})
+
+    blocks = [(encode(train.select(some)), knows(some)) for some in _blocks(parts["choice"])]
+    task = knows(parts["choice"])
+    return HeldOut(tokens["search"], tokens["choice"], task, blocks, trained_on, parts, validation, data.task)
+
+
+def _blocks(places: np.ndarray) -> Sequence[np.ndarray]:
+    return np.array_split(places, BLOCKS) if len(places) >= BLOCKS * BLOCK else []
 
 
 def _load(recipe: Recipe, supernet: Supernet) -> TaskData:

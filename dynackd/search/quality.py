@@ -1,6 +1,7 @@
 """How good sub-networks are: how far their outputs are from the full network's, and the task's metric."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from dynackd.search.held_out import HeldOut
 from dynackd.search.keeping import Lines, add_loss, read_losses
 from dynackd.subnet import Subnet
 from dynackd.supernet.network import Supernet
-from dynackd.tasks.kind import Kind
+from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.task import compute_fidelity, compute_metrics, main_metric
 
 INPUTS = 32  # at a time
@@ -78,24 +79,55 @@ class Judge:
         return self.kind.read(self.supernet(subnet, **inputs).outputs, inputs, self.supernet.model.config)
 
 
+class Lead(NamedTuple):
+    """By how much one sub-network is better than another by the metric, in the mean over parts of the rows, and the
+    standard error of that mean; infinite where the rows are too few to tell."""
+
+    mean: float
+    error: float
+
+    @property
+    def clear(self) -> bool:
+        return self.mean > self.error
+
+    def to_dict(self) -> dict[str, Any]:
+        known = float(self.error) if np.isfinite(self.error) else None
+        return {"lead": self.mean, "lead_error": known, "clear": self.clear}
+
+
 class Metric:
     """The number by which the best are chosen: the task's main metric on the rows of the choice, or, where rows have no
     labels to measure with, the first number of how closely the full network is followed."""
 
     def __init__(self, supernet: Supernet, held_out: HeldOut, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._supernet, self._rows, self._task, self._tokenizer = supernet, held_out.choice, held_out.task, tokenizer
-        self._expected, labels = self._predict(supernet.whole)
-        self._by_labels = main_metric(self._task) in compute_metrics(self._task, self._expected, labels)
-        fidelity = compute_fidelity(self._task, self._expected, self._expected, labels)
-        self.name = main_metric(self._task) if self._by_labels else next(iter(fidelity))
-        self.lower_is_better = self.name in self._task.kind.lower_is_better
+        self._supernet, self._held_out, self._tokenizer = supernet, held_out, tokenizer
+        task = held_out.task
+        expected, labels = self._predict(supernet.whole, held_out.choice)
+        self._by_labels = main_metric(task) in compute_metrics(task, expected, labels)
+        fidelity = compute_fidelity(task, expected, expected, labels)
+        self.name = main_metric(task) if self._by_labels else next(iter(fidelity))
+        self.lower_is_better = self.name in task.kind.lower_is_better
 
     def of(self, subnet: Subnet) -> float:
         """Of a sub-network."""
-        outputs, labels = self._predict(subnet)
+        return self._on(subnet, self._held_out.choice, self._held_out.task)
+
+    def lead(self, own: Subnet, other: Subnet) -> Lead:
+        """Of one sub-network before another."""
+        blocks = self._held_out.blocks
+        values = np.asarray([[self._on(subnet, *block) for block in blocks] for subnet in (own, other)])
+        leads = np.subtract(*values) * (-1 if self.lower_is_better else 1)
+        leads = leads[np.isfinite(leads)]  # of a correlation where all values are alike there is none
+        if len(leads) < max(2, len(blocks) // 2):
+            return Lead(0.0, np.inf)
+        return Lead(float(leads.mean()), float(leads.std(ddof=1) / np.sqrt(len(leads))))
+
+    def _on(self, subnet: Subnet, rows: Dataset, task: Task) -> float:
+        outputs, labels = self._predict(subnet, rows)
         if self._by_labels:
-            return compute_metrics(self._task, outputs, labels)[self.name]
-        return compute_fidelity(self._task, outputs, self._expected, labels)[self.name]
+            return compute_metrics(task, outputs, labels)[self.name]
+        expected, _ = self._predict(self._supernet.whole, rows)
+        return compute_fidelity(task, outputs, expected, labels)[self.name]
 
     def reaches(self, value: float, least: float | None) -> bool:
         """Whether a value is as good as it must be."""
@@ -105,7 +137,7 @@ class Metric:
         """A number that is the smaller the better."""
         return value if self.lower_is_better else -value
 
-    def _predict(self, subnet: Subnet) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        loader = batches_of(self._rows, self._task.kind, self._tokenizer, INPUTS)
-        (outputs,), labels = predict(self._supernet, [subnet], self._task.kind, loader)
+    def _predict(self, subnet: Subnet, rows: Dataset) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        kind = self._held_out.task.kind
+        (outputs,), labels = predict(self._supernet, [subnet], kind, batches_of(rows, kind, self._tokenizer, INPUTS))
         return outputs, labels

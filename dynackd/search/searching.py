@@ -56,8 +56,10 @@ def search(
     Returns the content of `search.json`: "choice", "grid" (the best of the same share everywhere, or None) and "full",
     each with "subnet", "heads", "neurons", "layers", "parameters", "flops", "size_mb", "latency_ms" (as measured),
     "metric" (on rows of its own) and "validation" (metrics by name, where the recipe has such rows); "front", a list of
-    such; and "metric", "rows", "latency_model", "budget", "setting", "effort", "machine", "versions", "output" (the
-    directory). Raises `UserError` where nothing fits the budget.
+    such; "searched", the best where layers differ, if it was better than the grid's, with its "lead" before that on the
+    rows of the choice, the standard error of the lead ("lead_error", None on few rows) and whether it is "clear", so
+    that this is the choice; and "metric", "rows", "latency_model", "budget", "setting", "effort", "machine",
+    "versions", "output" (the directory). Raises `UserError` where nothing fits the budget.
     """
     directory, setting, effort = Path(directory), setting or Setting(), effort or Effort()
     output = Path(output) if output else directory.resolve().parent / "search"
@@ -123,6 +125,8 @@ class _Search:
         chosen = chooser.choose(asked, [own for own in self._even() if own in set(asked)], self.supernet.whole)
         reported = validated(self.supernet, held_out, self.tokenizer, chosen.reported)
         told = {name: self._told(own, reported) for name, own in chosen.named().items()}
+        if told["searched"] and chosen.lead:
+            told["searched"] |= chosen.lead.to_dict()
         return {
             **told,
             "front": [self._told(own, reported) for own in chosen.front],

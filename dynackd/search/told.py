@@ -53,7 +53,7 @@ def sentences(found: Mapping[str, Any]) -> Iterator[str]:
     if not grid:
         yield "grid: no sub-network of the same share everywhere meets this budget"
     elif grid["subnet"] == choice["subnet"]:
-        yield "  of the same share everywhere: no other that was looked at is better within this budget"
+        yield from _why_even(found)
     else:
         yield f"  heads, neurons: {_profile(choice)}"
         yield (
@@ -73,6 +73,21 @@ def sentences(found: Mapping[str, Any]) -> Iterator[str]:
             f"latency model: off by {model['median_error']:.1%} in the median and {model['worst_error']:.1%} at worst "
             f"on {model['unseen']} sub-networks that it was not fitted to ({model['fitted']} were)"
         )
+
+
+def _why_even(found: Mapping[str, Any]) -> Iterator[str]:
+    """Why the choice is of the same share everywhere."""
+    searched, metric = found["searched"], found["metric"]["name"]
+    if not searched:
+        yield "  of the same share everywhere: no other that was looked at is better within this budget"
+        return
+    error = searched["lead_error"]
+    ahead = f"is ahead by {searched['lead']:.4f} ± {error:.4f}" if error is not None else "was seen on few rows"
+    yield (
+        f"  of the same share everywhere: the best other ({_costs(searched, found)}, {metric} {searched['metric']:.4f}"
+        f"{_validation(searched)}) {ahead}, which is not clear"
+    )
+    yield f"  its heads, neurons: {_profile(searched)}"
 
 
 def _profile(row: Mapping[str, Any]) -> str:

@@ -88,3 +88,13 @@ def test_without_validation_rows_there_is_a_note_and_no_report(supernet_director
     found, _ = held(supernet_directory, validation="nowhere.tsv")
     assert not found.validation
     assert "no validation rows to report on" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_rows_of_the_choice_come_in_blocks_too(supernet_directory):
+    found, recipe = held(supernet_directory)
+    assert [len(rows) for rows, _ in found.blocks] == [16] * 8
+    words = [text for _, task in found.blocks for text in task.rows[""]["sentence"]]
+    assert words == texts(recipe, found.places["choice"])
+    few, _ = held(supernet_directory, rows=16)
+    assert len(few.choice) == 64
+    assert not few.blocks

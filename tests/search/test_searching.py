@@ -13,7 +13,7 @@ from dynackd.grid import read_subnet
 from dynackd.search import searching, timing
 from dynackd.search.choosing import Chooser
 from dynackd.search.keeping import Lines
-from dynackd.search.quality import Judge, Metric
+from dynackd.search.quality import Judge, Lead, Metric
 from dynackd.search.searching import search
 from dynackd.search.settings import Budget, Effort, Setting
 from dynackd.search.space import Space
@@ -155,6 +155,63 @@ def test_of_a_metric_where_less_is_better_the_share_is_turned_round(lower, of_wh
     metric = types.SimpleNamespace(lower_is_better=lower)
     chooser = Chooser(Budget(keep=0.5), "latency_ms", {}, {}, metric, timed=lambda subnets: [])
     assert chooser._least_metric(of_whole) == pytest.approx(least)
+
+
+def metric_on(values, lower=False):
+    """A metric whose value on each of the blocks is known, by sub-network."""
+    metric = object.__new__(Metric)
+    metric.lower_is_better = lower
+    count = len(next(iter(values.values())))
+    metric._held_out = types.SimpleNamespace(blocks=[(block, None) for block in range(count)])
+    metric._on = lambda subnet, block, task: values[subnet][block]
+    return metric
+
+
+@pytest.mark.parametrize(
+    ("own", "mean", "error", "clear"),
+    [
+        ([0.5, 0.7, 0.6, 0.6], 0.1, 0.0408, True),  # leads of 0, .2, .1, .1: their standard deviation is .0816
+        ([0.5, 0.5, 0.5, 0.6], 0.025, 0.025, False),
+        ([0.6, 0.6, float("nan"), 0.6], 0.1, 0.0, True),
+        ([0.9, float("nan"), float("nan"), float("nan")], 0.0, float("inf"), False),
+    ],
+)
+def test_a_lead_is_a_mean_over_blocks_with_its_standard_error(own, mean, error, clear):
+    lead = metric_on({"own": own, "other": [0.5] * 4}).lead("own", "other")
+    assert (lead.mean, lead.error) == pytest.approx((mean, error), abs=1e-4)
+    assert lead.clear is clear
+    turned = metric_on({"own": own, "other": [0.5] * 4}, lower=True).lead("other", "own")
+    assert turned == lead
+
+
+def test_on_few_rows_no_lead_is_clear():
+    metric = metric_on({"own": [], "other": []})
+    assert metric.lead("own", "other").to_dict() == {"lead": 0.0, "lead_error": None, "clear": False}
+
+
+@pytest.mark.parametrize(("error", "clear"), [(0.01, True), (0.2, False)])
+def test_uneven_layers_are_chosen_where_their_lead_is_clear(
+    supernet_directory, machine, tmp_path, monkeypatch, error, clear, capsys
+):
+    monkeypatch.setattr(Metric, "of", lambda self, subnet: 0.8 + 0.1 * uneven_of(subnet))
+    monkeypatch.setattr(Metric, "lead", lambda self, own, other: Lead(0.1, error))
+    line = ["search", str(supernet_directory), "--max-latency-ms", "1.2", "--length", "9", "--evaluations", "40",
+            "--rows", "16", "--samples", "12", "--output", str(tmp_path / "s")]  # fmt: skip
+    assert main(line) == 0
+    found, told = found_in(tmp_path / "s"), " ".join(capsys.readouterr().out.split())
+    assert found["searched"]["clear"] is clear
+    assert (found["searched"]["lead"], found["searched"]["lead_error"]) == (0.1, error)
+    assert found["choice"]["subnet"] == (found["searched"] if clear else found["grid"])["subnet"]
+    assert found["choice"] == found["grid"] or clear
+    assert ("is ahead by 0.1000 ± 0.2000, which is not clear" in told) is not clear
+    assert read_subnet(tmp_path / "s" / "best.json", load_supernet(supernet_directory)[0].geometry) == Subnet.from_dict(
+        found["choice"]["subnet"]
+    )
+
+
+def uneven_of(subnet):
+    """Whether its layers have different sizes."""
+    return any(isinstance(own, list) for own in subnet.sizes)
 
 
 def test_sizes_are_those_of_files_and_follow_from_a_few(supernet_directory, monkeypatch, tmp_path):
