@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dynackd.cli import compress, export, measure, report, search, train
+from dynackd.cli import compress, export, measure, polish, report, search, train
 from dynackd.cli.arguments import add_nothing, add_recipe
 
 
@@ -79,6 +79,14 @@ COMMANDS = {
         search.add_search,
         search.search,
         kept=True,
+    ),
+    "polish": Command(
+        "train one sub-network of a supernet on alone",
+        "dynackd polish runs/sst2/depth --width 0.5 --depth 0.5",
+        polish.add_polish,
+        polish.polish,
+        resumable=True,
+        shared=True,
     ),
     "export": Command(
         "slice one size out of a supernet, as a torch and an ONNX model",

@@ -3,11 +3,11 @@
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dynackd.cli.arguments import add_overwrite, add_set, add_supernet, at_least_one, path, say_next
+from dynackd.cli.size import add_size, size_of
 from dynackd.errors import UserError
 from dynackd.onnx.choices import COVERAGE, FASTEST, FEWEST_OF_CLASS, GRAPHS, MAX_DROP, VARIANTS
 from dynackd.system.places import occupied_output, refuse_existing
@@ -15,27 +15,12 @@ from dynackd.system.places import occupied_output, refuse_existing
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     add_supernet(parser)
-    for name, what in (("width", "heads and neurons"), ("depth", "layers")):
-        text = f"share of {what} to keep, such as 0.5 or 2/3 (default: 1.0)"
-        parser.add_argument(f"--{name}", type=partial(_share, name), metavar="X", help=text)
-    parser.add_argument(
-        "--spec",
-        type=path,
-        metavar="FILE",
-        help='a JSON file with the heads and neurons of each kept layer, in the place of width and depth: '
-        '{"layers": [{"index": 0, "heads": 6, "neurons": 768}, ...]}',
-    )
+    add_size(parser)
     output = "the student directory (default: students/wW-dD, or the name of FILE, beside SUPERNET)"
     parser.add_argument("--output", type=path, metavar="DIR", help=output)
     add_overwrite(parser)
     _add_targets(parser)
     add_set(parser)
-
-
-def _share(name: str, text: str) -> float:
-    from dynackd.grid import multiplier
-
-    return multiplier(name, text)
 
 
 def _add_targets(parser: argparse.ArgumentParser) -> None:
@@ -78,25 +63,16 @@ def _add_vocabulary(parser: argparse.ArgumentParser) -> None:
 
 def export(options: argparse.Namespace) -> None:
     from dynackd.deploy.export import STUDENT
-    from dynackd.families.table import geometry_of
-    from dynackd.grid import read_subnet
-    from dynackd.subnet import SubnetSpec
-    from dynackd.supernet.network import check_supernet
 
     at_least_one(options, "max_length")
-    if options.spec and (options.width or options.depth):
-        raise UserError("--spec names every layer; give it alone, without --width and --depth")
     _check_vocabulary(options)
-    spec, export_options = SubnetSpec(options.width or 1.0, options.depth or 1.0), _export_options(options)
-    config = check_supernet(options.supernet)
-    which = read_subnet(options.spec, geometry_of(config)) if options.spec else spec
+    export_options, size = _export_options(options), size_of(options)
     max_length = options.max_length or _trained_max_length(options)
     export_options = dataclasses.replace(export_options, max_length=max_length)
-    name = options.spec.stem if options.spec else f"w{spec.width:g}-d{spec.depth:g}"
-    output = options.output or options.supernet.resolve().parent / "students" / name
+    output = options.output or options.supernet.resolve().parent / "students" / size.name
     with occupied_output(output):
         refuse_existing(output, STUDENT, options.overwrite, {"supernet": options.supernet, "spec": options.spec})
-        _export(options, which, export_options, output)
+        _export(options, size.which, export_options, output)
 
 
 def _export(options: argparse.Namespace, which: Any, export_options: Any, output: Path) -> None:
@@ -182,7 +158,7 @@ def _say_size(supernet: Any, which: Any) -> None:
     subnet, geometry = supernet.resolve(which), supernet.geometry
     named = isinstance(which, SubnetSpec)
     console.print(describe(which, subnet, geometry) if named else describe_layers(subnet, geometry))
-    trained = supernet.grid.trained(subnet, geometry)
+    trained = supernet.trained(subnet)
     if trained is None:
         share = which if named else SubnetSpec(subnet.width(geometry), len(subnet.layers) / geometry.layers)
         told = f"({which})" if named else "this network"

@@ -42,7 +42,7 @@ def exported(recipe: Recipe, found: Mapping[str, Any], output: Path) -> dict[str
         return about
     supernet, tokenizer = load_supernet(recipe.output_dir / "depth")
     subnet = Subnet.from_dict(found["choice"]["subnet"])
-    which = supernet.grid.trained(subnet, supernet.geometry) or subnet
+    which = supernet.trained(subnet) or subnet
     with progress("exporting, and validating the files"):
         validation = load_validation(recipe.task, recipe.data, supernet.model, tokenizer)
         models = [recipe.teacher, recipe.output_dir / "teacher", recipe.model]

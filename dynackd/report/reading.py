@@ -86,8 +86,9 @@ class Results:
 
     @property
     def judged(self) -> Training | None:
-        """The last stage whose sub-networks were evaluated."""
-        return next((own for own in reversed(self.trainings) if own.evaluation), None)
+        """The last stage whose sub-networks were evaluated; one sub-network that was polished is not all of them."""
+        known = [own for own in self.trainings if own.evaluation]
+        return next((own for own in reversed(known) if own.name in FIRST), known[-1] if known else None)
 
     @property
     def trained(self) -> tuple[Training, ...]:

@@ -26,7 +26,7 @@ from dynackd.search.timing import PARTS, Measured, Workshop, check_device, stead
 from dynackd.search.validating import validated
 from dynackd.subnet import Subnet
 from dynackd.supernet.cost import FlopCounter, count_parameters
-from dynackd.supernet.network import check_supernet, load_supernet
+from dynackd.supernet.network import check_supernet, load_supernet, only_of
 from dynackd.system.places import new_directory, occupied_output, refuse_existing, write_json
 from dynackd.training.recipe import Recipe, load_recipe
 
@@ -63,7 +63,8 @@ def search(
     """
     directory, setting, effort = Path(directory), setting or Setting(), effort or Effort()
     output = Path(output) if output else directory.resolve().parent / "search"
-    check_supernet(directory)
+    if only_of(check_supernet(directory)):
+        raise UserError(f"{directory} is good for one sub-network, which was polished; search what that came from")
     check_device(setting)
     recipe = recipe or load_recipe(directory / "recipe.yaml")
     with occupied_output(output):
@@ -286,7 +287,7 @@ class _Search:
         if own is None:
             return None
         (heads, neurons), geometry = own.subnet.sizes, self.supernet.geometry
-        named = self.supernet.grid.trained(own.subnet, geometry)
+        named = self.supernet.trained(own.subnet)
         return {
             "subnet": own.subnet.to_dict(),
             "heads": heads,

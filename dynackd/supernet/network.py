@@ -77,14 +77,24 @@ class Supernet(nn.Module):
     The weights are the model's own. Which sub-network runs is an argument of `forward`: its weights are views of the
     first heads and neurons, in modules that are made for one call. The model itself is never changed, so that any
     number of threads may call one supernet.
+
+    subnets: what was trained, by name, the largest first. only: the one sub-network that the weights are good for,
+    where that was trained on alone (`polish`).
     """
 
-    def __init__(self, model: PreTrainedModel, grid: Grid | None = None, origin: Origin | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        grid: Grid | None = None,
+        origin: Origin | None = None,
+        only: Subnet | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.grid = grid or Grid()
         self.origin = origin or Origin()
-        self.subnets = self.grid.subnets(self.geometry)
+        self.only = only
+        self.subnets = self.grid.subnets(self.geometry) if only is None else {self.name(only): only}
         # transformers hooks the layers on first use, and only those in the list then: a first call at half depth
         # would lose the hidden states of the other layers for good.
         maybe_install_capturing_hooks(cast(PreTrainedModel, model.base_model))
@@ -98,6 +108,15 @@ class Supernet(nn.Module):
     def whole(self) -> Subnet:
         """The full network."""
         return full(self.geometry)
+
+    def name(self, subnet: Subnet) -> SubnetSpec:
+        """What a sub-network is called: the grid's name, else its shares of heads, in the mean, and of layers."""
+        shares = SubnetSpec(subnet.width(self.geometry), len(subnet.layers) / self.geometry.layers)
+        return self.grid.trained(subnet, self.geometry) or shares
+
+    def trained(self, subnet: Subnet) -> SubnetSpec | None:
+        """The name of a sub-network that was trained, None of others."""
+        return next((spec for spec, own in self.subnets.items() if own == subnet), None)
 
     def resolve(self, which: SubnetSpec | Subnet) -> Subnet:
         """What a spec keeps of this supernet; a sub-network comes back as it is."""
@@ -149,6 +168,7 @@ class Supernet(nn.Module):
                 "family": config.model_type,
                 **self.origin.to_dict(directory),
                 "grid": self.grid.to_dict(),
+                **({"only": self.only.to_dict()} if self.only else {}),
             },
         )
         self.model.save_pretrained(directory)
@@ -244,6 +264,12 @@ def check_supernet(directory: str | Path) -> PreTrainedConfig:
     return config
 
 
+def only_of(config: PreTrainedConfig) -> Subnet | None:
+    """The one sub-network of a supernet that was polished."""
+    only = getattr(config, CONFIG_KEY).get("only")
+    return Subnet.from_dict(only) if only else None
+
+
 def load_supernet(directory: str | Path) -> tuple[Supernet, PreTrainedTokenizerBase]:
     """A supernet and its tokenizer; `UserError` where the directory is no supernet or is damaged."""
     directory = Path(directory)
@@ -251,8 +277,9 @@ def load_supernet(directory: str | Path) -> tuple[Supernet, PreTrainedTokenizerB
     about = getattr(config, CONFIG_KEY)
     try:
         grid, origin = Grid(**about["grid"]), Origin.from_dict(about, directory)
+        only = only_of(config)
     except (KeyError, TypeError) as error:
         raise UserError(f"{directory}/config.json is damaged: its {CONFIG_KEY!r} part lacks {error}") from error
     model = load_model(str(directory), config)
-    return Supernet(model, grid, origin), load_tokenizer(str(directory), config)
+    return Supernet(model, grid, origin, only), load_tokenizer(str(directory), config)
 

@@ -59,5 +59,5 @@ def evaluate_subnets(supernet: Supernet, teacher: Supernet, rows: Rows, length: 
     task = rows.data.task
     loaders = {suffix: batches_of(some, task.kind, rows.tokenizer, 64) for suffix, some in rows.validation.items()}
     total = 2 * sum(map(len, loaders.values()))
-    with progress(f"evaluating {len(supernet.grid.specs())} sub-networks", total) as told:
+    with progress(f"evaluating {len(supernet.subnets)} sub-networks", total) as told:
         return evaluate_grid(supernet, teacher, task, loaders, length, partial(told, advance=1))

@@ -23,9 +23,9 @@ from dynackd.training.arguments import FINETUNE, TRAINING_DEFAULTS, TrainingFiel
 from dynackd.training.machine import check_machine, with_device
 from dynackd.training.samplers import SubnetSampler
 from dynackd.training.schema import DROPOUT, RECIPE_FILE, SIGNAL, WORKING_DIRECTORY, GridSection, Importance, RecipeFile
-from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, metric_names
+from dynackd.training.trainer import SUPERNET_STAGES, metric_names
 
-STAGES = (FINETUNE, "width", "depth")
+STAGES = (FINETUNE, "width", "depth", "polish")
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _training(
     names = [metric + suffix for suffix in task.validation_splits for metric in task.metrics]
     measured = {
         FINETUNE: ["loss", *task.metrics],
-        **{stage.name: metric_names(stage.grid_of(grid).specs(), names) for stage in (WIDTH_STAGE, DEPTH_STAGE)},
+        **{stage.name: metric_names(stage.grid_of(grid).specs(), names) for stage in SUPERNET_STAGES},
     }
     check_training(training, measured)
     for fields in training.values():

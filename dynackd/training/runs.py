@@ -35,6 +35,7 @@ RESULTS = {
     "depth": "a supernet of the depth stage",
     "augmented": "augmented rows",
 }
+POLISH, POLISHED = "polish", "a polished sub-network"  # any number of these, named by their sizes
 CHECKPOINTS = "the checkpoints of a run"
 LEFT_OVER = "what is left of a finished run's checkpoints"
 # What `begin`, the Trainer (in checkpoint-N) and `augment` write there; all else is somebody else's.
@@ -110,7 +111,12 @@ def prepare(recipe: Recipe, stage: str, name: str, mode: RunMode) -> Run:
 
 
 def name_of_command(stage: str) -> str:
-    return stage if stage == FINETUNE else f"train-{stage}"
+    return stage if stage in (FINETUNE, POLISH) else f"train-{stage}"
+
+
+def result_called(name: str) -> str:
+    """What the manifest of a result calls it."""
+    return RESULTS.get(name, POLISHED)
 
 
 def claim(recipe: Recipe, name: str, mode: RunMode) -> tuple[Path, Path]:
@@ -126,7 +132,7 @@ def claim(recipe: Recipe, name: str, mode: RunMode) -> tuple[Path, Path]:
     if mode.resume and holds(directory) and not begun:
         raise UserError(f"{directory} holds a finished run, nothing is left to resume; --overwrite begins again")
     # A run that began with --overwrite is gone on with beside the result that it will replace.
-    refuse_existing(directory, RESULTS[name], mode.overwrite or mode.resume, inputs)
+    refuse_existing(directory, result_called(name), mode.overwrite or mode.resume, inputs)
     if not left_over and (mode.overwrite or not begun):
         refuse_existing(checkpoints, CHECKPOINTS, mode.overwrite, inputs)
     elif begun and not mode.resume:

@@ -28,7 +28,7 @@ WORKING_DIRECTORY, RECIPE_FILE = "working directory", "recipe"
 SIGNAL = "ckd+mse"
 # None: the model's own. Without dropout a step takes about a tenth less time on a CPU (benchmarks/training.py, its
 # variant `dropout`), sub-networks share their first layers exactly, and no noise stands between student and teacher.
-DROPOUT: dict[str, float | None] = {"finetune": None, "width": 0.0, "depth": 0.0}
+DROPOUT: dict[str, float | None] = {"finetune": None, "width": 0.0, "depth": 0.0, "polish": 0.0}
 
 Name = Annotated[str, Field(pattern=r"\S")]
 Dropout = Annotated[Number, Field(ge=0, lt=1)] | None
@@ -121,6 +121,7 @@ class Stages(Settings):
     finetune: FinetuneStage | None = Field(default=None, description="The teacher, from an encoder")
     width: SupernetStage | None = Field(default=None, description="All widths at full depth")
     depth: SupernetStage | None = Field(default=None, description="All widths at all depths")
+    polish: SupernetStage | None = Field(default=None, description="One sub-network alone, after the others")
 
 
 def _source(value: Any, info: ValidationInfo) -> Any:

@@ -25,7 +25,7 @@ from dynackd.families.table import family_of, max_positions
 from dynackd.measure.evaluation import batches_of
 from dynackd.report.reading import IMPORTANCE_FILE
 from dynackd.report.terminal import console, grid_table, machine_name, progress, show
-from dynackd.subnet import describe
+from dynackd.subnet import describe, describe_layers
 from dynackd.supernet.checkpoints import (
     begin_head,
     load_config,
@@ -53,7 +53,7 @@ from dynackd.training.rates import default_learning_rate, still_falling
 from dynackd.training.recipe import Recipe
 from dynackd.training.resumable import ResumableTrainer, check_steps, set_dropout
 from dynackd.training.rows import Rows, tokenized
-from dynackd.training.runs import RESULTS, TEACHER, Run, RunMode, alone, begin, checked, drop, prepare
+from dynackd.training.runs import TEACHER, Run, RunMode, alone, begin, checked, drop, prepare, result_called
 from dynackd.training.teachers import (
     AGAIN,
     check_teacher,
@@ -78,7 +78,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     config = load_config(source)
     refuse_student(source, config)
     tokenizer = load_tokenizer(source, config, recipe.task.kind)
-    data = _load(run)
+    data = load_rows(run)
     record = checked(run, record_of(recipe, data, {"model": model_record(recipe.model, run.directory)}))
     foreign_head = _has_foreign_head(source, config, data)
     kind = data.task.kind
@@ -134,7 +134,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     begins_as = start_of(recipe, source)
     teacher, start, tokenizer = load_pair(recipe, source, begins_as)
     recipe.grid.subnets(start.geometry)  # refuses a grid that names one network twice
-    data = _load(run, teacher)
+    data = load_rows(run, teacher)
     grid, known = WIDTH_STAGE.grid_of(recipe.grid), models_of(recipe, run.directory)
     record = checked(run, record_of(recipe, data, known, grid))
     refuse_other_teacher(recipe, record)
@@ -150,7 +150,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     if run.checkpoint is None:
         kept = {IMPORTANCE_FILE: _rewire(supernet.to(run.arguments.device), recipe, rows)}
     imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching)
-    return _train_stage(run, record, WIDTH_STAGE, supernet, imitated, teacher, rows, kept)
+    return train_stage(run, record, WIDTH_STAGE, supernet, imitated, teacher, rows, kept)
 
 
 @alone
@@ -171,7 +171,7 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
             f"{parent} was trained at widths {list(teacher.grid.widths)} with the rule {teacher.grid.kept_layers!r}, "
             f"the recipe asks for {list(recipe.grid.widths)} with {recipe.grid.kept_layers!r}; make them agree"
         )
-    data = _load(run, teacher)
+    data = load_rows(run, teacher)
     grid = DEPTH_STAGE.grid_of(recipe.grid)
     record = checked(run, record_of(recipe, data, {**known, "parent": own}, grid))
     refuse_other_teacher(recipe, record)
@@ -182,10 +182,10 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     origin = Origin(DEPTH_STAGE.name, source, str(parent), known[TEACHER]["sha256"], own["sha256"])
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid, origin)
     original, imitated = load_teacher(source, recipe.task.kind), Teacher(teacher, data.task.kind)
-    return _train_stage(run, record, DEPTH_STAGE, supernet, imitated, original, rows)
+    return train_stage(run, record, DEPTH_STAGE, supernet, imitated, original, rows)
 
 
-def _load(run: Run, teacher: Supernet | None = None) -> TaskData:
+def load_rows(run: Run, teacher: Supernet | None = None) -> TaskData:
     """The recipe's rows, which must be enough for a step, with classes as the teacher numbers them."""
     model = labels_of(teacher.model.config) if teacher is not None else None
     data = load_task_data(run.recipe.task, run.recipe.data, model=model)
@@ -229,7 +229,7 @@ def _rewire(supernet: Supernet, recipe: Recipe, rows: Rows) -> dict[str, Any]:
     return {"score": recipe.importance, "rows": len(some), **rewiring_record(importance, orders)}
 
 
-def _train_stage(
+def train_stage(
     run: Run,
     record: Record,
     stage: Stage,
@@ -242,7 +242,9 @@ def _train_stage(
     """The stage's training, evaluation and result. original: whom fidelity is measured against. kept: JSON files (name
     -> content) that the result will have too."""
     for spec, subnet in supernet.subnets.items():
-        console.print(describe(spec, subnet, supernet.geometry))
+        uneven = any(isinstance(own, list) for own in subnet.sizes)
+        told = describe_layers(subnet, supernet.geometry) if uneven else describe(spec, subnet, supernet.geometry)
+        console.print(told)
     _choose_rate(run, stage.name, supernet.model.config)
     task, tokenizer = rows.data.task, rows.tokenizer
     trainer = SupernetTrainer(
@@ -344,7 +346,7 @@ def _finish(
     """Write the result directory in one rename, then drop the checkpoints."""
     if trainer.args.should_save:
         replace = run.mode.overwrite or run.mode.resume  # see `claim`
-        with new_directory(run.directory, RESULTS[run.directory.name], replace) as directory:
+        with new_directory(run.directory, result_called(run.directory.name), replace) as directory:
             save(directory)
             write_record(directory, run.recipe, record, run.directory)
             write_json(directory / "metrics.json", {**about, "machine": machine_name()})

@@ -40,6 +40,9 @@ class Stage:
 # stage's network of the same width at full depth.
 WIDTH_STAGE = Stage("width", lambda grid: replace(grid, depths=(1.0,)), lambda _, geometry: full(geometry))
 DEPTH_STAGE = Stage("depth", lambda grid: grid, Subnet.at_full_depth)
+# One sub-network of either, which learns from the fine-tuned model once more.
+POLISH_STAGE = Stage("polish", lambda grid: grid, lambda _, geometry: full(geometry))
+SUPERNET_STAGES = (WIDTH_STAGE, DEPTH_STAGE, POLISH_STAGE)
 
 
 # TrainingArguments that a supernet's training cannot honour, and why.
