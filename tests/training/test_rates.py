@@ -7,7 +7,9 @@ import math
 import pytest
 from conftest import tiny_recipe
 
+from dynackd.subnet import SubnetSpec
 from dynackd.training import stages
+from dynackd.training.polish import polish
 from dynackd.training.rates import LARGEST_RATE, RATE_AT_768, default_learning_rate, still_falling
 from dynackd.training.recipe import make_recipe
 from dynackd.training.resumable import ResumableTrainer
@@ -56,6 +58,7 @@ def test_a_recipe_without_a_rate_trains_at_the_default_and_says_so(tmp_path, cap
     recipe = make_recipe(content)
     directories = [stages.finetune(recipe, RunMode()), stages.train_width(recipe, RunMode())]
     directories.append(stages.train_depth(recipe, RunMode()))
+    directories.append(polish(directories[-1], SubnetSpec(0.5, 0.5), "small", recipe, RunMode()))
     printed = " ".join(capsys.readouterr().out.split())
     for stage, directory in zip(RATE_AT_768, directories, strict=True):
         rate = default_learning_rate(stage, 32)
