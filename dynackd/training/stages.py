@@ -263,6 +263,8 @@ def train_stage(
     )
     set_dropout(supernet, run.settings.dropout)
     seconds = _train(trainer, run, record, f"{stage.name} stage", kept)
+    # accelerate leaves its autocast round the model: what is told of the sizes would be another precision's.
+    trainer.accelerator.unwrap_model(supernet, keep_fp32_wrapper=False)
     length = run.recipe.data.max_length
     evaluation = evaluate_subnets(supernet, original.to(run.arguments.device), rows, length)
     about = {**evaluation, "stage": stage.name, "train_seconds": round(seconds, 1)}

@@ -285,3 +285,13 @@ def test_training_moves_the_small_networks_towards_the_teacher(road):
         spec = SubnetSpec(0.5, 0.5)
         before, after = (net.eval()(spec, **batch).outputs["logits"] - expected for net in (width, depth))
     assert after.square().mean() < before.square().mean()
+
+
+def test_after_a_training_in_bf16_the_sizes_are_evaluated_as_they_are_saved(road, tmp_path):
+    recipe = copy_of(road, tmp_path, "depth")
+    recipe = make_recipe({**recipe.content, "training": {**recipe.content["training"], "bf16": True}})
+    stages.train_depth(recipe, FRESH)
+    told = metrics_of(tmp_path / "run" / "depth")["subnetworks"]
+    again = evaluate(tmp_path / "run" / "depth", recipe, None)["subnetworks"]
+    for own, other in zip(told, again, strict=True):
+        assert own["fidelity"] == pytest.approx(other["fidelity"], rel=1e-5)
