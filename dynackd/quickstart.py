@@ -24,10 +24,10 @@ MINUTES = 9.0
 
 
 def quickstart(
-    output: Path, mode: RunMode, overrides: Sequence[str] = (), max_minutes: float = MINUTES
+    output: Path, mode: RunMode, overrides: Sequence[str] = (), max_minutes: float | None = None
 ) -> dict[str, Any]:
-    """Run all of it into `output` and tell what came out, in at most so many minutes. Resumed, it goes on where it was.
-    """
+    """Run all of it into `output` and tell what came out, in at most so many minutes; by default in nine, or what it
+    takes at least on a slower machine. Resumed, it goes on where it was."""
     data = output / DATA
     places = {"output_dir": output, "data.train": data / "train.tsv", "data.validation": data / "validation.tsv"}
     # A text in JSON's quotes is one in YAML's.
@@ -39,7 +39,13 @@ def quickstart(
     if recipe.teacher is not None:
         raise UserError("--set teacher is not possible for a quickstart, which trains its own; run your own recipe")
     recipe.check_machine()
-    request = Request(str(file), max_minutes=max_minutes, output=output, overrides=(*own, *overrides))
+    request = Request(
+        str(file),
+        max_minutes=MINUTES if max_minutes is None else max_minutes,
+        gives_way=max_minutes is None,
+        output=output,
+        overrides=(*own, *overrides),
+    )
     refuse_output(output, mode)
     with occupied_run(output, [DATA]):
         refuse_output(output, mode)

@@ -63,11 +63,14 @@ def usual_steps(epoch_steps: int) -> int:
     return epochs * epoch_steps
 
 
-def make_plan(costs: Sequence[StageCost], other_s: float, sampler: str, seconds: float | None) -> Plan:
+def make_plan(
+    costs: Sequence[StageCost], other_s: float, sampler: str, seconds: float | None, gives_way: bool = False
+) -> Plan:
     """What is trained in so many seconds; None: whatever it takes.
 
     Where all that is wanted takes too long, first fewer sub-networks are trained at each step, then steps are left out
-    by `SHARES`, and below one epoch of every stage rows are left out. `UserError` where nothing could be learned.
+    by `SHARES`, and below one epoch of every stage rows are left out. Where nothing could be learned the bound
+    `gives_way`, or it is a `UserError`.
     """
     whole = _planned(costs, other_s, sampler, {own.stage: own.wanted for own in costs})
     if seconds is None or whole.seconds <= seconds:
@@ -80,6 +83,8 @@ def make_plan(costs: Sequence[StageCost], other_s: float, sampler: str, seconds:
         return replace(few, changed=told, usual_s=whole.seconds)
     usual_s = min(few.seconds, whole.seconds)
     steps = _fitting(costs, fewer, seconds - other_s)
+    if steps is None and gives_way:
+        steps = {own.stage: min(LEAST_STEPS, own.wanted) for own in costs}
     if steps is None:
         whole_share = sum(SHARES[own.stage] for own in costs)
         needed = [min(LEAST_STEPS, own.wanted) * own.step_s[fewer] / SHARES[own.stage] for own in costs]

@@ -101,7 +101,7 @@ def _planned(
     other_s = search_s(effort, timing.row_s, export_s) + _other_s(recipe, data, network, timing, loading_s)
     costs = [_cost(recipe, stage, timing, rows) for stage in timing.steps]
     bound = None if request.max_minutes is None else request.max_minutes * 60 - (time.monotonic() - started)
-    plan = make_plan(costs, other_s, name_of_sampler(recipe.sampler), bound)
+    plan = make_plan(costs, other_s, name_of_sampler(recipe.sampler), bound, request.gives_way)
     _apply(draft, plan, costs, len(data.train), request.max_minutes)
     hidden = network.geometry.hidden
     rates = {

@@ -16,8 +16,8 @@ MOST_MINUTES = 1e6
 @dataclass(frozen=True)
 class Request:
     """model: a model, or a recipe in its place. data, validation: files of rows. budget: what the student must meet, by
-    default the fastest that keeps `KEEP` of the metric. max_minutes: for everything together. overrides: `key=value`
-    for the recipe. Raises `UserError`."""
+    default the fastest that keeps `KEEP` of the metric. max_minutes: for everything together; gives_way: whether more
+    is taken where a machine is too slow for that. overrides: `key=value` for the recipe. Raises `UserError`."""
 
     model: str
     data: str | None = None
@@ -26,6 +26,7 @@ class Request:
     budget: Budget = field(default_factory=lambda: Budget(keep=KEEP))
     setting: Setting = field(default_factory=Setting)
     max_minutes: float | None = None
+    gives_way: bool = False
     output: Path | None = None
     overrides: tuple[str, ...] = ()
 

@@ -15,6 +15,10 @@ ABOUT: dict[str, dict[str, Any]] = {
     "svg": {"Creator": "dynackd report", "Date": None},
 }
 INK, MUTED, LINE = "#1d2329", "#5b6670", "#dfe3e6"
+# Where a label may stand, from its point in points of the page: below, above, right, left.
+PLACES = ((0, -17, "center"), (0, 8, "center"), (9, -4, "left"), (-9, -4, "right"))
+POINT = 10  # pixels that a point takes
+TEACHER = "teacher"
 FEW = 4  # measured sizes; so few tell too little alone
 
 
@@ -38,6 +42,9 @@ def write_pictures(axes: Sequence[Axis], judge: Judge, name: str, page: Path) ->
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
         for panel, axis in zip(panels, shown, strict=True):
             _draw(panel, axis, judge)
+        figure.canvas.draw()  # places everything
+        for panel in panels:
+            _place_labels(panel)
         panels[0].set_ylabel(name_of_metric(judge.metric), color=MUTED)
         for kind, about in ABOUT.items():
             file = page.with_suffix(f".{kind}")
@@ -97,9 +104,32 @@ def _draw_series(panel: Any, series: Series, colour: str, marker: str, above: bo
         shape, size = ("*", 190) if own.is_teacher else (marker, 60)
         label = series.name if place == 0 else None
         panel.scatter(own.x, own.y, s=size, marker=shape, color=colour, edgecolors="white", label=label, zorder=3)
-        place_of_label = (0, 8 if above and not own.is_teacher else -17)
         beside = {"textcoords": "offset points", "ha": "center", "fontsize": 9, "color": colour}
+        place_of_label = (0, 8 if above and not own.is_teacher else -17)
         panel.annotate(own.label, (own.x, own.y), xytext=place_of_label, **beside)
+
+
+def _place_labels(panel: Any) -> None:
+    """Each label where it meets no point and no label before it, the teachers' first; one with no such place is left
+    out: the page, and the picture's description, tell them all."""
+    from matplotlib.transforms import Bbox
+
+    points = [panel.transData.transform(spot) for drawn in panel.collections for spot in drawn.get_offsets()]
+    taken = [Bbox.from_bounds(x - POINT / 2, y - POINT / 2, POINT, POINT) for x, y in points]
+    legend = panel.get_legend()
+    taken += [legend.get_window_extent()] if legend else []
+    for label in sorted(panel.texts, key=lambda own: own.get_text() != TEACHER):
+        tried = [(*label.xyann, label.get_horizontalalignment()), *PLACES]
+        for x, y, aligned in tried:
+            label.xyann = (x, y)
+            label.set_horizontalalignment(aligned)
+            own = label.get_window_extent()
+            inside = panel.bbox.containsx(own.x0) and panel.bbox.containsx(own.x1)
+            if inside and not any(own.overlaps(other) for other in taken):
+                taken.append(own)
+                break
+        else:
+            label.remove()
 
 
 def _plain_ticks(panel: Any) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynackd.compress.plan import SHARES, StageCost, make_plan, usual_steps
+from dynackd.compress.plan import LEAST_STEPS, SHARES, StageCost, make_plan, usual_steps
 from dynackd.errors import UserError
 
 COSTS = [
@@ -55,6 +55,13 @@ def test_a_time_in_which_nothing_is_learned_is_refused_with_one_that_would_do(se
     with pytest.raises(UserError, match=r"--max-minutes is too short here: .* training 1\.\d are needed"):
         make_plan(COSTS, 50, "all", seconds)
     make_plan(COSTS, 50, "all", 66)
+
+
+def test_where_the_bound_gives_way_hardly_anything_is_trained_instead():
+    plan = make_plan(COSTS, 50, "all", 20, gives_way=True)
+    assert [own.steps for own in plan.stages] == [LEAST_STEPS] * 3
+    assert plan.seconds > 50
+    assert plan.changed
 
 
 def test_a_sampler_that_costs_less_already_is_kept():

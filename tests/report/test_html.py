@@ -1,5 +1,6 @@
 """The report of a run: what it tells, what it leaves out, and where it is written."""
 
+import itertools
 import json
 import re
 import shutil
@@ -9,9 +10,11 @@ import pytest
 from made_run import EVIL, IMPORTANCE, evaluation, measured, student, write_run, write_whole_run
 
 from dynackd.errors import UserError
+from dynackd.report import picture
+from dynackd.report.axes import Axis, Point, Series
 from dynackd.report.charts import chart_data, importance
 from dynackd.report.html import write_report
-from dynackd.report.judging import judge_of
+from dynackd.report.judging import Judge, judge_of
 from dynackd.report.reading import place_of, read_run
 from dynackd.report.searches import searched_axes
 from dynackd.report.tables import grid_table, student_table
@@ -403,3 +406,25 @@ def test_values_that_are_no_numbers_are_gaps(whole):
     data = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]
     assert "NaN" not in data
     json.loads(data)
+
+
+def test_the_pictures_labels_meet_no_point_and_no_other_label(monkeypatch, tmp_path):
+    placed, place_labels = [], picture._place_labels
+
+    def place(panel):
+        before = len(panel.texts)
+        place_labels(panel)
+        placed.append((before, panel))
+
+    monkeypatch.setattr(picture, "_place_labels", place)
+    points = [Point(1 + 0.02 * step, 0.5 + 0.001 * (step % 3), f"0.{step} × 1", ()) for step in range(12)]
+    points.append(Point(1.1, 0.5005, "teacher", (), is_teacher=True))
+    axis = Axis("latency", "latency in ms", "ms", (Series("torch", tuple(points)),))
+    picture.write_pictures([axis], Judge("accuracy", None, frozenset()), "crowded", tmp_path / "page.html")
+    ((before, panel),) = placed
+    boxes = [label.get_window_extent() for label in panel.texts]
+    assert before == 13 > len(boxes) >= 3
+    assert "teacher" in [label.get_text() for label in panel.texts]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    spots = panel.transData.transform([(own.x, own.y) for own in points])
+    assert not any(box.contains(*spot) for box in boxes for spot in spots)
