@@ -84,8 +84,8 @@ class Chooser:
     def choose(self, asked: Sequence[Subnet], even: Sequence[Subnet], whole: Subnet) -> Chosen:
         """Of the sub-networks `asked`, some of which are of the same share everywhere. Raises `UserError`.
 
-        Within a bound one whose layers differ is chosen where it is better than the best of these by more than the
-        standard error: the best of many is partly luck, and none of them was trained as it is.
+        Within a bound one whose layers differ is chosen where it is clearly better than the best of these: the best of
+        many is partly luck, and none of them was trained as it is.
         """
         self._judge([whole])
         self.least = self._least_metric(self.known[whole].metric)

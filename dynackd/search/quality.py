@@ -19,6 +19,7 @@ from dynackd.tasks.task import compute_fidelity, compute_metrics, main_metric
 
 INPUTS = 32  # at a time
 TEMPERATURE = 1.0
+CLEAR = 2  # standard errors of a lead; it is that of the best of several, which one alone would let through too often
 Batch = dict[str, Tensor]
 
 
@@ -88,7 +89,7 @@ class Lead(NamedTuple):
 
     @property
     def clear(self) -> bool:
-        return self.mean > self.error
+        return self.mean > CLEAR * self.error
 
     def to_dict(self) -> dict[str, Any]:
         known = float(self.error) if np.isfinite(self.error) else None
