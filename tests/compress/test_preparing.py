@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from conftest import GOOD, PLAIN, tiny_recipe
+from datasets import Dataset
 
-from dynackd.compress import drafting, preparing
+from dynackd.compress import calibrate, drafting, preparing
 from dynackd.compress.calibrate import Timing
 from dynackd.compress.guess import Said
 from dynackd.compress.plan import LEAST_STEPS
@@ -106,3 +107,16 @@ def test_a_recipe_takes_the_place_of_a_model_and_its_rows(tmp_path):
     assert found.recipe.stages == written.stages
     assert found.recipe.data == written.data
     assert not found.decided
+
+
+@pytest.mark.parametrize(("said", "taken"), [("group_by_length", "sequential"), ("random", "random")])
+def test_steps_are_timed_on_batches_like_those_that_are_trained(tmp_path, said, taken):
+    """Of few rows the library groups none, so that rows which come sorted are taken as they come."""
+    content = tiny_recipe(tmp_path)
+    recipe = make_recipe({**content, "training": {**content["training"], "train_sampling_strategy": said}})
+    assert calibrate._arguments(recipe, "width", tmp_path).train_sampling_strategy == taken
+    rows = Dataset.from_dict({"length": list(range(400))})
+    batches = calibrate._batches(rows, 8, recipe.task)["length"][:]
+    assert [sum(batches[begin : begin + 8]) / 8 for begin in range(0, 40, 8)] == pytest.approx(
+        [395.5, 346.5, 248.5, 150.5, 52.5], abs=1
+    )
