@@ -17,6 +17,7 @@ from dynackd.search.settings import Budget
 from dynackd.students.loading import load_student
 from dynackd.subnet import Layer, Subnet, SubnetSpec
 from dynackd.supernet.network import load_supernet
+from dynackd.training import polish as polishing
 from dynackd.training import stages
 from dynackd.training.polish import polish
 from dynackd.training.recipe import load_recipe, make_recipe
@@ -151,3 +152,12 @@ def test_the_recipe_says_how_it_is_trained(road, tmp_path):
     rates = [row["learning_rate"] for row in map(json.loads, (place / "log.jsonl").read_text().splitlines()) if
              "learning_rate" in row]  # fmt: skip
     assert 0.05 < max(rates) <= 0.125
+
+
+def test_layers_that_are_cut_off_want_no_gradient(road, tmp_path, monkeypatch):
+    """Several processes would wait for it for ever."""
+    recipe, seen = copy_of(road, tmp_path), []
+    monkeypatch.setattr(polishing, "train_stage", lambda run, record, stage, supernet, *_: seen.append(supernet))
+    polish(recipe.output_dir / "depth", SMALL, NAME, recipe, FRESH)
+    wants = [any(own.requires_grad for own in layer.parameters()) for layer in seen[0].model.bert.encoder.layer]
+    assert wants == [index in seen[0].only.indices for index in range(4)]
