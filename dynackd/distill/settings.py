@@ -107,3 +107,4 @@ SIGNALS: dict[str, dict[str, dict[str, Any]]] = {
     "dynabert": {stage: {"weights": weights} for stage, weights in _DYNABERT.items()},
     "logits": {stage: {"weights": {"logits": 1.0}} for stage in _DYNABERT},
 }
+RELATIONS = "ckd"  # the one that needs nothing but layers that match

@@ -3,7 +3,7 @@
 import torch
 
 from dynackd.distill.matching import MATCHINGS
-from dynackd.distill.settings import DistillationSettings
+from dynackd.distill.settings import RELATIONS, DistillationSettings
 from dynackd.distill.signals import TeacherSignal
 from dynackd.errors import UserError
 from dynackd.subnet import Geometry, Subnet
@@ -34,12 +34,19 @@ class Teacher:
             outputs = self.kind.read(output.outputs, inputs, self.network.model.config)
         return TeacherSignal(settings, self.kind, outputs, output.hidden_states, batch)
 
+    def unlike(self, full: Geometry) -> str | None:
+        """Why its hidden states cannot be compared one by one with those of students whose full network has these
+        sizes; None where they can."""
+        own = self.network.geometry.hidden
+        if own != full.hidden:
+            return f"the teacher's hidden size is {own} and the model's {full.hidden}"
+        return None
+
     def check(self, full: Geometry, settings: DistillationSettings) -> None:
         """Refuse (`UserError`) students whose full network has these sizes where a term or the matching cannot."""
-        own = self.network.geometry
-        self.matched(Subnet((), own.hidden), full)
-        if own.hidden != full.hidden and settings.active({"hidden_mse": 0}):
+        self.matched(Subnet((), self.network.geometry.hidden), full)
+        if settings.active({"hidden_mse": 0}) and (why := self.unlike(full)):
             raise UserError(
-                f"the teacher's hidden size is {own.hidden} and the model's {full.hidden}, but the distillation term "
-                "'hidden_mse' needs equal ones; set distillation.signal to ckd, which compares relations alone"
+                f"{why}, so the distillation term 'hidden_mse' has nothing to compare; set distillation.signal to "
+                f"{RELATIONS}, which compares relations alone"
             )

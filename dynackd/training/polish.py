@@ -1,5 +1,6 @@
 """One chosen sub-network trained on alone: from a supernet's weights, taught by the fine-tuned model once more."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from dynackd.data.origins import model_record
@@ -14,7 +15,15 @@ from dynackd.training.recipe import Recipe
 from dynackd.training.rows import tokenized
 from dynackd.training.runs import POLISH, RESULTS, TEACHER, RunMode, checked, prepare
 from dynackd.training.stages import load_rows, train_stage
-from dynackd.training.teachers import AGAIN, check_teacher, load_teacher, models_of, refuse_other_teacher, teacher_of
+from dynackd.training.teachers import (
+    AGAIN,
+    check_teacher,
+    load_teacher,
+    models_of,
+    refuse_other_teacher,
+    settled,
+    teacher_of,
+)
 from dynackd.training.trainer import POLISH_STAGE
 
 
@@ -53,7 +62,7 @@ def _polish(parent: Path, which: SubnetSpec | Subnet, result: str, recipe: Recip
     rows = tokenized(data, recipe, tokenizer, max_positions(before.model.config))
     teacher = load_teacher(source, data.task.kind)
     imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching)
-    imitated.check(before.geometry, run.settings.distillation)
+    run = replace(run, settings=settled(run.settings, imitated, before.geometry))
     if run.checkpoint is None:
         check_teacher(teacher.to(run.arguments.device), data, rows.train, tokenizer, recipe.data.seed)
     origin = Origin(POLISH, source, str(parent), known[TEACHER]["sha256"], own["sha256"])

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from dynackd.data.origins import PACKAGE_PREFIX, is_place, located, portable
 from dynackd.data.sources import DataSource
 from dynackd.data.words import AugmentationSettings
-from dynackd.distill.settings import SIGNALS, DistillationSettings
+from dynackd.distill.settings import RELATIONS, SIGNALS, DistillationSettings
 from dynackd.distill.terms import TERMS
 from dynackd.errors import UserError, a, one_of, reason_of
 from dynackd.grid import Grid
@@ -31,12 +31,17 @@ STAGES = (FINETUNE, "width", "depth", "polish")
 @dataclass(frozen=True)
 class StageSettings:
     """What one stage trains with: fields of `transformers.TrainingArguments`, the distillation signal, the rate of
-    every dropout (None: the model's own), and the sections of the recipe that the fields come from."""
+    every dropout (None: the model's own), and the sections of the recipe that the fields come from.
+
+    relations: the signal in its place where a teacher's hidden states cannot be compared with the model's own; None
+    where the recipe itself asks for that comparison, or for a signal.
+    """
 
     training: Mapping[str, Any]
     distillation: DistillationSettings
     dropout: float | None = None
     places: Mapping[str, str] = field(default_factory=dict)
+    relations: DistillationSettings | None = None
 
     def arguments(self, output_dir: Path) -> TrainingArguments:
         """The stage's TrainingArguments; `UserError` with the library's own reason for a value it refuses."""
@@ -104,6 +109,8 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
     trained = Grid(grid.widths, grid.depths, grid.kept_layers)
     own = {name: (content.get("stages") or {}).get(name) or {} for name in STAGES}
     training = _training(content.get("training") or {}, own, written.task, trained)
+    shared = content.get("distillation") or {}
+    distillation = {name: own[name].get("distillation") or {} for name in STAGES}
     return Recipe(
         model=at_home(written.model),
         teacher=written.teacher and at_home(written.teacher),
@@ -116,9 +123,10 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
         stages={
             name: StageSettings(
                 training[name].values,
-                _distillation(name, content.get("distillation") or {}, own[name].get("distillation") or {}),
+                _distillation(name, shared, distillation[name]),
                 own[name].get("dropout", DROPOUT[name]),
                 training[name].places,
+                _relations(name, shared, distillation[name]),
             )
             for name in STAGES
         },
@@ -263,3 +271,10 @@ def _distillation(stage: str, shared: Mapping[str, Any], own: Mapping[str, Any])
             f"stages.{stage}.distillation: no term has a weight above 0, so nothing would be learned; give one a weight"
         )
     return settings
+
+
+def _relations(stage: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> DistillationSettings | None:
+    """The same with the signal of relations alone, unless the recipe asks for a signal or for hidden_mse itself."""
+    if any("signal" in said or "hidden_mse" in (said.get("weights") or {}) for said in (shared, own)):
+        return None
+    return _distillation(stage, {**shared, "signal": RELATIONS}, own)

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -132,7 +133,9 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     run = prepare(recipe, "width", "width", mode)
     source = teacher_of(recipe)
     begins_as = start_of(recipe, source)
-    teacher, start, tokenizer = load_pair(recipe, source, begins_as)
+    pair = load_pair(recipe, source, begins_as)
+    teacher, start, tokenizer = pair.teacher, pair.start, pair.tokenizer
+    run = replace(run, settings=pair.settings)
     recipe.grid.subnets(start.geometry)  # refuses a grid that names one network twice
     data = load_rows(run, teacher)
     grid, known = WIDTH_STAGE.grid_of(recipe.grid), models_of(recipe, run.directory)

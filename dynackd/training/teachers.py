@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,20 @@ from transformers import PreTrainedTokenizerBase
 
 from dynackd.data.model_labels import labels_of
 from dynackd.data.origins import Record, is_place, local_model, model_record, read_origin, resolve_model, weights_sha256
+from dynackd.distill.settings import RELATIONS
 from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError, listed
 from dynackd.families.table import FAMILIES, FAMILY_KEY, geometry_of
 from dynackd.grid import Grid
 from dynackd.measure.teacher_check import doubt
 from dynackd.report.terminal import console
+from dynackd.subnet import Geometry
 from dynackd.supernet.checkpoints import load_config, load_model, load_model_config, load_tokenizer
 from dynackd.supernet.network import CONFIG_KEY, Origin, Supernet
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.loading import TaskData, load_task_data
 from dynackd.training.lineage import INHERITED, record_of, refuse_other
-from dynackd.training.recipe import Recipe
+from dynackd.training.recipe import Recipe, StageSettings
 from dynackd.training.runs import TEACHER
 from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE
 
@@ -107,14 +110,25 @@ def start_of(recipe: Recipe, teacher: str) -> str:
     return teacher
 
 
-def load_pair(recipe: Recipe, teacher: str, start: str) -> tuple[Supernet, Supernet, PreTrainedTokenizerBase]:
-    """The teacher, the network that the supernet starts from, which may be the same, and the tokenizer of both.
-    Raises `UserError` where they have other tokens or outputs, or the recipe's distillation cannot compare them."""
-    kind, settings = recipe.task.kind, recipe.stages[WIDTH_STAGE.name].distillation
+@dataclass(frozen=True)
+class Pair:
+    """A teacher and the network that the supernet starts from, which may be the same; the latter's tokenizer; and what
+    their stage trains with."""
+
+    teacher: Supernet
+    start: Supernet
+    tokenizer: PreTrainedTokenizerBase
+    settings: StageSettings
+
+
+def load_pair(recipe: Recipe, teacher: str, start: str) -> Pair:
+    """Raises `UserError` where the two have other tokens or outputs, or the recipe's distillation cannot compare
+    them."""
+    kind, settings = recipe.task.kind, recipe.stages[WIDTH_STAGE.name]
     own = load_teacher(start, kind)
     tokenizer = load_tokenizer(resolve_model(start), own.model.config, kind)
     if start == teacher:
-        return own, own, tokenizer
+        return Pair(own, own, tokenizer, settings)
     imitated = load_teacher(teacher, kind)
     theirs = load_tokenizer(resolve_model(teacher), imitated.model.config, kind)
     if (theirs.get_vocab(), theirs.model_input_names) != (tokenizer.get_vocab(), tokenizer.model_input_names):
@@ -127,8 +141,18 @@ def load_pair(recipe: Recipe, teacher: str, start: str) -> tuple[Supernet, Super
             f"the outputs of {start} are {listed(names[0])}, the teacher's {listed(names[1])}; they must be the same "
             "in the same order"
         )
-    Teacher(imitated, kind, settings.matching).check(own.geometry, settings)
-    return imitated, own, tokenizer
+    comparison = Teacher(imitated, kind, settings.distillation.matching)
+    return Pair(imitated, own, tokenizer, settled(settings, comparison, own.geometry))
+
+
+def settled(settings: StageSettings, teacher: Teacher, full: Geometry) -> StageSettings:
+    """What a stage trains with under this teacher, for students whose full network has these sizes: relations alone
+    where states cannot be compared and the recipe leaves that open, which is told. Raises `UserError`."""
+    if settings.relations is not None and (why := teacher.unlike(full)):
+        console.print(f"note: {why}: relations are compared, states are not (distillation.signal: {RELATIONS})")
+        settings = replace(settings, distillation=settings.relations)
+    teacher.check(full, settings.distillation)
+    return settings
 
 
 def models_of(recipe: Recipe, directory: Path) -> dict[str, Record]:

@@ -8,7 +8,7 @@ from conftest import tiny_batch, tiny_config, tiny_model, tiny_recipe, tiny_toke
 from transformers import AutoModelForSequenceClassification
 
 from dynackd.cli.command_line import main
-from dynackd.distill.settings import DistillationSettings
+from dynackd.distill.settings import SIGNALS, DistillationSettings
 from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError
 from dynackd.grid import Grid
@@ -18,6 +18,7 @@ from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.training.recipe import make_recipe
 from dynackd.training.runs import RunMode
 from dynackd.training.stages import train_depth, train_width
+from dynackd.training.teachers import load_pair
 
 WIDE = {"num_hidden_layers": 6, "hidden_size": 48}
 OTHER = {"signal": "ckd", "matching": "uniform"}
@@ -67,13 +68,34 @@ def test_a_teacher_of_another_shape_is_imitated_by_a_supernet_that_starts_from_t
     ("distillation", "message"),
     [
         ({"signal": "ckd"}, "the teacher has 6 layers and the model 4"),
-        ({"matching": "uniform"}, "hidden size is 48 and the model's 32.*set distillation.signal to ckd"),
+        (
+            {"signal": "ckd+mse", "matching": "uniform"},
+            "hidden size is 48 and the model's 32.*set distillation.signal to ckd",
+        ),
+        (
+            {"weights": {"hidden_mse": 1}, "matching": "uniform"},
+            "hidden size is 48 and the model's 32.*set distillation.signal to ckd",
+        ),
     ],
 )
 def test_what_two_shapes_cannot_share_is_refused_before_any_data_are_read(recipe, distillation, message):
     recipe = {**recipe, "distillation": distillation, "data": {"train": "none.tsv", "validation": "none.tsv"}}
     with pytest.raises(UserError, match=message):
         train_width(make_recipe(recipe), RunMode())
+
+
+def test_a_recipe_that_names_no_signal_compares_relations_alone_where_sizes_differ(recipe, capsys):
+    recipe = make_recipe({**recipe, "distillation": {"matching": "uniform", "weights": {"wr_pair": 7}}})
+    settings = load_pair(recipe, recipe.teacher, recipe.model).settings.distillation
+    assert settings.weights == {**SIGNALS["ckd"]["width"]["weights"], "wr_pair": 7}
+    assert (settings.matching, settings.schedule) == ("uniform", "linear")
+    assert "hidden size is 48 and the model's 32: relations are compared, states are not" in told(capsys)
+    # The depth stage, whose teacher is of the model's own size, keeps what it had.
+    assert "hidden_mse" in recipe.stages["depth"].distillation.weights
+
+
+def told(capsys):
+    return " ".join(capsys.readouterr().out.split())
 
 
 def test_a_bare_model_of_another_shape_than_its_teacher_wants_a_head_first(recipe, tmp_path):
