@@ -11,8 +11,9 @@ RUN = $(VENV)/bin/
 quickstart: $(VENV)/.demo
 	$(RUN)dynackd quickstart $(ARGS)
 
+# A process a core, up to four, each with one thread: together they would take each other's.
 test: $(VENV)/.test
-	$(RUN)python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN)python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(VENV)/.test
 	$(RUN)ruff check .
