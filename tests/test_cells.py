@@ -43,9 +43,9 @@ REAL = {
     ("bert", "regression"): "recipes/glue/stsb.yaml",
     ("bert", "token_classification"): "recipes/wnut17.yaml",
     ("bert", "multi_label"): "recipes/goemotions.yaml",
-    ("bert", "ranking"): "recipes/squad-rerank.yaml",
+    ("bert", "ranking"): "recipes/ranking/squad-rerank.yaml",
     ("bert", "question_answering"): "recipes/squad.yaml",
-    ("bert", "embedding"): "recipes/embed-minilm.yaml",
+    ("bert", "embedding"): "recipes/embedding/embed-minilm.yaml",
     ("mpnet", "classification"): "recipes/glue/sst2-mpnet.yaml",
 }
 
