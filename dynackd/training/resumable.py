@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import Sampler
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -22,56 +20,11 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from dynackd.errors import UserError
 from dynackd.system.places import disk_trouble
-
-
-class _EpochLengthSampler(LengthGroupedSampler):
-    """Length grouping whose order depends on the seed and the epoch alone, so that a run resumed in a later epoch
-    sees the same batches as an unbroken one (the stock sampler draws from the global generator)."""
-
-    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
-        super().__init__(batch_size, lengths=lengths)
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        self.generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        return super().__iter__()
-
-
-class _TogetherSampler(Sampler[int]):
-    """Rows that belong together, one behind the other; the groups in an order that depends on the seed and the epoch
-    alone. groups: what each row belongs to. lengths: where given, groups of like length come near one another."""
-
-    def __init__(self, groups: Sequence[int], seed: int, batch_size: int, lengths: Sequence[int] | None = None) -> None:
-        self.rows, self.seed, self.epoch = len(groups), seed, 0
-        _, numbers = np.unique(np.asarray(groups), return_inverse=True)
-        order = np.argsort(numbers, kind="stable")
-        self.members = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
-        together = max(1, batch_size * len(self.members) // max(1, self.rows))
-        longest = None if lengths is None else [max(lengths[row] for row in group) for group in self.members]
-        self.by_length = None if longest is None else _EpochLengthSampler(together, longest, seed)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def __iter__(self) -> Iterator[int]:
-        if self.by_length is not None:
-            self.by_length.set_epoch(self.epoch)
-            order = list(self.by_length)
-        else:
-            generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-            order = torch.randperm(len(self.members), generator=generator).tolist()
-        return (int(row) for group in order for row in self.members[group])
+from dynackd.training.order import EpochLengthSampler, TogetherSampler
 
 
 class _StopCallback(TrainerCallback):
@@ -169,8 +122,8 @@ class ResumableTrainer(Trainer):
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         if self._together is not None:
-            return _TogetherSampler(rows[self._together][:], seed, batch_size, lengths)
-        return _EpochLengthSampler(batch_size, cast(list[int], lengths), seed)
+            return TogetherSampler(rows[self._together][:], seed, batch_size, lengths)
+        return EpochLengthSampler(batch_size, cast(list[int], lengths), seed)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """This process's batches of a step, and what each term is a mean over in all batches of all processes; None

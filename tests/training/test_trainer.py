@@ -21,7 +21,8 @@ from dynackd.supernet.network import Supernet
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.task import resolve_task
 from dynackd.training import trainer as trainer_module
-from dynackd.training.resumable import ResumableTrainer, _TogetherSampler, check_steps, set_dropout
+from dynackd.training.order import TogetherSampler
+from dynackd.training.resumable import ResumableTrainer, check_steps, set_dropout
 from dynackd.training.samplers import SubnetSampler
 from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, SupernetTrainer, _common, check_arguments
 
@@ -411,7 +412,7 @@ def test_an_optimizer_that_steps_inside_backward_is_refused_by_the_trainer_itsel
 @pytest.mark.parametrize("lengths", [None, [3, 9, 3, 9, 3, 9, 3]])
 def test_rows_that_belong_together_come_together_in_an_order_of_the_epoch_alone(lengths):
     groups = [7, 1, 7, 1, 4, 1, 4]
-    sampler = _TogetherSampler(groups, seed=5, batch_size=4, lengths=lengths)
+    sampler = TogetherSampler(groups, seed=5, batch_size=4, lengths=lengths)
     orders = []
     for epoch in (0, 1, 2, 0):
         sampler.set_epoch(epoch)
