@@ -130,13 +130,18 @@ def read_file(name: str, wanted: Sequence[str]) -> Table:
     return dataclasses.replace(table, rows=_rows_told(path, table.rows))
 
 
+def columns_of(name: str) -> list[str]:
+    """The names of a file's columns, none where its format has none. Raises UserError as `read_file`."""
+    path, suffix = _file(name)
+    with _told(path):
+        return HEADERS[suffix](path) if suffix in HEADERS else []
+
+
 def look_into(name: str, most: int, wanted: Sequence[str] = ()) -> dict[str, list[Any]]:
     """The first `most` rows of a file, as {column: values}; of all columns that can be found, and of those wanted.
     Passed over are a column without a name (pandas' index) and names that stand twice. Raises UserError as `read_file`.
     """
-    path, suffix = _file(name)
-    with _told(path):
-        found = HEADERS[suffix](path) if suffix in HEADERS else []
+    found = columns_of(name)
     names = list(dict.fromkeys([*wanted, *(own for own in found if own and found.count(own) == 1)]))
     rows = list(islice(read_file(name, names).rows, most)) if names else []
     return {column: [row[place] for row in rows] for place, column in enumerate(names)}

@@ -37,6 +37,7 @@ def _hub_place(name: Any) -> Any:
 
 Name = Annotated[str, Field(min_length=1)]
 Rows = Annotated[Whole, Field(ge=1)]
+OTHERS, SHARE = "unlabelled", "unlabelled_share"  # keys of rows without labels
 Hub = Annotated[Place, BeforeValidator(_hub_place, json_schema_input_type=Name)]
 
 
@@ -55,10 +56,23 @@ class DataSource:
     validation_share: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
         default=None, description="Share of the training rows that is cut off to validate on, where there are no others"
     )
+    unlabelled: Name | list[Name] | None = Field(
+        default=None,
+        description="Files of rows without labels, which the teacher labels: the task's columns of texts, or one text "
+        "a line; beside hub files too",
+    )
+    unlabelled_share: Annotated[Number, Field(gt=0, lt=1)] = Field(
+        default=0.5, description="Their share of an epoch's rows in the width, depth and polish stages"
+    )
     max_length: Rows = Field(default=128, description="Tokens after which a text is cut off")
     train_rows: Rows | None = Field(default=None, description="At most so many training rows, a random subset")
     validation_rows: Rows | None = Field(default=None, description="At most so many validation rows, a random subset")
     seed: Whole = Field(default=42, ge=0, description="Seed of the random subsets, which depend on nothing else")
+
+    @property
+    def unlabelled_files(self) -> tuple[str, ...]:
+        """The files of rows without labels, by name."""
+        return (self.unlabelled,) if isinstance(self.unlabelled, str) else tuple(self.unlabelled or ())
 
 
 def resolve_source(value: str | Mapping[str, Any] | None, hub: Place | None = None) -> DataSource:
@@ -72,6 +86,8 @@ def resolve_source(value: str | Mapping[str, Any] | None, hub: Place | None = No
     if isinstance(value, Mapping):
         value = {key: own for key, own in value.items() if own is not None}
     source = checked(DataSource, value or {}, "data")
+    if isinstance(value, Mapping) and SHARE in value and not source.unlabelled_files:
+        raise UserError(f"data.{SHARE}: the share of what? name files under data.{OTHERS}, or remove it")
     if source.validation and source.validation_share:
         raise UserError("data: give either validation or validation_share, not both")
     files = {key: getattr(source, key) for key in ("train", "validation", "validation_mm")}

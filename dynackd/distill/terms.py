@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dynackd.distill.relations import RELATION_TERMS, Relation
 from dynackd.errors import UserError
-from dynackd.tasks.kind import Kind
+from dynackd.tasks.kind import LABELLED, Kind
 from dynackd.tasks.losses import wide
 from dynackd.tasks.parts import Tensors
 
@@ -42,10 +42,21 @@ class Outputs:
 
 
 def label_loss(outputs: Outputs) -> Tensor:
-    """The kind's loss against the labels, such as cross entropy."""
+    """The kind's loss against the labels, such as cross entropy, a mean over those that are labels."""
     if not set(outputs.kind.label_columns) <= set(outputs.batch):
         raise UserError("the distillation term 'ce' needs labels, but the batch has none")
-    return outputs.kind.label_loss(outputs.student, outputs.batch)
+    student = labelled(outputs.student, outputs.batch)
+    if not len(next(iter(student.values()))):
+        return torch.stack([output.sum() for output in outputs.student.values()]).sum() * 0
+    return outputs.kind.label_loss(student, labelled(outputs.batch, outputs.batch))
+
+
+def labelled(tensors: Tensors, batch: Tensors) -> Tensors:
+    """What is of the rows that have labels, where a batch holds others too: [rows, ...] tensors -> fewer rows."""
+    if LABELLED not in batch:
+        return tensors
+    rows = batch[LABELLED].bool()
+    return {name: tensor[rows] for name, tensor in tensors.items()}
 
 
 def output_loss(outputs: Outputs) -> Tensor:
@@ -83,7 +94,7 @@ class OutputTerm:
 
 
 OUTPUT_TERMS: dict[str, OutputTerm] = {
-    "ce": OutputTerm(label_loss, lambda kind, batch: kind.label_count(batch)),
+    "ce": OutputTerm(label_loss, lambda kind, batch: kind.label_count(labelled(batch, batch))),
     "logits": OutputTerm(output_loss, lambda kind, batch: kind.output_count(batch)),
     "hidden_mse": OutputTerm(hidden_mse, lambda kind, batch: batch["attention_mask"].sum()),
 }

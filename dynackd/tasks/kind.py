@@ -27,6 +27,7 @@ from dynackd.tasks.guessing import Guess, Sample
 from dynackd.tasks.parts import Arrays, ClassScore, Labels, Output, Reading, Tensors
 
 RESERVED_COLUMNS = ("label", "labels", "length", "row")  # the names that our own columns take
+LABELLED = "labelled"  # a column of inputs, 0 where what stands for labels means nothing (`data.unlabelled`)
 OWN_TASK = "a task of your own"
 
 class Kind(ABC):
@@ -51,6 +52,7 @@ class Kind(ABC):
     lower_is_better: frozenset[str] = frozenset()
     refused_training: Mapping[str, str] = {}  # fields of `training` that make no sense for it -> why
     not_finetuned = "has no labels to fine-tune with; name a fine-tuned model under 'teacher'"  # where it cannot be
+    of_lines = True  # whether a text alone, a line of a file, can be a row without a label, or half of one of two texts
     augmentable = False  # whether a row's texts may be changed by `dynackd augment`
     # --- the columns of a batch that are no inputs of the model
     label_columns: tuple[str, ...] = ("labels",)
@@ -119,6 +121,16 @@ class Kind(ABC):
     def label_column(self, task: "Task") -> Column | None:
         """The column of a row's label, if rows have one."""
         return None
+
+    def without_labels(self, task: "Task") -> "Task":
+        """The task as rows without labels are read, where `columns` has more than texts."""
+        return task
+
+    def placeholders(self, task: "Task", batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        """What stands in the place of labels beside some rows that have none, of the training labels' type and by their
+        columns, so that such rows go through `features` and into a batch with others. Nothing reads it."""
+        rows = len(next(iter(batch.values())))
+        return {"label": [0] * rows} if self.label_column(self.of_split(task, "train")) is not None else {}
 
     def gathered(self, task: "Task", rows: Rows) -> Rows:
         """The rows of a split as they are used: a row that stands in several lines or columns of a file made one."""
@@ -218,7 +230,7 @@ class Kind(ABC):
 
     def split(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """A batch's inputs of the model, and its labels."""
-        labels = {name: batch[name] for name in self.label_columns if name in batch}
+        labels = {name: batch[name] for name in (*self.label_columns, LABELLED) if name in batch}
         return {name: value for name, value in batch.items() if name not in labels}, labels
 
     # -------------------------------------------------------------------------------------------------- the outputs

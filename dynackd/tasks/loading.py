@@ -16,9 +16,10 @@ from dynackd.data.labels import LabelMap
 from dynackd.data.model_labels import ModelLabels
 from dynackd.data.readers import read_file, read_hub
 from dynackd.data.rows import Rows, checked_rows, held_out_rows
-from dynackd.data.sources import DataSource
+from dynackd.data.sources import OTHERS, DataSource
 from dynackd.errors import UserError
 from dynackd.tasks.kind import Task
+from dynackd.tasks.unlabelled import read_unlabelled
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class TaskData:
 
     task: the task as resolved with the labels found; hand this one to `compute_metrics`. validation: suffix of the
     metrics' names -> rows; "" is the main one. labels: how the data's labels became class ids, None without classes.
-    notes: what was decided in reading, for the user.
+    notes: what was decided in reading, for the user. unlabelled: rows without labels, where asked for and named.
     """
 
     task: Task
@@ -35,6 +36,7 @@ class TaskData:
     validation: dict[str, Dataset]
     labels: LabelMap | None = None
     notes: tuple[str, ...] = ()
+    unlabelled: Dataset | None = None
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -44,7 +46,7 @@ class TaskData:
 
 def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("train", "validation"),
                    model: ModelLabels | None = None) -> TaskData:
-    """Reads, checks and labels the splits asked for ("train", "validation").
+    """Reads, checks and labels the splits asked for ("train", "validation", and "unlabelled" for `data.unlabelled`).
 
     model: the outputs of a trained model, whose ids the labels then get; None where the head is still to be made.
     Classes are those of the training rows (of the first split read when training is not asked for), found before
@@ -62,7 +64,8 @@ def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("tra
                   for split, rows in built.items()}
     notes = dict.fromkeys([*(note for rows in raw.values() for note in rows.notes), *filter(None, [labels.note])])
     known = dataclasses.replace(_with_names(task, labels.names), rows=validation)
-    return TaskData(known, train, validation, labels.names, tuple(notes))
+    unlabelled = read_unlabelled(known, source) if OTHERS in splits else None
+    return TaskData(known, train, validation, labels.names, tuple(notes), unlabelled)
 
 
 def _read_splits(task: Task, source: DataSource, splits: Sequence[str]) -> dict[str, Rows]:

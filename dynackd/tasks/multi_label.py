@@ -177,6 +177,13 @@ class MultiLabel(Kind):
     def can_finetune(self, task: Task) -> bool:
         return True
 
+    def without_labels(self, task: Task) -> Task:
+        assert isinstance(task, MultiLabelTask)
+        return dataclasses.replace(task, flags=())
+
+    def placeholders(self, task: Task, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        return {"label": [[0] * len(task.label_names or ())] * len(batch[task.text_columns[0]])}
+
     def gathered(self, task: Task, rows: Rows) -> Rows:
         """With a row's labels in one column, whatever stands in the file."""
         assert isinstance(task, MultiLabelTask)

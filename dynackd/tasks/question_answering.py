@@ -5,6 +5,7 @@ the best span of all its windows. Where the answer does not lie in a window, tha
 every window of a question without an answer (SQuAD 2.0), where `task.unanswerable` lets there be such.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -106,8 +107,7 @@ class QuestionAnswering(Kind):
     auto_class = "AutoModelForQuestionAnswering"
     head = ("qa_outputs",)
     outputs = (Output("start_logits", ("batch", "length")), Output("end_logits", ("batch", "length")))
-    noun = "answerer of questions"
-    input_noun, row_noun = "windows", "questions"
+    noun, input_noun, row_noun, of_lines = "answerer of questions", "windows", "questions", False
     rows_needed = "a question, a context and the answers with the places where they begin"
     section = QuestionAnsweringTask
     task_keys = tuple(QuestionAnsweringTask.model_fields)
@@ -158,6 +158,13 @@ class QuestionAnswering(Kind):
         texts = [Column(question, "question", lambda value: str(value).strip()), Column(context)]
         answers = Column(task.label_column, "list of answers", _read_answers, STRUCT, (dict, list))
         return texts + ([answers] if task.label_column else [])
+
+    def without_labels(self, task: Task) -> Task:
+        return dataclasses.replace(task, label_column="")
+
+    def placeholders(self, task: Task, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        nothing: list[Any] = [{"text": [], "answer_start": []}] * len(batch[task.text_columns[0]])
+        return {task.label_column: nothing} if task.label_column else {}
 
     def labels(self, task: Task, raw: Mapping[str, Rows], model: ModelLabels | None) -> Labels:
         if task.label_column:

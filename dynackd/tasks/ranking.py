@@ -4,6 +4,7 @@ A passage is read together with its query, and each such pair is one input. The 
 relevance, so that its sigmoid is a probability, as sentence-transformers' CrossEncoder has it.
 """
 
+import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -51,6 +52,7 @@ class Ranking(Kind):
     task_keys = tuple(RankingTask.model_fields)
     metrics = default_metrics = (f"ndcg@{AT}", f"mrr@{AT}", "map")
     refused_training: Mapping[str, str] = {"label_smoothing_factor": "a relevance is a number"}
+    of_lines = False
     label_columns = ("labels", GROUP)
     stock_labels: tuple[str, ...] = ()  # transformers' own loss for one output is a squared error
     together = GROUP
@@ -77,6 +79,13 @@ class Ranking(Kind):
 
     def columns(self, task: Task) -> list[Column]:
         return columns_of(_ranked(task))
+
+    def without_labels(self, task: Task) -> Task:
+        own = _ranked(task)
+        return dataclasses.replace(own, written=own.columns.model_copy(update={"relevance": None}))
+
+    def placeholders(self, task: Task, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        return {"label": [[0.0] * len(some) for some in batch[PASSAGES]]} if self.can_finetune(task) else {}
 
     def gathered(self, task: Task, rows: Rows) -> Rows:
         return gathered(_ranked(task), rows)

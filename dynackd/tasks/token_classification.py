@@ -89,6 +89,7 @@ class TokenClassification(Kind):
     needed_keys = ("kind", "words", "tags")
     metrics = ("f1", "precision", "recall", "f1_macro", "accuracy")
     default_metrics = ("f1", "precision", "recall", "accuracy")
+    of_lines = False
     label_columns = ("labels", WORDS)
     stock_labels = ("labels",)
     pipeline_tag = pipeline = js_pipeline = "token-classification"
@@ -143,6 +144,10 @@ for word in sorted({{word for word in encoded.word_ids if word is not None}}):
 
     def label_column(self, task: Task) -> Column:
         return Column(task.label_column, "list of tags", _read_tags, pa.list_(pa.string()), (list,))
+
+    def placeholders(self, task: Task, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        """A tag for each word: which pieces are first ones is read, whatever their tag."""
+        return {"label": [[0] * len(words) for words in batch[task.text_columns[0]]]}
 
     def labels(self, task: Task, raw: Mapping[str, Rows], model: ModelLabels | None) -> Labels:
         for rows in raw.values():

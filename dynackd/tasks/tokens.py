@@ -3,7 +3,7 @@
     train, cut = tokenize(data.train, data.task, tokenizer, source.max_length)
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features
 
 from dynackd.errors import UserError
 from dynackd.system.disk import on_disk
@@ -86,18 +86,29 @@ def tokenize(dataset: Dataset, task: Task, tokenizer: Any, max_length: int, spli
     if max_length < least:
         raise UserError(f"data.max_length: {max_length} leaves no room for a text; it takes {least} or more")
 
+    def features(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, Any]:
+        return task.kind.features(task, tokenizer, {**batch, "row": numbers}, max_length)
+
+    tokens = encoded(dataset, features)
+    return tokens, _truncation(dataset, tokens, task, tokenizer, max_length, split)
+
+
+def encoded(dataset: Dataset, features_of: Callable[[dict[str, list[Any]], list[int]], dict[str, Any]],
+            columns: Features | None = None) -> Dataset:
+    """On disk, the features that a function makes of some rows and their numbers, from 0, and "length" (tokens).
+    columns: their types, where these are known."""
+
     def encode(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, Any]:
-        features = task.kind.features(task, tokenizer, {**batch, "row": numbers}, max_length)
+        features = features_of(batch, numbers)
         return {**features, "length": [len(ids) for ids in features["input_ids"]]}
 
     def write(path: Path) -> Dataset:
         # With a file of its own `map` keeps no row in memory.
-        return dataset.map(encode, with_indices=True, batched=True, batch_size=_rows_at_once(dataset),
+        return dataset.map(encode, with_indices=True, batched=True, batch_size=_rows_at_once(dataset), features=columns,
                            load_from_cache_file=False, remove_columns=dataset.column_names, cache_file_name=str(path))
 
     with _quiet():
-        tokens = on_disk(write)
-    return tokens, _truncation(dataset, tokens, task, tokenizer, max_length, split)
+        return on_disk(write)
 
 
 def unknown(tokens: Dataset, tokenizer: Any, split: str = "training") -> UnknownReport | None:

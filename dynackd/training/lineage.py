@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dynackd.data.origins import ORIGIN_FILE, Record, differences, original_rows, read_origin, rows_record
+from dynackd.data.sources import OTHERS
 from dynackd.errors import UserError
 from dynackd.grid import Grid
 from dynackd.system.places import write_json
@@ -34,6 +35,8 @@ def record_of(
     if data.train is not None:
         record["training"] = rows_record(data.train)
         record |= _augmentation_of(recipe, record["training"])
+    if data.unlabelled is not None:
+        record[OTHERS] = rows_record(data.unlabelled)
     record |= {f"validation{suffix}": rows_record(rows) for suffix, rows in data.validation.items()}
     return record
 

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from dynackd.data.origins import PACKAGE_PREFIX, is_place, located, portable
-from dynackd.data.sources import DataSource
+from dynackd.data.sources import OTHERS, DataSource
 from dynackd.data.words import AugmentationSettings
 from dynackd.distill.settings import RELATIONS, SIGNALS, DistillationSettings
 from dynackd.distill.terms import TERMS
@@ -86,7 +86,8 @@ class Recipe:
 
 DATA_FILES = ("train", "validation", "validation_mm")
 # Keys whose values are paths or names, so that --set takes them as they stand.
-TEXT_KEYS = ("model", "teacher", "output_dir", "augmentation.masked_lm", "data.hub", *(f"data.{k}" for k in DATA_FILES))
+DATA_KEYS = tuple(f"data.{key}" for key in ("hub", *DATA_FILES, OTHERS))
+TEXT_KEYS = ("model", "teacher", "output_dir", "augmentation.masked_lm", *DATA_KEYS)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -179,7 +180,7 @@ def with_places(
     """A recipe's mapping with the files and directories in it changed by `of_file`, names of models by `of_model`."""
     result = copy.deepcopy(dict(content))
     data, augmentation = result.get("data"), result.get("augmentation")
-    files = () if isinstance(data, dict) and data.get("hub") else DATA_FILES
+    files = (*(() if isinstance(data, dict) and data.get("hub") else DATA_FILES), OTHERS)
     sections: tuple[tuple[Any, Sequence[str], Callable[[str], Any]], ...] = (
         (result, ("output_dir",), of_file),
         (data, files, of_file),
@@ -190,6 +191,8 @@ def with_places(
         for key in keys if isinstance(section, dict) else ():
             if isinstance(section.get(key), str):
                 section[key] = change(section[key])
+            elif isinstance(section.get(key), list):
+                section[key] = [change(name) if isinstance(name, str) else name for name in section[key]]
     return result
 
 

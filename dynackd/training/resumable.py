@@ -24,7 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from dynackd.errors import UserError
 from dynackd.system.places import disk_trouble
-from dynackd.training.order import EpochLengthSampler, TogetherSampler
+from dynackd.training.order import EpochLengthSampler, MixedSampler, Mixture, TogetherSampler
 
 
 class _StopCallback(TrainerCallback):
@@ -53,7 +53,8 @@ class ResumableTrainer(Trainer):
 
     A loss that is a mean over a batch counts in each part of the batch by the part's share of what it is a mean over.
     stop: asked after each step whether to end there, with a checkpoint. together: the column of the training rows whose
-    equal values are rows that come one behind the other; a batch's end may part the last ones.
+    equal values are rows that come one behind the other; a batch's end may part the last ones. mixture: which of the
+    training rows an epoch has; by default all.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ResumableTrainer(Trainer):
         args: TrainingArguments,
         stop: Callable[[], bool] = lambda: False,
         together: str | None = None,
+        mixture: Mixture | None = None,
         **options: Any,
     ) -> None:
         one_device(args)
@@ -70,7 +72,7 @@ class ResumableTrainer(Trainer):
         # processes' batches; they do not, and loss and gradients would come out times the number of processes.
         self.model_accepts_loss_kwargs = False
         _check_spread(self.args)
-        self._together = together
+        self._together, self._mixture = together, mixture
         self._stop = _StopCallback(lambda: self._in_any_process(stop()))
         self.add_callback(self._stop)
         for printing in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):  # see `progress.py`
@@ -80,6 +82,10 @@ class ResumableTrainer(Trainer):
     def stopped(self) -> bool:
         """Whether the training ended because it was asked to."""
         return self._stop.stopped
+
+    @property
+    def _epoch_rows(self) -> int:
+        return len(cast(Dataset, self.train_dataset) if self._mixture is None else self._mixture)
 
     def _in_any_process(self, flag: bool) -> bool:
         return flag if self.args.world_size == 1 else self._summed([int(flag)])[0] > 0
@@ -100,7 +106,7 @@ class ResumableTrainer(Trainer):
 
     def train(self, *args: Any, **options: Any) -> Any:
         """As the stock Trainer's; `UserError` where no step would be made."""
-        check_steps(len(cast(Dataset, self.train_dataset)), self.args)
+        check_steps(self._epoch_rows, self.args)
         return super().train(*args, **options)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -116,13 +122,16 @@ class ResumableTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         # The data set that is passed in has lost its length column already.
         rows, by_length = cast(Dataset, self.train_dataset), self.args.train_sampling_strategy == "group_by_length"
-        if not by_length and self._together is None:
+        if not by_length and self._together is None and self._mixture is None:
             return super()._get_train_sampler(train_dataset)
         lengths = rows[self.args.length_column_name][:] if by_length else None
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        if self._together is not None:
-            return TogetherSampler(rows[self._together][:], seed, batch_size, lengths)
+        groups = rows[self._together][:] if self._together is not None else None
+        if self._mixture is not None:
+            return MixedSampler(self._mixture, seed, batch_size, groups, lengths)
+        if groups is not None:
+            return TogetherSampler(groups, seed, batch_size, lengths)
         return EpochLengthSampler(batch_size, cast(list[int], lengths), seed)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
@@ -147,7 +156,7 @@ class ResumableTrainer(Trainer):
         before = self.state.global_step % steps * self.args.gradient_accumulation_steps + index
         size = len(batch["input_ids"])
         first = (before * self.args.world_size + self.args.process_index) * size
-        real = min(max(len(cast(Dataset, self.train_dataset)) - first, 0), size)
+        real = min(max(self._epoch_rows - first, 0), size)
         return {**{name: tensor[: max(real, 1)] for name, tensor in batch.items()}, REAL_ROWS: real}
 
     def _counts(self, batch: Mapping[str, Any]) -> dict[str, int]:

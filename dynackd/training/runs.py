@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from dynackd.data.origins import ORIGIN_FILE, Record
+from dynackd.data.sources import OTHERS
 from dynackd.errors import UserError
 from dynackd.report.reading import IMPORTANCE_FILE
 from dynackd.report.terminal import console, say
@@ -146,7 +147,8 @@ def _inputs(recipe: Recipe, name: str) -> dict[str, str | Path | None]:
     """What a command that makes the result `name` reads, as far as it may lie in a directory."""
     files = {key: getattr(recipe.data, key) for key in ("train", "validation", "validation_mm")}
     data = {f"data.{key}": at_home(file) for key, file in files.items() if file}
-    inputs = {"recipe": recipe.file, "model": recipe.model, **({} if recipe.data.hub else data)}
+    others = {f"data.{OTHERS} {i}": at_home(file) for i, file in enumerate(recipe.data.unlabelled_files, start=1)}
+    inputs = {"recipe": recipe.file, "model": recipe.model, **({} if recipe.data.hub else data), **others}
     return inputs if name == TEACHER else {**inputs, "teacher": recipe.teacher}
 
 

@@ -20,6 +20,7 @@ from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from dynackd.data.model_labels import WRITTEN_KEY, labels_of
 from dynackd.data.origins import Record, model_record, resolve_model
+from dynackd.data.sources import OTHERS
 from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError, a, out_of_memory
 from dynackd.families.table import family_of, max_positions
@@ -49,6 +50,7 @@ from dynackd.tasks.task import compute_metrics
 from dynackd.training.evaluating import evaluate_subnets
 from dynackd.training.finetuner import FineTuner
 from dynackd.training.lineage import INHERITED, record_of, refuse_other, write_record
+from dynackd.training.mixing import mixed_in
 from dynackd.training.progress import LOG_FILE, TrainingProgress, predicting, write_log
 from dynackd.training.rates import default_learning_rate, still_falling
 from dynackd.training.recipe import Recipe
@@ -189,9 +191,11 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
 
 
 def load_rows(run: Run, teacher: Supernet | None = None) -> TaskData:
-    """The recipe's rows, which must be enough for a step, with classes as the teacher numbers them."""
+    """The recipe's rows, which must be enough for a step, with classes as the teacher numbers them; where there is one,
+    those without labels too."""
     model = labels_of(teacher.model.config) if teacher is not None else None
-    data = load_task_data(run.recipe.task, run.recipe.data, model=model)
+    splits = ("train", "validation", *((OTHERS,) if teacher is not None else ()))
+    data = load_task_data(run.recipe.task, run.recipe.data, splits, model)
     if data.train is not None:
         check_steps(len(data.train), run.arguments)
     return data
@@ -250,6 +254,7 @@ def train_stage(
         console.print(told)
     _choose_rate(run, stage.name, supernet.model.config)
     task, tokenizer = rows.data.task, rows.tokenizer
+    train, mixture = mixed_in(run, rows)
     trainer = SupernetTrainer(
         supernet,
         teacher,
@@ -258,7 +263,8 @@ def train_stage(
         run.settings.distillation,
         run.arguments,
         run.recipe.sampler,
-        train_dataset=rows.train,
+        mixture=mixture,
+        train_dataset=train,
         eval_dataset=rows.validation,
         processing_class=tokenizer,
         data_collator=task.kind.collator(tokenizer),

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dynackd.data.model_labels import labels_of
 from dynackd.data.origins import Record, is_place, local_model, model_record, read_origin, resolve_model, weights_sha256
+from dynackd.data.sources import OTHERS
 from dynackd.distill.settings import RELATIONS
 from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError, listed
@@ -72,14 +73,15 @@ def refuse_other_result(recipe: Recipe, name: str) -> None:
     if not read_origin(directory):
         return
     config = load_config(str(directory))
-    data = load_task_data(recipe.task, recipe.data, model=labels_of(config))
+    splits = ("train", "validation", *((OTHERS,) if name in GRIDS else ()))
+    data = load_task_data(recipe.task, recipe.data, splits, labels_of(config))
     models: dict[str, Callable[[], Mapping[str, Record]]] = {
         TEACHER: lambda: {"model": model_record(recipe.model, directory)},
         WIDTH_STAGE.name: lambda: models_of(recipe, directory),
         DEPTH_STAGE.name: lambda: {"parent": model_record(str(recipe.output_dir / WIDTH_STAGE.name), directory)},
     }
     now = record_of(recipe, data, models[name](), GRIDS[name](recipe.grid) if name in GRIDS else None)
-    refuse_other(directory, now, [*INHERITED, "parent", "grid"], AGAIN[name])
+    refuse_other(directory, now, [*INHERITED, OTHERS, "parent", "grid"], AGAIN[name])
 
 
 def _absolute(source: str) -> str:

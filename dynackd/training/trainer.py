@@ -22,7 +22,7 @@ from dynackd.grid import Grid
 from dynackd.measure.evaluation import subnet_metrics
 from dynackd.subnet import Geometry, Subnet, SubnetSpec, full
 from dynackd.supernet.network import Supernet
-from dynackd.tasks.kind import Task
+from dynackd.tasks.kind import LABELLED, Task
 from dynackd.training.resumable import REAL_ROWS, ResumableTrainer
 from dynackd.training.samplers import SubnetSampler
 
@@ -124,7 +124,7 @@ class SupernetTrainer(ResumableTrainer):
         self.teacher.network.to(args.device)
         # The supernet's forward takes **batch, from which the Trainer cannot tell which columns are inputs.
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
-        self._set_signature_columns([*tokenizer.model_input_names, *task.kind.label_columns])
+        self._set_signature_columns([*tokenizer.model_input_names, *task.kind.label_columns, LABELLED])
         self._terms: dict[str, Tensor] = {}
         self._terms_count = 0
 

@@ -1,0 +1,63 @@
+"""Rows without labels (`data.unlabelled`) mixed into a stage of the supernet."""
+
+import math
+
+import numpy as np
+from datasets import Dataset
+from transformers import TrainingArguments
+
+from dynackd.errors import UserError
+from dynackd.report.terminal import console
+from dynackd.tasks.loading import taken
+from dynackd.tasks.unlabelled import mixed, tokenize_unlabelled
+from dynackd.training.order import Mixture, others_an_epoch
+from dynackd.training.rows import Rows, warn_of_unknown
+from dynackd.training.runs import Run
+
+STRATEGIES = ("group_by_length", "random")
+
+
+def mixed_in(run: Run, rows: Rows) -> tuple[Dataset, Mixture | None]:
+    """The training inputs of a stage, and which of them an epoch has: where there are rows without labels, those with
+    labels come once each and the others beside them, as many as their share says.
+
+    Only as many of the others as the stage will use are tokenised, chosen by `data.seed`.
+    """
+    texts, source, data = rows.data.unlabelled, run.recipe.data, rows.data
+    if texts is None:
+        return rows.train, None
+    assert data.train is not None
+    if run.arguments.train_sampling_strategy not in STRATEGIES:
+        raise UserError(
+            f"training.train_sampling_strategy: {run.arguments.train_sampling_strategy} is not possible with "
+            f"data.unlabelled; take {' or '.join(STRATEGIES)}"
+        )
+    wanted = others_an_epoch(len(rows.train), source.unlabelled_share)
+    most = wanted * _epochs(run.arguments, len(rows.train) + wanted)
+    chosen = np.sort(taken(len(texts), most, source.seed)[0])
+    task = data.task
+    tokens = tokenize_unlabelled(
+        texts.select(chosen), task, rows.tokenizer, source.max_length, rows.train, len(data.train)
+    )
+    warn_of_unknown(tokens, rows.tokenizer, "unlabelled")
+    used = "" if len(chosen) == len(texts) else f", of which {len(chosen):,} are used"
+    console.print(
+        f"note: {len(texts):,} rows without labels{used}; {wanted:,} beside the {len(rows.train):,} "
+        f"{task.kind.input_noun} with labels in an epoch" + _told(tokens, wanted, source.max_length)
+    )
+    return mixed(rows.train, tokens), Mixture(len(rows.train), len(tokens), wanted)
+
+
+def _epochs(arguments: TrainingArguments, inputs: int) -> int:
+    """How many epochs, the last one perhaps in part, of so many inputs the training has."""
+    if arguments.max_steps <= 0:
+        return math.ceil(arguments.num_train_epochs)
+    at_once = arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
+    return math.ceil(arguments.max_steps / math.ceil(inputs / at_once))
+
+
+def _told(tokens: Dataset, wanted: int, max_length: int) -> str:
+    full = int((np.asarray(tokens["length"][:]) == max_length).sum())
+    cut = f"; {full:,} fill {max_length} tokens, and what was longer is cut" if full else ""
+    often = f", so that each comes about {wanted / len(tokens):.1f} times" if wanted > len(tokens) else ""
+    return often + cut
