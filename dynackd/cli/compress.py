@@ -14,6 +14,8 @@ def add_compress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="FILE", help=rows)
     validation = "rows to validate on (default: a part of the rows is held out)"
     parser.add_argument("--validation", metavar="FILE", help=validation)
+    others = "rows without labels, which the teacher labels: files with the columns of the texts, or a text a line"
+    parser.add_argument("--unlabelled", nargs="+", default=[], metavar="FILE", help=others)
     columns = "the column of the {}, or several (default: guessed, and told)"
     parser.add_argument("--text", nargs="+", default=[], metavar="COLUMN", help=columns.format("text"))
     parser.add_argument("--label", nargs="+", default=[], metavar="COLUMN", help=columns.format("label"))
@@ -59,4 +61,5 @@ def _request(options: argparse.Namespace) -> Any:
         max_minutes=options.max_minutes,
         output=options.output,
         overrides=tuple(options.set),
+        unlabelled=tuple(map(at_home, options.unlabelled)),
     )

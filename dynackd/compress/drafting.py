@@ -15,6 +15,7 @@ from dynackd.compress.guess import guess_task
 from dynackd.compress.request import Request
 from dynackd.data.model_labels import labels_of
 from dynackd.data.origins import is_place
+from dynackd.data.sources import OTHERS
 from dynackd.errors import UserError
 from dynackd.families.table import geometry_of, max_positions
 from dynackd.supernet.checkpoints import load_model_config
@@ -71,10 +72,11 @@ def first_draft(request: Request, output: Path, config: PreTrainedConfig) -> Dra
         return Draft(load_recipe(Path(request.model), [*request.overrides, place]))
     assert request.data is not None
     guess = guess_task(request.data, request.said, config, (config.architectures or [""])[0])
+    files = {"validation": request.validation, OTHERS: list(request.unlabelled)}
     content = {
         "model": str(Path(request.model).expanduser()) if is_place(request.model) else request.model,
         "task": dict(guess.task),
-        "data": {"train": request.data, **({"validation": request.validation} if request.validation else {})},
+        "data": {"train": request.data, **{key: own for key, own in files.items() if own}},
         "output_dir": str(output),
     }
     try:

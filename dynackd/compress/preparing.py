@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dynackd.compress.calibrate import Timing, calibrate, name_of_sampler
@@ -28,6 +27,8 @@ from dynackd.supernet.cost import count_parameters
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.loading import TaskData
 from dynackd.tasks.tokens import tokenize
+from dynackd.tasks.unlabelled import read_unlabelled
+from dynackd.training.order import others_an_epoch
 from dynackd.training.rates import default_learning_rate
 from dynackd.training.recipe import Recipe, load_recipe
 from dynackd.training.teachers import load_teacher, refuse_student
@@ -75,6 +76,7 @@ def prepare(request: Request, output: Path, started: float) -> Prepared:
     if finetunes and not kind.can_finetune(draft.recipe.task):
         raise UserError(f"{source} is no {kind.noun}, and the task {kind.not_finetuned}")
     data = leave_rows(draft, data)
+    read_unlabelled(data.task, draft.recipe.data)  # a file that cannot be used is told now
     cut_texts(draft, data, load_tokenizer(source, config, kind), config)
     return _planned(request, draft, source, config, data, finetunes, started)
 
@@ -99,7 +101,7 @@ def _planned(
         export_s = _export_s(network, tokenizer)
     effort = effort_for(request.max_minutes and request.max_minutes * 60, timing.row_s, export_s)
     other_s = search_s(effort, timing.row_s, export_s) + _other_s(recipe, data, network, timing, loading_s)
-    costs = [_cost(recipe, stage, timing, rows) for stage in timing.steps]
+    costs = [_cost(recipe, stage, timing, len(rows)) for stage in timing.steps]
     bound = None if request.max_minutes is None else request.max_minutes * 60 - (time.monotonic() - started)
     plan = make_plan(costs, other_s, name_of_sampler(recipe.sampler), bound, request.gives_way)
     _apply(draft, plan, costs, len(data.train), request.max_minutes)
@@ -143,11 +145,14 @@ def _export_s(network: Supernet, tokenizer: PreTrainedTokenizerBase) -> float:
     return time.monotonic() - start
 
 
-def _cost(recipe: Recipe, stage: str, timing: Timing, rows: Dataset) -> StageCost:
+def _cost(recipe: Recipe, stage: str, timing: Timing, inputs: int) -> StageCost:
+    """inputs: that have labels; the stages of the supernet may have others beside them."""
+    if recipe.data.unlabelled_files and stage != FINETUNE:
+        inputs += others_an_epoch(inputs, recipe.data.unlabelled_share)
     settings = recipe.stages[stage]
     fields = settings.training
     batch = fields["per_device_train_batch_size"] * fields.get("gradient_accumulation_steps", 1)
-    epoch = math.ceil(len(rows) / batch)
+    epoch = math.ceil(inputs / batch)
     said = [name for name in ("max_steps", "num_train_epochs") if name in settings.places]
     if "max_steps" in said and fields["max_steps"] > 0:
         steps = fields["max_steps"]

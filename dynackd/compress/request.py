@@ -15,9 +15,10 @@ MOST_MINUTES = 1e6
 
 @dataclass(frozen=True)
 class Request:
-    """model: a model, or a recipe in its place. data, validation: files of rows. budget: what the student must meet, by
-    default the fastest that keeps `KEEP` of the metric. max_minutes: for everything together; gives_way: whether more
-    is taken where a machine is too slow for that. overrides: `key=value` for the recipe. Raises `UserError`."""
+    """model: a model, or a recipe in its place. data, validation, unlabelled: files of rows. budget: what the student
+    must meet, by default the fastest that keeps `KEEP` of the metric. max_minutes: for everything together; gives_way:
+    whether more is taken where a machine is too slow for that. overrides: `key=value` for the recipe. Raises
+    `UserError`."""
 
     model: str
     data: str | None = None
@@ -29,13 +30,14 @@ class Request:
     gives_way: bool = False
     output: Path | None = None
     overrides: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not 0 < self.max_minutes <= MOST_MINUTES:
             raise UserError(f"--max-minutes is {shown(self.max_minutes)}; it must be above 0")
         if self.is_recipe:
-            given = {"--data": self.data, "--validation": self.validation, "--kind": self.said.kind,
-                     "--text": self.said.text, "--label": self.said.label}  # fmt: skip
+            given = {"--data": self.data, "--validation": self.validation, "--unlabelled": self.unlabelled,
+                     "--kind": self.said.kind, "--text": self.said.text, "--label": self.said.label}  # fmt: skip
             for option, said in given.items():
                 if said:
                     raise UserError(f"{option} is in the recipe {self.model} already; remove it, or use --set")
@@ -52,6 +54,7 @@ class Request:
             "model": self.model,
             "data": self.data,
             "validation": self.validation,
+            "unlabelled": list(self.unlabelled) or None,
             "kind": self.said.kind,
             "text": list(self.said.text),
             "label": list(self.said.label),

@@ -32,6 +32,11 @@ CASES = [
         f"train-width {FRESH} --set data.unlabelled=5",
         f"{FRESH}: data.unlabelled must be a text, or a list, or null, not 5; a number that is a name stands in quotes",
     ),
+    Bad(
+        "beside a recipe that has a place for it",
+        "compress {d}/recipe.yaml --unlabelled x.txt",
+        "--unlabelled is in the recipe {d}/recipe.yaml already; remove it, or use --set",
+    ),
     file("a file that is not there", "more.txt", None, "{d}/more.txt: no such file"),
     file("a kind of file that is not known", "more.doc", "x", "{d}/more.doc: unknown kind of file '.doc'; known: ..."),
     file("an empty file", "more.txt", "\n", "{d}/more.txt: the data set is empty; expected the columns text and some "

@@ -15,9 +15,11 @@ from dynackd.compress.guess import Said
 from dynackd.compress.plan import LEAST_STEPS
 from dynackd.compress.preparing import prepare
 from dynackd.compress.request import Request
+from dynackd.errors import UserError
 from dynackd.training.recipe import load_recipe, make_recipe
 
 RNG = random.Random(0)
+EPOCH = ("training.per_device_train_batch_size=8", "training.num_train_epochs=1")
 QUICK = ("training.per_device_train_batch_size=8", "grid.widths=[0.5, 1.0]", "grid.depths=[0.5, 1.0]")
 
 
@@ -74,6 +76,18 @@ def test_what_a_user_sets_is_kept(tmp_path):
     assert found.recipe.data.max_length == 24
     assert found.rows == 20
     assert "stages" not in found.recipe.content, "nothing was decided there"
+
+
+def test_rows_without_labels_make_the_stages_of_the_supernet_as_much_longer(tmp_path):
+    (tmp_path / "others.txt").write_text("\n".join(text() for _ in range(9)))
+    alone = {own.stage: own.steps for own in prepared(tmp_path, "regression", overrides=EPOCH).plan.stages}
+    found = prepared(tmp_path, "regression", overrides=EPOCH, unlabelled=(str(tmp_path / "others.txt"),))
+    assert found.recipe.data.unlabelled_files == (str(tmp_path / "others.txt"),)
+    assert {own.stage: own.steps for own in found.plan.stages} == {
+        "finetune": alone["finetune"], "width": 2 * alone["width"], "depth": 2 * alone["depth"]}  # fmt: skip
+    (tmp_path / "others.txt").write_text("")
+    with pytest.raises(UserError, match=r"others\.txt: the data set is empty"):
+        prepared(tmp_path, "regression", unlabelled=(str(tmp_path / "others.txt"),))
 
 
 def test_of_many_rows_some_are_left_for_the_search_to_judge_by(tmp_path, monkeypatch):

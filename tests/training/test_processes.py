@@ -130,6 +130,26 @@ def test_two_processes_and_accumulated_steps_train_as_one(tmp_path):
         assert unlike(alone[name], load_file(tmp_path / "run" / name / "model.safetensors")) < 1e-4
 
 
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+def test_two_processes_take_other_rows_without_labels_and_train_as_one(tmp_path):
+    # 13 rows with labels and 13 of the 40 others, in batches of 8, the last of 2. Each process has a share of `ce`.
+    content = tiny_recipe(tmp_path, grid={"widths": [0.5, 1.0], "depths": [1.0]})
+    write_rows(tmp_path / "train.tsv", 13, 1)
+    write_rows(tmp_path / "others.tsv", 40, 3)
+    content["data"]["unlabelled"] = str(tmp_path / "others.tsv")
+    content["distillation"] = {"weights": {"ce": 1.0}}
+    content["training"] |= {"optim": "sgd", "learning_rate": 1e-2, "num_train_epochs": 2}
+    weights = tmp_path / "run" / "width" / "model.safetensors"
+    for command in ("finetune", "train-width"):
+        assert main([command, str(write_recipe(tmp_path, content))]) == 0
+    alone = load_file(weights)
+    content["training"]["per_device_train_batch_size"] = 4
+    command = [*LAUNCHER, "train-width", str(write_recipe(tmp_path, content)), "--overwrite"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert unlike(alone, load_file(weights)) < 1e-5
+
+
 # --- killed, interrupted ----------------------------------------------------------------------------------------------
 
 
