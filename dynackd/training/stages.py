@@ -24,9 +24,8 @@ from dynackd.data.sources import OTHERS
 from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError, a, out_of_memory
 from dynackd.families.table import family_of, max_positions
-from dynackd.measure.evaluation import batches_of
 from dynackd.report.reading import IMPORTANCE_FILE
-from dynackd.report.terminal import console, grid_table, machine_name, progress, show
+from dynackd.report.terminal import console, grid_table, machine_name, show
 from dynackd.subnet import describe, describe_layers
 from dynackd.supernet.checkpoints import (
     begin_head,
@@ -38,9 +37,7 @@ from dynackd.supernet.checkpoints import (
     reset_head,
     set_attribute,
 )
-from dynackd.supernet.importance import IMPORTANCE, rewire
 from dynackd.supernet.network import Origin, Supernet, load_supernet
-from dynackd.supernet.rewired import rewiring_record
 from dynackd.system.interruption import Interrupted
 from dynackd.system.places import new_directory, write_files, write_json, writing
 from dynackd.tasks.kind import Task
@@ -55,6 +52,7 @@ from dynackd.training.progress import LOG_FILE, TrainingProgress, predicting, wr
 from dynackd.training.rates import default_learning_rate, still_falling
 from dynackd.training.recipe import Recipe
 from dynackd.training.resumable import ResumableTrainer, check_steps, set_dropout
+from dynackd.training.rewiring import rewire_by_importance
 from dynackd.training.rows import Rows, tokenized
 from dynackd.training.runs import TEACHER, Run, RunMode, alone, begin, checked, drop, prepare, result_called
 from dynackd.training.teachers import (
@@ -153,7 +151,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     _remember_task(supernet.model.config, data)
     kept = {}
     if run.checkpoint is None:
-        kept = {IMPORTANCE_FILE: _rewire(supernet.to(run.arguments.device), recipe, rows)}
+        kept = {IMPORTANCE_FILE: rewire_by_importance(supernet.to(run.arguments.device), recipe, rows)}
     imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching)
     return train_stage(run, record, WIDTH_STAGE, supernet, imitated, teacher, rows, kept)
 
@@ -217,23 +215,6 @@ def _has_foreign_head(source: str, config: PreTrainedConfig, data: TaskData) -> 
     kept, told = kind.head_fits(source, before, kind.output_names(data.label_names))
     console.print(told, markup=False)
     return not kept
-
-
-def _rewire(supernet: Supernet, recipe: Recipe, rows: Rows) -> dict[str, Any]:
-    """Order heads and neurons by importance on a sample of the training rows. Returns what is kept of it."""
-    some = rows.train.shuffle(seed=recipe.data.seed).select(range(min(recipe.importance_rows, len(rows.train))))
-    batches = batches_of(some, rows.data.task.kind, rows.tokenizer, 32)
-    device = next(supernet.parameters()).device
-    with progress(f"importance on {len(some):,} training rows", len(batches)) as told:
-
-        def on_device() -> Any:
-            for batch in batches:
-                yield {name: tensor.to(device) for name, tensor in batch.items()}
-                told(advance=1)
-
-        importance = IMPORTANCE[recipe.importance](supernet.model, on_device())
-    orders = rewire(supernet.model, importance)
-    return {"score": recipe.importance, "rows": len(some), **rewiring_record(importance, orders)}
 
 
 def train_stage(
