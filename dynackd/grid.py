@@ -1,6 +1,8 @@
 """The sub-networks that are trained: the grid of a recipe, and what its widths and depths, or a file, resolve to."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from dynackd.errors import UserError, refuse_unknown_keys, shown
 from dynackd.subnet import Geometry, Layer, Subnet, SubnetSpec
 from dynackd.system.places import read_json
-from dynackd.system.settings import Among, section
+from dynackd.system.settings import Among, Whole, section
 
 
 def share_of(value: Any) -> float:
@@ -54,19 +56,62 @@ def keep_dynabert_code(kept: int, total: int) -> tuple[int, ...]:
     return tuple(((i - 1) * total) // kept for i in range(1, kept + 1))
 
 
-KEPT_LAYER_RULES: dict[str, Callable[[int, int], tuple[int, ...]]] = {
+def keep_ends(kept: int, total: int) -> tuple[int, ...]:
+    """The first and the last layer, and the others at even distances between; of one layer the last."""
+    if kept == 1:
+        return (total - 1,)
+    return tuple(int(Fraction(i * (total - 1), kept - 1) + Fraction(1, 2)) for i in range(kept))
+
+
+def keep_important(kept: int, total: int, order: Sequence[int]) -> tuple[int, ...]:
+    """The layers that leave last by an order that was measured, which loses as little as it can at each."""
+    return tuple(sorted(order[total - kept :]))
+
+
+# One with an `order` goes by the layers in the order in which they leave, which is measured for each supernet.
+KEPT_LAYER_RULES: dict[str, Callable[..., tuple[int, ...]]] = {
     "last": keep_last,
+    "ends": keep_ends,
+    "importance": keep_important,
     "dynabert-code": keep_dynabert_code,
 }
 
 
-def resolve(spec: SubnetSpec, geometry: Geometry, kept_layers: str = "last") -> Subnet:
-    """What `spec` keeps of an encoder of this `geometry`, the layers chosen by the rule named `kept_layers`."""
+def resolve(
+    spec: SubnetSpec, geometry: Geometry, kept_layers: str = "last", layer_order: Sequence[int] | None = None
+) -> Subnet:
+    """What `spec` keeps of an encoder of this `geometry`, the layers chosen by the rule named `kept_layers`, and by the
+    order in which they leave where that rule needs one."""
     heads = round_half_up(spec.width, geometry.heads)
     # Neurons follow the heads, so that the FFN of a width that was rounded is rounded by the same share.
     neurons = max(1, int(Fraction(geometry.neurons * heads, geometry.heads) + Fraction(1, 2)))
-    kept = KEPT_LAYER_RULES[kept_layers](round_half_up(spec.depth, geometry.layers), geometry.layers)
+    kept = _kept(round_half_up(spec.depth, geometry.layers), geometry.layers, kept_layers, layer_order)
     return Subnet(tuple(Layer(index, heads, neurons) for index in kept), geometry.hidden)
+
+
+def _kept(kept: int, total: int, rule: str, order: Sequence[int] | None) -> tuple[int, ...]:
+    if not _by_order(rule):
+        return KEPT_LAYER_RULES[rule](kept, total)
+    if kept == total:  # no order says more, and none is known before the width stage
+        return tuple(range(total))
+    if order is None:
+        raise UserError(
+            f"which {kept} of {total} layers the rule {rule!r} keeps (grid.kept_layers) is not known yet: the order in "
+            "which they leave is measured at the end of dynackd train-width"
+        )
+    if len(order) != total:
+        raise UserError(f"grid.layer_order {shown(list(order))} is of {len(order)} layers, the network has {total}")
+    return KEPT_LAYER_RULES[rule](kept, total, order)
+
+
+def _by_order(rule: str) -> bool:
+    return "order" in inspect.signature(KEPT_LAYER_RULES[rule]).parameters
+
+
+def _every_layer_once(order: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if order is not None and sorted(order) != list(range(len(order))):
+        raise ValueError(f"{shown(list(order))} is no order of layers, each of them once, counted from 0")
+    return order
 
 
 def _from_the_full(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -90,22 +135,42 @@ Shares = Annotated[tuple[Share, ...], AfterValidator(_from_the_full)]
 class Grid:
     """The widths x depths that are trained, each sorted from large to small, and the rule that picks the layers.
 
-    Raises `UserError` for anything else.
+    layer_order: the layers in the order in which they leave, the one that is missed least first, where the rule goes by
+    that; it is no part of a recipe but of a trained supernet. Raises `UserError` for anything else.
     """
 
     widths: Shares = Field(default=(1.0, 0.75, 0.5, 0.25), description="Shares of heads and neurons that are trained")
     depths: Shares = Field(default=(1.0, 0.75, 0.5), description="Shares of layers that are trained")
     kept_layers: Annotated[str, Among(lambda: KEPT_LAYER_RULES)] = Field(
-        default="last", description="Which layers a depth keeps: the rule of DynaBERT's paper or that of its code"
+        default="last",
+        description="Which layers a depth keeps: last (the rule of DynaBERT's paper), ends (the first, the last and "
+        "evenly between), importance (those that are missed most, as train-width measures it on training rows), or "
+        "dynabert-code (the rule of its code)",
     )
+    layer_order: Annotated[tuple[Whole, ...] | None, AfterValidator(_every_layer_once)] = None
 
     def specs(self) -> list[SubnetSpec]:
         """All sub-networks, the largest first."""
         return [SubnetSpec(width, depth) for depth in self.depths for width in self.widths]
 
     def resolve(self, spec: SubnetSpec, geometry: Geometry) -> Subnet:
-        """What `spec` keeps under this grid's rule for layers."""
-        return resolve(spec, geometry, self.kept_layers)
+        """What `spec` keeps under this grid's rule for layers. Raises `UserError` where that needs an order which is
+        not known yet."""
+        return resolve(spec, geometry, self.kept_layers, self.layer_order)
+
+    @property
+    def by_order(self) -> bool:
+        """Whether its rule goes by the order in which layers leave."""
+        return _by_order(self.kept_layers)
+
+    def ordered(self, order: Sequence[int] | None) -> "Grid":
+        """With this order of the layers, where its rule goes by one."""
+        return replace(self, layer_order=tuple(order)) if self.by_order and order is not None else self
+
+    def supposed(self, geometry: Geometry) -> "Grid":
+        """With any order of the layers where its rule goes by one: for how many sizes there are and what they cost,
+        before an order is measured."""
+        return self if self.layer_order else self.ordered(range(geometry.layers))
 
     def subnets(self, geometry: Geometry) -> dict[SubnetSpec, Subnet]:
         """All sub-networks by their names, the largest first. Raises `UserError` where two are the same network."""
@@ -128,7 +193,8 @@ class Grid:
         return min(self.specs(), key=lambda s: (abs(s.width - spec.width) + abs(s.depth - spec.depth), -s.width))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"widths": list(self.widths), "depths": list(self.depths), "kept_layers": self.kept_layers}
+        own = {"widths": list(self.widths), "depths": list(self.depths), "kept_layers": self.kept_layers}
+        return {**own, "layer_order": list(self.layer_order)} if self.layer_order else own
 
 
 def read_subnet(file: Path, geometry: Geometry) -> Subnet:

@@ -6,6 +6,7 @@ what the supernet gives. `WRITE_TABLES=1 pytest tests/test_cells.py` writes the 
 """
 
 import json
+import math
 import os
 import random
 from pathlib import Path
@@ -27,6 +28,7 @@ from dynackd.measure.evaluation import batches_of, subnet_metrics
 from dynackd.subnet import SubnetSpec
 from dynackd.supernet.checkpoints import name_outputs
 from dynackd.supernet.importance import gradient_importance, rewire
+from dynackd.supernet.layer_order import order_by_removal
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.kinds import KIND_KEY, KINDS
 from dynackd.tasks.loading import load_task_data
@@ -159,6 +161,9 @@ def proven(family, kind, data, inputs, directory):
         rewire(model, importance)
         for name, tensor in net(**tiny_inputs(model)).outputs.items():
             torch.testing.assert_close(tensor, full[name], atol=1e-5, rtol=1e-5)
+    order = order_by_removal(net, kind, batches)
+    assert sorted(order.order) == [0, 1, 2, 3]
+    assert all(math.isfinite(loss) for loss in (order.before, *order.losses))
     (metrics,) = subnet_metrics(net, [net.resolve(SMALL)], data.task, {"": batches})
     assert set(metrics) <= set(data.task.metrics)
     validation = Validation(data.task, {"": inputs["validation"]}, tokenizer)

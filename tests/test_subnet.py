@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dynackd.errors import UserError
-from dynackd.grid import Grid, keep_dynabert_code, keep_last, multiplier, read_subnet, resolve
+from dynackd.grid import Grid, keep_dynabert_code, keep_ends, keep_last, multiplier, read_subnet, resolve
 from dynackd.subnet import FULL, Geometry, Layer, Subnet, SubnetSpec, describe
 
 BERT_BASE = Geometry(layers=12, heads=12, head_size=64, neurons=3072, hidden=768)
@@ -41,7 +41,22 @@ def test_the_authors_codes_rule_loses_the_last_layer(total, kept, expected):
     assert keep_dynabert_code(kept, total) == expected
 
 
-@pytest.mark.parametrize("rule", [keep_last, keep_dynabert_code])
+@pytest.mark.parametrize(
+    ("total", "kept", "expected"),
+    [
+        (6, 3, (0, 3, 5)),
+        (6, 4, (0, 2, 3, 5)),
+        (12, 6, (0, 2, 4, 7, 9, 11)),
+        (12, 2, (0, 11)),
+        (12, 1, (11,)),
+        (1, 1, (0,)),
+    ],
+)
+def test_the_rule_of_the_ends_keeps_the_first_and_the_last_layer_and_halves_up_between(total, kept, expected):
+    assert keep_ends(kept, total) == expected
+
+
+@pytest.mark.parametrize("rule", [keep_last, keep_ends, keep_dynabert_code])
 @pytest.mark.parametrize("total", [1, 6, 12, 24])
 def test_a_rule_keeps_as_many_different_layers_in_order_as_asked(rule, total):
     for kept in range(1, total + 1):
@@ -115,7 +130,10 @@ def test_a_multiplier_outside_0_1_is_refused(name, value):
         ({"widths": [1.0, 0.5, 0.5]}, "twice"),
         ({"depths": [0.5, 0.75]}, "lacks 1.0"),
         ({"depths": [1.0, 1.5]}, r"grid.depths 1.5 is outside"),
-        ({"kept_layers": "first"}, "grid.kept_layers: 'first' is unknown; known: last, dynabert-code"),
+        ({"kept_layers": "first"}, "kept_layers: 'first' is unknown; known: last, ends, importance, dynabert-code"),
+        ({"layer_order": [0, 2]}, r"layer_order \[0, 2\] is no order of layers, each of them once, counted from 0"),
+        ({"layer_order": [1, 1, 0]}, r"grid.layer_order \[1, 1, 0\] is no order of layers"),
+        ({"layer_order": "012"}, "grid.layer_order must be a list, or null, not '012'"),
     ],
 )
 def test_a_bad_grid_is_refused_in_one_sentence(arguments, message):
@@ -128,6 +146,33 @@ def test_two_entries_that_are_the_same_network_are_refused():
     with pytest.raises(UserError, match="same network here, 6 of 12 heads"):
         Grid((1.0, 0.5, 0.51), (1.0,)).subnets(BERT_BASE)
     assert len(Grid((1.0, 0.5, 0.25), (1.0, 0.75)).subnets(BERT_BASE)) == 6
+
+
+MEASURED = Grid((1.0, 0.5), (1.0, 2 / 3, 0.5, 1 / 6), "importance")
+SIX = Geometry(layers=6, heads=12, head_size=32, neurons=1536, hidden=384)
+
+
+def test_layers_by_importance_are_those_that_leave_last_in_their_own_order():
+    grid = MEASURED.ordered([2, 5, 0, 4, 1, 3])
+    kept = [grid.resolve(SubnetSpec(0.5, depth), SIX).indices for depth in grid.depths]
+    assert kept == [(0, 1, 2, 3, 4, 5), (0, 1, 3, 4), (1, 3, 4), (3,)]
+    assert Grid(**grid.to_dict()) == grid
+    assert len(grid.subnets(SIX)) == 8
+
+
+def test_an_order_that_is_not_measured_yet_is_said_and_never_guessed():
+    assert MEASURED.resolve(SubnetSpec(0.5), SIX) == Grid().resolve(SubnetSpec(0.5), SIX)
+    with pytest.raises(UserError, match=r"which 3 of 6 layers the rule 'importance' keeps .* is not known yet"):
+        MEASURED.resolve(SubnetSpec(1.0, 0.5), SIX)
+    with pytest.raises(UserError, match=r"grid.layer_order \[1, 0\] is of 2 layers, the network has 6"):
+        MEASURED.ordered([1, 0]).resolve(SubnetSpec(1.0, 0.5), SIX)
+    assert len(MEASURED.supposed(SIX).subnets(SIX)) == 8
+    assert MEASURED.layer_order is None
+
+
+def test_a_rule_of_places_takes_no_order():
+    assert Grid().ordered([1, 0]) == Grid()
+    assert Grid().supposed(SIX) == Grid()
 
 
 def test_the_grid_lists_the_full_network_first_and_finds_the_nearest():

@@ -116,9 +116,10 @@ def _of_stage(
     scratch: Path,
 ) -> dict[str, float]:
     """Seconds of a step by sampler: those of a few steps of few sub-networks, by what each step has to compute."""
-    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, stage.grid_of(recipe.grid))
+    grid = stage.grid_of(recipe.grid.supposed(teacher.geometry))
+    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid)
     arguments = _arguments(recipe, stage.name, scratch)
-    own = Supernet(teacher.model, stage.grid_of(recipe.grid)) if stage is DEPTH_STAGE else teacher
+    own = Supernet(teacher.model, grid) if stage is DEPTH_STAGE else teacher
     trainer = SupernetTrainer(
         supernet,
         Teacher(own, task.kind, recipe.stages[stage.name].distillation.matching),

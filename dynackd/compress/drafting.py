@@ -154,4 +154,5 @@ def cut_texts(draft: Draft, data: TaskData, tokenizer: PreTrainedTokenizerBase, 
 
 def check_grid(recipe: Recipe, config: PreTrainedConfig) -> None:
     """`UserError` where two sizes of the grid are the same network."""
-    recipe.grid.subnets(geometry_of(config))
+    geometry = geometry_of(config)
+    recipe.grid.supposed(geometry).subnets(geometry)

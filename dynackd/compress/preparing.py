@@ -24,6 +24,7 @@ from dynackd.report.terminal import progress
 from dynackd.search.settings import Effort
 from dynackd.supernet.checkpoints import load_config, load_model, load_tokenizer, name_outputs
 from dynackd.supernet.cost import count_parameters
+from dynackd.supernet.layer_order import passes
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.loading import TaskData
 from dynackd.tasks.tokens import tokenize
@@ -31,6 +32,7 @@ from dynackd.tasks.unlabelled import read_unlabelled
 from dynackd.training.order import others_an_epoch
 from dynackd.training.rates import default_learning_rate
 from dynackd.training.recipe import Recipe, load_recipe
+from dynackd.training.rewiring import ORDER_ROWS
 from dynackd.training.teachers import load_teacher, refuse_student
 
 FINETUNE = "finetune"
@@ -164,12 +166,19 @@ def _cost(recipe: Recipe, stage: str, timing: Timing, inputs: int) -> StageCost:
 def _other_s(recipe: Recipe, data: TaskData, network: Supernet, timing: Timing, loading_s: float) -> float:
     """The seconds of all that is no training: each stage reads the rows, tries its teacher and evaluates its sizes."""
     whole = network.geometry.heads * network.geometry.layers
-    subnets = recipe.grid.subnets(network.geometry).values()
+    subnets = recipe.grid.supposed(network.geometry).subnets(network.geometry).values()
     shares = [sum(own.heads for own in subnet.layers) / whole for subnet in subnets]
     validation, checked = sum(map(len, data.validation.values())), min(CHECKED_ROWS, len(data.train or ()))
     evaluated = validation * (len(timing.steps) + 2 * sum(shares)) + 6 * checked
     exported = 4 * validation
+    evaluated += _ordered(recipe, network)
     return EXPORT_S + len(timing.steps) * (STAGE_S + loading_s) + (evaluated + exported) * timing.row_s
+
+
+def _ordered(recipe: Recipe, network: Supernet) -> float:
+    """The forward passes of rows that it takes to order the layers, where the recipe goes by that."""
+    rows = min(ORDER_ROWS, recipe.importance_rows)
+    return rows * sum(recipe.grid.widths) * passes(network.geometry.layers) if recipe.grid.by_order else 0.0
 
 
 def _apply(draft: Draft, plan: Plan, costs: list[StageCost], rows: int, max_minutes: float | None) -> None:

@@ -246,7 +246,7 @@ class _Search:
 
     def _even(self) -> list[Subnet]:
         """The sizes of the same share everywhere, those that were trained first."""
-        return list(dict.fromkeys([*self.supernet.subnets.values(), *self.space.even(self.supernet.grid.kept_layers)]))
+        return list(dict.fromkeys([*self.supernet.subnets.values(), *self.space.even(self.supernet.grid)]))
 
     def _optimised(self, held_out: HeldOut, fitter: Fitter, axis: Cost) -> list[Subnet]:
         """The sub-networks that were looked at; their losses are in `self.judge`."""
@@ -275,7 +275,7 @@ class _Search:
         """The trained sizes, and of each depth the widest of the same share everywhere that fits, where a budget says
         what fits; else the even sizes at equal distances."""
         trained = [subnet for subnet in self.supernet.subnets.values() if fitter.fits(subnet)]
-        even = [subnet for subnet in self.space.even(self.supernet.grid.kept_layers) if fitter.fits(subnet)]
+        even = [subnet for subnet in self.space.even(self.supernet.grid) if fitter.fits(subnet)]
         if self.budget.bounds:
             widest = {subnet.indices: subnet for subnet in even}  # the last of a depth is its widest
             return list(dict.fromkeys([*widest.values(), *trained]))

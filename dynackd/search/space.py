@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dynackd.grid import resolve
+from dynackd.grid import Grid
 from dynackd.subnet import Geometry, Layer, Subnet, SubnetSpec
 
 GENES = 3  # of a layer: whether it is kept, its heads, and its step in `Space.neurons`
@@ -58,12 +58,13 @@ class Space:
         rows = [(own.index in subnet.indices, own.heads, steps[own.neurons]) for own in wide.layers]
         return np.asarray(rows, dtype=int).reshape(-1)
 
-    def even(self, kept_layers: str = "last") -> Iterator[Subnet]:
-        """Every size of the same share in all layers, its layers by that rule: the smallest first."""
+    def even(self, grid: Grid | None = None) -> Iterator[Subnet]:
+        """Every size of the same share in all layers, its layers by the grid's rule: the smallest first."""
+        grid = grid or Grid()
         for depth in range(1, self.geometry.layers + 1):
             for heads in range(1, self.geometry.heads + 1):
                 spec = SubnetSpec(heads / self.geometry.heads, depth / self.geometry.layers)
-                yield resolve(spec, self.geometry, kept_layers)
+                yield grid.resolve(spec, self.geometry)
 
     @property
     def smallest(self) -> Subnet:

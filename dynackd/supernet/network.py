@@ -277,9 +277,12 @@ def load_supernet(directory: str | Path) -> tuple[Supernet, PreTrainedTokenizerB
     about = getattr(config, CONFIG_KEY)
     try:
         grid, origin = Grid(**about["grid"]), Origin.from_dict(about, directory)
+        grid.subnets(geometry_of(config))
         only = only_of(config)
     except (KeyError, TypeError) as error:
         raise UserError(f"{directory}/config.json is damaged: its {CONFIG_KEY!r} part lacks {error}") from error
+    except UserError as error:
+        raise UserError(f"{directory}/config.json is damaged: {error}") from error
     model = load_model(str(directory), config)
     return Supernet(model, grid, origin, only), load_tokenizer(str(directory), config)
 

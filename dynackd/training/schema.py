@@ -33,6 +33,7 @@ DROPOUT: dict[str, float | None] = {"finetune": None, "width": 0.0, "depth": 0.0
 Name = Annotated[str, Field(pattern=r"\S")]
 Dropout = Annotated[Number, Field(ge=0, lt=1)] | None
 NO_DISTILLATION = "does nothing: the teacher learns from the labels; remove it"
+MEASURED = "is what train-width measures for kept_layers: importance, and keeps in its result; remove it"
 STAGE_TRAINING = Field(default=None, description="As the recipe's, for this stage")
 DROPOUT_WORDS = "Rate of every dropout; null for the model's own"
 
@@ -73,6 +74,7 @@ WrittenTask: Any = Union[(Annotated[str, Among(lambda: TASKS)], KnownTask, OwnTa
 class GridSection(Grid):
     """The sub-networks that are trained: every width with every depth."""
 
+    layer_order: refused(MEASURED, None) = Field(default=None, description=MEASURED)  # type: ignore[valid-type]
     sampler: Annotated[SubnetSampler, PlainValidator(SubnetSampler.parse, json_schema_input_type=str)] = Field(
         default="all",
         validate_default=True,

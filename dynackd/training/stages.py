@@ -52,7 +52,7 @@ from dynackd.training.progress import LOG_FILE, TrainingProgress, predicting, wr
 from dynackd.training.rates import default_learning_rate, still_falling
 from dynackd.training.recipe import Recipe
 from dynackd.training.resumable import ResumableTrainer, check_steps, set_dropout
-from dynackd.training.rewiring import rewire_by_importance
+from dynackd.training.rewiring import order_layers, rewire_by_importance
 from dynackd.training.rows import Rows, tokenized
 from dynackd.training.runs import TEACHER, Run, RunMode, alone, begin, checked, drop, prepare, result_called
 from dynackd.training.teachers import (
@@ -136,7 +136,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     pair = load_pair(recipe, source, begins_as)
     teacher, start, tokenizer = pair.teacher, pair.start, pair.tokenizer
     run = replace(run, settings=pair.settings)
-    recipe.grid.subnets(start.geometry)  # refuses a grid that names one network twice
+    recipe.grid.supposed(start.geometry).subnets(start.geometry)  # refuses a grid that names one network twice
     data = load_rows(run, teacher)
     grid, known = WIDTH_STAGE.grid_of(recipe.grid), models_of(recipe, run.directory)
     record = checked(run, record_of(recipe, data, known, grid))
@@ -169,21 +169,21 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     own = model_record(str(parent), run.directory)
     refuse_other(parent, known, (TEACHER, "model"), AGAIN["width"])
     teacher, tokenizer = load_supernet(parent)
-    if teacher.grid != WIDTH_STAGE.grid_of(recipe.grid):
+    grid = recipe.grid.ordered(teacher.grid.layer_order)  # as the width stage measured it
+    if teacher.grid != WIDTH_STAGE.grid_of(grid):
         raise UserError(
             f"{parent} was trained at widths {list(teacher.grid.widths)} with the rule {teacher.grid.kept_layers!r}, "
             f"the recipe asks for {list(recipe.grid.widths)} with {recipe.grid.kept_layers!r}; make them agree"
         )
     data = load_rows(run, teacher)
-    grid = DEPTH_STAGE.grid_of(recipe.grid)
-    record = checked(run, record_of(recipe, data, {**known, "parent": own}, grid))
+    record = checked(run, record_of(recipe, data, {**known, "parent": own}, DEPTH_STAGE.grid_of(recipe.grid)))
     refuse_other_teacher(recipe, record)
     refuse_other(parent, record, INHERITED, AGAIN["width"])
     rows = tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
     if run.checkpoint is None:
         check_teacher(teacher.to(run.arguments.device), data, rows.train, tokenizer, recipe.data.seed)
     origin = Origin(DEPTH_STAGE.name, source, str(parent), known[TEACHER]["sha256"], own["sha256"])
-    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid, origin)
+    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, DEPTH_STAGE.grid_of(grid), origin)
     original, imitated = load_teacher(source, recipe.task.kind), Teacher(teacher, data.task.kind)
     return train_stage(run, record, DEPTH_STAGE, supernet, imitated, original, rows)
 
@@ -255,6 +255,9 @@ def train_stage(
     seconds = _train(trainer, run, record, f"{stage.name} stage", kept)
     # accelerate leaves its autocast round the model: what is told of the sizes would be another precision's.
     trainer.accelerator.unwrap_model(supernet, keep_fp32_wrapper=False)
+    if supernet.grid.by_order and supernet.grid.layer_order is None:
+        importance = run.checkpoints / IMPORTANCE_FILE
+        order_layers(supernet, run.recipe, rows, importance if run.arguments.should_save else None)
     length = run.recipe.data.max_length
     evaluation = evaluate_subnets(supernet, original.to(run.arguments.device), rows, length)
     about = {**evaluation, "stage": stage.name, "train_seconds": round(seconds, 1)}

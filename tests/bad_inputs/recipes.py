@@ -72,7 +72,10 @@ CASES = [
     says("a signal for the fine-tuning", "stages.finetune.distillation.signal=ckd",
          "stages.finetune.distillation does nothing: the teacher learns from the labels; remove it"),
     says("a list for the kept layers", "grid.kept_layers=[0,2]",
-         "grid.kept_layers must be one of last, dynabert-code, not [0, 2]"),
+         "grid.kept_layers must be one of last, ends, importance, dynabert-code, not [0, 2]"),
+    says("an order of the layers", "grid.layer_order=[1,0,2,3]",
+         "grid.layer_order is what train-width measures for kept_layers: importance, and keeps in its result; remove "
+         "it"),
     says("no widths", "grid.widths=[]", "grid.widths is empty; it needs at least 1.0"),
     says("the same width twice, written twice", "grid.widths=[1,.5,1/2]",
          "grid.widths [1.0, 0.5, 0.5] holds a value twice"),

@@ -90,6 +90,14 @@ def test_rows_without_labels_make_the_stages_of_the_supernet_as_much_longer(tmp_
         prepared(tmp_path, "regression", unlabelled=(str(tmp_path / "others.txt"),))
 
 
+def test_layers_by_importance_are_planned_before_their_order_is_known(tmp_path):
+    rule = "grid.kept_layers=importance"
+    places, measured = (prepared(tmp_path, "regression", overrides=QUICK + more) for more in ((), (rule,)))
+    assert measured.recipe.grid.kept_layers == "importance"
+    assert measured.recipe.grid.layer_order is None
+    assert len(measured.plan.stages) == len(places.plan.stages)
+
+
 def test_of_many_rows_some_are_left_for_the_search_to_judge_by(tmp_path, monkeypatch):
     monkeypatch.setattr(drafting, "TOO_FEW", 3)
     found = prepared(tmp_path, "regression")

@@ -12,12 +12,13 @@ ODD = Geometry(layers=3, heads=3, head_size=4, neurons=20, hidden=12)  # no whol
 
 
 @pytest.mark.parametrize("geometry", [MINILM, ODD])
-@pytest.mark.parametrize("rule", ["last", "dynabert-code"])
+@pytest.mark.parametrize("rule", ["last", "ends", "importance", "dynabert-code"])
 def test_every_size_that_a_grid_can_name_is_in_it(geometry, rule):
     space = Space(geometry)
-    even = set(space.even(rule))
+    order = range(geometry.layers)[::-1] if rule == "importance" else None
+    grid = Grid((1.0, 2 / 3, 1 / 3), (1.0, 2 / 3, 1 / 3), rule, order)
+    even = set(space.even(grid))
     assert len(even) == geometry.heads * geometry.layers
-    grid = Grid((1.0, 2 / 3, 1 / 3), (1.0, 2 / 3, 1 / 3), rule)
     assert set(grid.subnets(geometry).values()) <= even
     for subnet in even:
         assert space.subnet(space.genes(subnet)) == subnet

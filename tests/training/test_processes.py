@@ -2,6 +2,7 @@
 does not fit in memory stops in one sentence."""
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ from dynackd.distill.terms import TERMS
 from dynackd.errors import UserError
 from dynackd.grid import Grid
 from dynackd.subnet import FULL, SubnetSpec
-from dynackd.supernet.network import Supernet
+from dynackd.supernet.network import Supernet, load_supernet
 from dynackd.system import processes
 from dynackd.system.interruption import Interrupted, Interruption
 from dynackd.tasks.classification import CLASSIFICATION
@@ -98,6 +99,13 @@ def unlike(first, second):
     return float((apart / sum(first[name].double().square().sum() for name in first)).sqrt())
 
 
+def layer_order(directory):
+    """In which order layers leave, as a supernet has it, and as it was measured."""
+    order = load_supernet(directory)[0].grid.layer_order
+    assert json.loads((directory / "importance.json").read_text())["layers"]["order"] == list(order)
+    return order
+
+
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
 def test_two_processes_and_accumulated_steps_train_as_one(tmp_path):
     # 53 rows of different lengths in batches of 8, the last of 5: 8 at once, or 4 in each of two processes, the last 4
@@ -107,11 +115,12 @@ def test_two_processes_and_accumulated_steps_train_as_one(tmp_path):
     config = tmp_path / "encoder" / "config.json"
     config.write_text(config.read_text().replace('dropout_prob": 0.1', 'dropout_prob": 0.0'))
     content["training"] |= {"optim": "sgd", "learning_rate": 1e-2, "num_train_epochs": 1, "logging_steps": 1}
-    content["grid"] = {"widths": [0.5, 1.0], "depths": [0.5, 0.75, 1.0]}
+    content["grid"] = {"widths": [0.5, 1.0], "depths": [0.5, 0.75, 1.0], "kept_layers": "importance"}
     names = {"teacher": "finetune", "width": "train-width", "depth": "train-depth"}
     for command in names.values():
         assert main([command, str(write_recipe(tmp_path, content))]) == 0
     alone = {name: load_file(tmp_path / "run" / name / "model.safetensors") for name in names}
+    order = layer_order(tmp_path / "run" / "width")
     content["training"]["per_device_train_batch_size"] = 4
     recipe = str(write_recipe(tmp_path, content))
     # The depth stage first, then the width stage, each from what one process trained.
@@ -124,6 +133,7 @@ def test_two_processes_and_accumulated_steps_train_as_one(tmp_path):
         assert done.stdout.count(" of 7 steps, ") == 7
         together = load_file(tmp_path / "run" / name / "model.safetensors")
         assert unlike(alone[name], together) < 1e-5
+    assert layer_order(tmp_path / "run" / "width") == order
     accumulated = ["--overwrite", "--set", "training.gradient_accumulation_steps=2"]
     for name, command in names.items():
         assert main([command, recipe, *accumulated]) == 0
