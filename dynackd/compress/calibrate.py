@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from dynackd.compress.plan import ALL, SANDWICH
 from dynackd.distill.teacher import Teacher
 from dynackd.measure.evaluation import batches_of
-from dynackd.subnet import Geometry, Subnet
+from dynackd.subnet import Subnet
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.kind import Task
 from dynackd.training.finetuner import FineTuner
 from dynackd.training.recipe import Recipe
 from dynackd.training.samplers import SubnetSampler
-from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, Stage, SupernetTrainer
+from dynackd.training.trainer import DEPTH_STAGE, POLISH_STAGE, WIDTH_STAGE, Stage, SupernetTrainer
 
 # Where in the rows by length the batches are taken from: the longest, which warms up, and the middle of each quarter.
 PLACES = (1.0, 7 / 8, 5 / 8, 3 / 8, 1 / 8)
@@ -70,7 +70,16 @@ def calibrate(
             tuner = FineTuner(model, task.kind, arguments, train_dataset=some, processing_class=tokenizer)
             steps["finetune"] = dict.fromkeys(samplers, fmean(_timed(tuner)))
         for stage in (WIDTH_STAGE, DEPTH_STAGE):
-            steps[stage.name] = _of_stage(recipe, task, teacher, tokenizer, some, stage, samplers, Path(scratch))
+            unit_s = _unit_s(recipe, task, teacher, tokenizer, some, stage, Path(scratch))
+            grid = stage.grid_of(recipe.grid.supposed(teacher.geometry))
+            subnets = list(grid.subnets(teacher.geometry).values())
+            steps[stage.name] = {
+                name: unit_s * fmean(_work_of(stage, own.sample(subnets, 0, step), teacher) for step in range(SAMPLED))
+                for name, own in samplers.items()
+            }
+    # Nobody knows yet which size will be chosen: the mean of those that are trained.
+    each = [_work_of(POLISH_STAGE, [subnet], teacher) for subnet in subnets]
+    steps[POLISH_STAGE.name] = dict.fromkeys(samplers, unit_s * fmean(each))
     return Timing(steps, _row_s(teacher, task, tokenizer, some))
 
 
@@ -105,17 +114,17 @@ def _timed(trainer: Any) -> list[float]:
     return clock.seconds[1:] or clock.seconds
 
 
-def _of_stage(
+def _unit_s(
     recipe: Recipe,
     task: Task,
     teacher: Supernet,
     tokenizer: PreTrainedTokenizerBase,
     some: Dataset,
     stage: Stage,
-    samplers: dict[str, SubnetSampler],
     scratch: Path,
-) -> dict[str, float]:
-    """Seconds of a step by sampler: those of a few steps of few sub-networks, by what each step has to compute."""
+) -> float:
+    """Seconds of a step for what `_work_of` counts as one: those of a few steps of few sub-networks."""
+    sampler = SubnetSampler.parse(SANDWICH)
     grid = stage.grid_of(recipe.grid.supposed(teacher.geometry))
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid)
     arguments = _arguments(recipe, stage.name, scratch)
@@ -127,28 +136,21 @@ def _of_stage(
         task,
         recipe.stages[stage.name].distillation,
         arguments,
-        samplers[SANDWICH],
+        sampler,
         train_dataset=some,
         processing_class=tokenizer,
         data_collator=task.kind.collator(tokenizer),
     )
-    seconds = _timed(trainer)
-    subnets, geometry = list(supernet.subnets.values()), supernet.geometry
-
-    def work(sampler: SubnetSampler, step: int) -> float:
-        drawn = sampler.sample(subnets, arguments.seed, step)
-        return _work(drawn, {stage.teacher_of(subnet, geometry) for subnet in drawn}, geometry)
-
-    done = sum(work(samplers[SANDWICH], step) for step in range(len(PLACES) - len(seconds), len(PLACES)))
-    return {
-        name: sum(seconds) / done * fmean(work(sampler, step) for step in range(SAMPLED))
-        for name, sampler in samplers.items()
-    }
+    seconds, subnets = _timed(trainer), list(supernet.subnets.values())
+    steps = range(len(PLACES) - len(seconds), len(PLACES))
+    return sum(seconds) / sum(_work_of(stage, sampler.sample(subnets, arguments.seed, step), teacher) for step in steps)
 
 
-def _work(subnets: Sequence[Subnet], teachers: set[Subnet], geometry: Geometry) -> float:
-    """What a step computes, in forward passes of the full network: a backward pass is two; first layers that
+def _work_of(stage: Stage, subnets: Sequence[Subnet], teacher: Supernet) -> float:
+    """What a step of a stage computes, in forward passes of the full network: a backward pass is two; first layers that
     sub-networks have in common run once."""
+    geometry = teacher.geometry
+    teachers = {stage.teacher_of(subnet, geometry) for subnet in subnets}
     shared = {subnet.layers[: count + 1] for subnet in subnets for count in range(len(subnet.layers))}
     learned = sum(layers[-1].heads for layers in shared)
     taught = sum(layer.heads for teacher in teachers for layer in teacher.layers)

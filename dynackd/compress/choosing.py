@@ -35,12 +35,13 @@ def searched(request: Request, recipe: Recipe, output: Path, effort: Effort) -> 
         return search(supernet, request.budget, request.setting, effort, output=output, on_progress=told)
 
 
-def exported(recipe: Recipe, found: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """export.json of the student that was chosen, as int8 too if that passes its gate."""
+def exported(recipe: Recipe, found: Mapping[str, Any], source: Path, output: Path) -> dict[str, Any]:
+    """export.json of the student that was chosen, cut from the supernet directory `source`; as int8 too if that passes
+    its gate."""
     if (output / "export.json").is_file():
         about: dict[str, Any] = read_json(output / "export.json")
         return about
-    supernet, tokenizer = load_supernet(recipe.output_dir / "depth")
+    supernet, tokenizer = load_supernet(source)
     subnet = Subnet.from_dict(found["choice"]["subnet"])
     which = supernet.trained(subnet) or subnet
     with progress("exporting, and validating the files"):

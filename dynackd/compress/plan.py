@@ -10,7 +10,7 @@ ALL, SANDWICH = "all", "sandwich(1)"
 FEWEST_EPOCHS, USUAL_STEPS, MOST_EPOCHS = 3, 300, 20  # of a stage where nobody says: few rows are read more often
 LEAST_STEPS = 8  # of a stage, or it learns nothing
 # Of the time for training, what each stage may take where that is not enough for all; what one leaves goes to others.
-SHARES = {"finetune": 0.25, "width": 0.35, "depth": 0.4}
+SHARES = {"finetune": 0.25, "width": 0.25, "depth": 0.3, "polish": 0.2}
 
 
 @dataclass(frozen=True)

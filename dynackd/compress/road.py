@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from dynackd.compress.choosing import benchmarked, exported, searched
+from dynackd.compress.polishing import polished, source_of
 from dynackd.compress.preparing import prepare
 from dynackd.compress.request import Request
 from dynackd.compress.state import (
     COMPRESSED,
     FILES,
+    POLISHED,
     RECIPE,
     SEARCH,
     STAGES,
@@ -52,7 +54,7 @@ def compress(request: Request, mode: RunMode) -> dict[str, Any]:
     """All of it, or what is left of it; returns the summary."""
     started, output = time.monotonic(), output_of(request)
     refuse_output(output, mode)
-    with occupied_run(output, [*STAGES.values(), SEARCH, STUDENT]):
+    with occupied_run(output, [*STAGES.values(), SEARCH, POLISHED, STUDENT]):
         refuse_output(output, mode)
         state = read_state(output) if mode.resume else None
         state = _go_on(request, output, state) if state else _begin(request, output, mode, started)
@@ -106,17 +108,20 @@ def _go_on(request: Request, output: Path, state: State) -> State:
 def _walk(request: Request, output: Path, state: State, mode: RunMode, started: float) -> dict[str, Any]:
     recipe = dataclasses.replace(load_recipe(output / RECIPE), output_dir=output)  # as the user wrote it
     names = [name for name in STAGES if name != "finetune" or state.finetunes]
-    steps = len(names) + 3
+    steps, effort = len(names) + 4, Effort(**state.effort)
     for number, name in enumerate(names, start=1):
         console.rule(f"{number}/{steps} {TITLES[name]}")
         _train(recipe, name, mode)
-    console.rule(f"{steps - 2}/{steps} choosing a size")
-    found = searched(request, recipe, output / SEARCH, Effort(**state.effort))
+    console.rule(f"{steps - 3}/{steps} choosing a size")
+    found = searched(request, recipe, output / SEARCH, effort)
+    console.rule(f"{steps - 2}/{steps} {TITLES['polish']}")
+    polish = polished(recipe, found, effort, mode)
     console.rule(f"{steps - 1}/{steps} exporting")
-    about = exported(recipe, found, output / STUDENT)
+    about = exported(recipe, found, source_of(recipe, polish), output / STUDENT)
     table = benchmarked(request, recipe, output)
     console.rule(f"{steps}/{steps} the report")
-    summary = make_summary(request, recipe, found, about, table, state.planned_s, time.monotonic() - started)
+    seconds = {"planned": round(state.planned_s), "taken": round(time.monotonic() - started)}
+    summary = make_summary(request, recipe, found, polish, about, table, seconds)
     report = write_report(output)
     write_json(output / SUMMARY, summary)
     tell_result(summary, output, report)

@@ -20,10 +20,12 @@ from dynackd.training.runs import RunMode
 COMPRESSED = "a compressed model and how it came to be"  # what its manifest calls it
 RECIPE = "recipe.yaml"
 STATE, SUMMARY, BENCHMARK, REPORT = "compress.json", "summary.json", "benchmark.json", "report.html"
-FILES = [STATE, SUMMARY, BENCHMARK, RECIPE, REPORT, "report.png", "report.svg"]
+POLISH = "polish.json"
+FILES = [STATE, SUMMARY, BENCHMARK, POLISH, RECIPE, REPORT, "report.png", "report.svg"]
 STAGES = {"finetune": "teacher", "width": "width", "depth": "depth"}  # and the directory of each one's result
-SEARCH, STUDENT = "search", "student"
-CHOSEN = (SEARCH, STUDENT)  # what depends on the budget
+SEARCH, STUDENT, POLISHED_NAME = "search", "student", "chosen"
+POLISHED = f"polished-{POLISHED_NAME}"
+CHOSEN = (SEARCH, STUDENT, POLISHED, f"{POLISHED}-checkpoints")  # what depends on the budget
 # What may be asked otherwise of a supernet that is trained already.
 OF_THE_CHOICE = ("budget", "setting", "max_minutes")
 
@@ -88,7 +90,7 @@ def clear(output: Path) -> None:
 
 def forget_choice(output: Path) -> None:
     """Delete what was chosen for a budget, the summary first."""
-    for name in (SUMMARY, BENCHMARK):
+    for name in (SUMMARY, BENCHMARK, POLISH):
         (output / name).unlink(missing_ok=True)
     for name in CHOSEN:
         remove(output / name)

@@ -19,13 +19,14 @@ def make_summary(
     request: Request,
     recipe: Recipe,
     found: Mapping[str, Any],
+    polish: Mapping[str, Any],
     about: Mapping[str, Any],
     table: Mapping[str, Any],
-    planned_s: float,
-    taken_s: float,
+    seconds: Mapping[str, int],
 ) -> dict[str, Any]:
-    """What was chosen, and what it costs and loses. found: the search's result; about: export.json; table: of the
-    benchmark; taken_s: of this call alone, where a run was gone on with."""
+    """What was chosen, and what it costs and loses. found: the search's result; polish: polish.json; about:
+    export.json; table: of the benchmark; seconds: "planned", and "taken" by this call alone, where a run was gone on
+    with."""
     evaluation = read_json(recipe.output_dir / "depth" / "metrics.json")
     metric = main_metric(recipe.task)
     metrics, files = about.get("metrics", {}), about["files"]
@@ -63,7 +64,8 @@ def make_summary(
         "budget": found["budget"],
         "setting": {**request.setting.to_dict(), "length": request.setting.length or recipe.data.max_length},
         "machine": table["machine"],
-        "seconds": {"planned": round(planned_s), "taken": round(taken_s)},
+        "polish": dict(polish),
+        "seconds": dict(seconds),
     }  # fmt: skip
 
 

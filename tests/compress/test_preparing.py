@@ -60,7 +60,7 @@ def test_rows_of_every_kind_are_planned_and_the_recipe_is_a_valid_one(tmp_path, 
     found = prepared(tmp_path, kind)
     stages = {own.stage: own for own in found.plan.stages}
     assert found.finetunes == (kind not in ("embedding", "plain")), "an encoder is its own teacher there"
-    assert list(stages) == [*(["finetune"] if found.finetunes else []), "width", "depth"]
+    assert list(stages) == [*(["finetune"] if found.finetunes else []), "width", "depth", "polish"]
     assert all(own.step_s > 0 for own in stages.values())
     assert (found.rows, found.validation_rows) == (32, 8)
     content = found.recipe.content
@@ -72,7 +72,7 @@ def test_rows_of_every_kind_are_planned_and_the_recipe_is_a_valid_one(tmp_path, 
 def test_what_a_user_sets_is_kept(tmp_path):
     said = (*QUICK, "training.num_train_epochs=2", "data.max_length=24", "data.validation_share=0.5")
     found = prepared(tmp_path, "regression", overrides=said)
-    assert [own.epochs for own in found.plan.stages] == [2, 2, 2]
+    assert [own.epochs for own in found.plan.stages] == [2, 2, 2, 2]
     assert found.recipe.data.max_length == 24
     assert found.rows == 20
     assert "stages" not in found.recipe.content, "nothing was decided there"
@@ -84,7 +84,8 @@ def test_rows_without_labels_make_the_stages_of_the_supernet_as_much_longer(tmp_
     found = prepared(tmp_path, "regression", overrides=EPOCH, unlabelled=(str(tmp_path / "others.txt"),))
     assert found.recipe.data.unlabelled_files == (str(tmp_path / "others.txt"),)
     assert {own.stage: own.steps for own in found.plan.stages} == {
-        "finetune": alone["finetune"], "width": 2 * alone["width"], "depth": 2 * alone["depth"]}  # fmt: skip
+        "finetune": alone["finetune"], "width": 2 * alone["width"], "depth": 2 * alone["depth"],
+        "polish": 2 * alone["polish"]}  # fmt: skip
     (tmp_path / "others.txt").write_text("")
     with pytest.raises(UserError, match=r"others\.txt: the data set is empty"):
         prepared(tmp_path, "regression", unlabelled=(str(tmp_path / "others.txt"),))
@@ -125,7 +126,7 @@ def test_a_recipe_takes_the_place_of_a_model_and_its_rows(tmp_path):
     (tmp_path / "r.yaml").write_text(json.dumps(content))
     found = prepare(Request(str(tmp_path / "r.yaml")), Path(content["output_dir"]), time.monotonic())
     written = load_recipe(tmp_path / "r.yaml")
-    assert [own.epochs for own in found.plan.stages] == [2, 2, 2]
+    assert [own.epochs for own in found.plan.stages] == [2, 2, 2, 2]
     assert found.recipe.stages == written.stages
     assert found.recipe.data == written.data
     assert not found.decided

@@ -1,18 +1,21 @@
 """The whole road on tiny models: what is chosen is written down, whole, and found again after a kill anywhere."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import tiny_recipe, write_rows
 
 from dynackd.cli.command_line import main
-from dynackd.compress import choosing, road
+from dynackd.compress import choosing, polishing, road
 from dynackd.compress.guess import Said
 from dynackd.compress.request import Request
 from dynackd.compress.telling import tell_result
 from dynackd.errors import UserError
-from dynackd.search.settings import Budget
+from dynackd.search.settings import Budget, Effort
 from dynackd.students.loading import load_student
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import new_directory, write_json
@@ -111,9 +114,48 @@ def test_the_recipe_that_is_written_says_what_was_decided_and_gives_the_same_aga
     assert load_recipe(other / "recipe.yaml").stages == recipe.stages
 
 
+def polish_of(output):
+    return json.loads((output / "polish.json").read_text())
+
+
+def test_the_student_has_the_weights_of_the_polished_size_where_that_is_better(unbroken):
+    output, about = unbroken[0] / "out", unbroken[1]["polish"]
+    assert about == polish_of(output)
+    assert (about["metric"], about["used"]) == ("accuracy", about["after"] >= about["before"])
+    sources = {used: load_supernet(output / name)[0] for used, name in ((True, "polished-chosen"), (False, "depth"))}
+    own = load_student(output / "student")[0].state_dict()["classifier.weight"]
+    same = {used: torch.equal(own, source.model.state_dict()["classifier.weight"]) for used, source in sources.items()}
+    assert same == {about["used"]: True, not about["used"]: False}
+
+
+@pytest.mark.parametrize(("before", "after", "used"), [(0.5, 0.6, True), (0.5, 0.5, True), (0.6, 0.5, False)])
+def test_polishing_is_used_only_where_it_helps(unbroken, tmp_path, monkeypatch, before, after, used):
+    output = tmp_path / "out"
+    shutil.copytree(unbroken[0] / "out", output)
+    shutil.copy(unbroken[0] / "reviews.csv", tmp_path)
+    (output / "polish.json").unlink()
+    recipe = dataclasses.replace(load_recipe(output / "recipe.yaml"), output_dir=output)
+    values = iter([before, after])
+    monkeypatch.setattr(polishing, "compute_metrics", lambda *_: {"accuracy": next(values)})
+    found = json.loads((output / "search" / "search.json").read_text())
+    about = polishing.polished(recipe, found, Effort(), RunMode())
+    assert about == polish_of(output)
+    assert about["used"] == used
+    assert polishing.source_of(recipe, about) == output / ("polished-chosen" if used else "depth")
+
+
+def test_the_full_network_is_not_polished(unbroken, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    shutil.copytree(unbroken[0] / "out" / "depth", output / "depth")
+    recipe = dataclasses.replace(load_recipe(output / "depth" / "recipe.yaml"), output_dir=output)
+    monkeypatch.delattr(polishing, "polish")
+    found = {"choice": {"subnet": load_supernet(output / "depth")[0].whole.to_dict()}}
+    assert polishing.polished(recipe, found, Effort(), RunMode()) == {"used": False} == polish_of(output)
+
+
 STEPS = [
     *((road.TRAINED, name) for name in ("finetune", "width", "depth")),
-    *((road, name) for name in ("searched", "exported", "benchmarked", "make_summary", "write_report")),
+    *((road, name) for name in ("searched", "polished", "exported", "benchmarked", "make_summary", "write_report")),
 ]
 
 
