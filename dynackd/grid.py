@@ -1,4 +1,4 @@
-"""The sub-networks that are trained: the grid of a recipe, and what its widths and depths, or a file, resolve to."""
+"""The sub-networks that are trained: the grid of a recipe, and what its shares, or a file, resolve to."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -77,6 +77,14 @@ KEPT_LAYER_RULES: dict[str, Callable[..., tuple[int, ...]]] = {
 }
 
 
+def hidden_size(share: float, total: int) -> int:
+    """So many of `total` hidden dimensions, a multiple of 8 where there are as many, rounded half up; all for 1."""
+    if share == 1 or total < 8:
+        return round_half_up(share, total)
+    eights = Fraction(share).limit_denominator(1_000_000) * total / 8
+    return min(total, 8 * max(1, int(eights + Fraction(1, 2))))
+
+
 def resolve(
     spec: SubnetSpec, geometry: Geometry, kept_layers: str = "last", layer_order: Sequence[int] | None = None
 ) -> Subnet:
@@ -86,7 +94,8 @@ def resolve(
     # Neurons follow the heads, so that the FFN of a width that was rounded is rounded by the same share.
     neurons = max(1, int(Fraction(geometry.neurons * heads, geometry.heads) + Fraction(1, 2)))
     kept = _kept(round_half_up(spec.depth, geometry.layers), geometry.layers, kept_layers, layer_order)
-    return Subnet(tuple(Layer(index, heads, neurons) for index in kept), geometry.hidden)
+    layers = tuple(Layer(index, heads, neurons) for index in kept)
+    return Subnet(layers, hidden_size(spec.hidden, geometry.hidden))
 
 
 def _kept(kept: int, total: int, rule: str, order: Sequence[int] | None) -> tuple[int, ...]:
@@ -115,8 +124,8 @@ def _every_layer_once(order: tuple[int, ...] | None) -> tuple[int, ...] | None:
 
 
 def _from_the_full(values: tuple[float, ...]) -> tuple[float, ...]:
-    """A grid's widths or depths, sorted from large to small; ValueError for an empty or repeated list, or one without
-    the full network (it is the largest sub-network, and the one that synchronises several processes)."""
+    """A grid's widths, depths or hidden sizes, sorted from large to small; ValueError for an empty or repeated list, or
+    one without the full network (it is the largest sub-network, and the one that synchronises several processes)."""
     if not values:
         raise ValueError("is empty; it needs at least 1.0")
     if len(set(values)) < len(values):
@@ -133,7 +142,8 @@ Shares = Annotated[tuple[Share, ...], AfterValidator(_from_the_full)]
 
 @section("grid")
 class Grid:
-    """The widths x depths that are trained, each sorted from large to small, and the rule that picks the layers.
+    """The widths x depths x hidden sizes that are trained, each sorted from large to small, and the rule that picks the
+    layers.
 
     layer_order: the layers in the order in which they leave, the one that is missed least first, where the rule goes by
     that; it is no part of a recipe but of a trained supernet. Raises `UserError` for anything else.
@@ -148,10 +158,18 @@ class Grid:
         "dynabert-code (the rule of its code)",
     )
     layer_order: Annotated[tuple[Whole, ...] | None, AfterValidator(_every_layer_once)] = None
+    hidden: Shares = Field(
+        default=(1.0,), description="Shares of the hidden size that are trained, beside the full one in the depth stage"
+    )
 
     def specs(self) -> list[SubnetSpec]:
         """All sub-networks, the largest first."""
-        return [SubnetSpec(width, depth) for depth in self.depths for width in self.widths]
+        return [
+            SubnetSpec(width, depth, hidden)
+            for hidden in self.hidden
+            for depth in self.depths
+            for width in self.widths
+        ]
 
     def resolve(self, spec: SubnetSpec, geometry: Geometry) -> Subnet:
         """What `spec` keeps under this grid's rule for layers. Raises `UserError` where that needs an order which is
@@ -178,9 +196,11 @@ class Grid:
         for spec in self.specs():
             subnet = self.resolve(spec, geometry)
             if (other := found.setdefault(subnet, spec)) != spec:
+                hidden = f" and {subnet.hidden} of {geometry.hidden} hidden dimensions" if len(self.hidden) > 1 else ""
                 raise UserError(
                     f"the grid's ({other}) and ({spec}) are the same network here, {subnet.layers[0].heads} of "
-                    f"{geometry.heads} heads and {len(subnet.layers)} of {geometry.layers} layers; drop one of them"
+                    f"{geometry.heads} heads and {len(subnet.layers)} of {geometry.layers} layers{hidden}; drop one of "
+                    "them"
                 )
         return {spec: subnet for subnet, spec in found.items()}
 
@@ -190,22 +210,31 @@ class Grid:
 
     def nearest(self, spec: SubnetSpec) -> SubnetSpec:
         """The trained sub-network closest to `spec`."""
-        return min(self.specs(), key=lambda s: (abs(s.width - spec.width) + abs(s.depth - spec.depth), -s.width))
+
+        def distance(other: SubnetSpec) -> tuple[float, float]:
+            own, asked = (other.width, other.depth, other.hidden), (spec.width, spec.depth, spec.hidden)
+            return sum(abs(mine - theirs) for mine, theirs in zip(own, asked, strict=True)), -other.width
+
+        return min(self.specs(), key=distance)
 
     def to_dict(self) -> dict[str, Any]:
+        """What `Grid(**content)` reads again; the hidden sizes are named where there are several."""
         own = {"widths": list(self.widths), "depths": list(self.depths), "kept_layers": self.kept_layers}
-        return {**own, "layer_order": list(self.layer_order)} if self.layer_order else own
+        hidden = {"hidden": list(self.hidden)} if len(self.hidden) > 1 else {}
+        return {**own, **hidden, **({"layer_order": list(self.layer_order)} if self.layer_order else {})}
 
 
 def read_subnet(file: Path, geometry: Geometry) -> Subnet:
     """The sub-network of a JSON file, `{"layers": [{"index": 0, "heads": 6, "neurons": 768}, ...]}`, each layer with
-    sizes of its own. Raises `UserError` for what this network does not hold."""
+    sizes of its own, and where it is less than the full one `"hidden": 192`. Raises `UserError` for what this network
+    does not hold."""
     content = read_json(file)
     if not isinstance(content, dict) or not isinstance(content.get("layers"), list) or not content["layers"]:
         raise UserError(f'{file} must hold {{"layers": [{{"index": 0, "heads": 6, "neurons": 768}}, ...]}}')
     refuse_unknown_keys(str(file), content, ("layers", "hidden"))
-    if content.get("hidden", geometry.hidden) != geometry.hidden:
-        raise UserError(f"{file}: hidden is {shown(content['hidden'])}, but only the full {geometry.hidden} can be cut")
+    hidden = content.get("hidden", geometry.hidden)
+    if type(hidden) is not int or not 1 <= hidden <= geometry.hidden:
+        raise UserError(f"{file}: hidden is {shown(hidden)}; it must be a number from 1 to {geometry.hidden}")
     most = {"index": geometry.layers - 1, "heads": geometry.heads, "neurons": geometry.neurons}
     layers = []
     for place, entry in enumerate(content["layers"]):
@@ -219,4 +248,4 @@ def read_subnet(file: Path, geometry: Geometry) -> Subnet:
         layers.append(Layer(**entry))
         if place and layers[-1].index <= layers[-2].index:
             raise UserError(f"{where}.index is {layers[-1].index}; layers keep their order, each index above the last")
-    return Subnet(tuple(layers), geometry.hidden)
+    return Subnet(tuple(layers), hidden)

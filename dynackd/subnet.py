@@ -10,25 +10,31 @@ from dynackd.errors import UserError, shown
 
 @dataclass(frozen=True, order=True)
 class SubnetSpec:
-    """A sub-network: the share of heads and FFN neurons kept in every layer, and the share of layers kept.
+    """A sub-network: the share of heads and FFN neurons kept in every layer, the share of layers kept, and the share of
+    the hidden size kept everywhere.
 
     Raises `UserError` for a multiplier outside (0, 1].
     """
 
     width: float = 1.0
     depth: float = 1.0
+    hidden: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth"):
+        for name in ("width", "depth", "hidden"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
                 raise UserError(f"{name} {shown(value)} is outside (0, 1]")
 
     def __str__(self) -> str:
-        return f"width {self.width:g}, depth {self.depth:g}"
+        return ", ".join(f"{name} {share:g}" for name, share in self.to_dict().items())
+
+    def to_dict(self) -> dict[str, float]:
+        """Its shares by name, that of the hidden size where it is cut."""
+        return {"width": self.width, "depth": self.depth, **({"hidden": self.hidden} if self.hidden < 1 else {})}
 
 
-FULL = SubnetSpec(1.0, 1.0)
+FULL = SubnetSpec()
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Layer:
 
 @dataclass(frozen=True, order=True)
 class Subnet:
-    """A sub-network in whole layers, heads and neurons: the only thing that is passed down."""
+    """A sub-network in whole layers, heads, neurons and hidden dimensions: the only thing that is passed down."""
 
     layers: tuple[Layer, ...]
     hidden: int
@@ -69,7 +75,8 @@ class Subnet:
         return max((layer.heads for layer in self.layers), default=0)
 
     def __str__(self) -> str:
-        return "layers " + ", ".join(f"{own.index} ({own.heads} heads, {own.neurons} neurons)" for own in self.layers)
+        layers = ", ".join(f"{own.index} ({own.heads} heads, {own.neurons} neurons)" for own in self.layers)
+        return f"hidden size {self.hidden}, layers {layers}"
 
     @property
     def sizes(self) -> tuple[int | list[int], int | list[int]]:
@@ -81,6 +88,10 @@ class Subnet:
     def width(self, geometry: Geometry) -> float:
         """The share of heads that its layers keep, in the mean."""
         return sum(layer.heads for layer in self.layers) / (len(self.layers) * geometry.heads)
+
+    def shares(self, geometry: Geometry) -> SubnetSpec:
+        """The shares of heads, in the mean, of layers and of the hidden size that it keeps."""
+        return SubnetSpec(self.width(geometry), len(self.layers) / geometry.layers, self.hidden / geometry.hidden)
 
     def at_full_depth(self, geometry: Geometry) -> "Subnet":
         """With all layers; those that it lacks are as wide as the next one that it has, else as its last."""
@@ -104,19 +115,22 @@ def full(geometry: Geometry) -> Subnet:
 
 
 def describe(spec: SubnetSpec, subnet: Subnet, geometry: Geometry) -> str:
-    """`"width 0.3 -> 4 of 12 heads, 512 of 1536 neurons; depth 0.5 -> 3 of 6 layers (1, 3, 5)"`, layers 0-based."""
+    """`"width 0.3 -> 4 of 12 heads, 512 of 1536 neurons; depth 0.5 -> 3 of 6 layers (1, 3, 5)"`, layers 0-based, and
+    where it is cut `"; hidden 0.5 -> 192 of 384"`."""
     layers = ", ".join(map(str, subnet.indices))
+    hidden = f"; hidden {spec.hidden:g} -> {subnet.hidden} of {geometry.hidden}" if spec.hidden < 1 else ""
     return (
         f"width {spec.width:g} -> {subnet.layers[0].heads} of {geometry.heads} heads, "
         f"{subnet.layers[0].neurons} of {geometry.neurons} neurons; depth {spec.depth:g} -> "
-        f"{len(subnet.layers)} of {geometry.layers} layers ({layers})"
+        f"{len(subnet.layers)} of {geometry.layers} layers ({layers}){hidden}"
     )
 
 
 def describe_layers(subnet: Subnet, geometry: Geometry) -> str:
     """`"3 of 6 layers, heads of 12 and neurons of 1536 in each: 1 (4, 512), 3 (12, 768), 5 (1, 64)"`."""
     layers = ", ".join(f"{own.index} ({own.heads}, {own.neurons})" for own in subnet.layers)
+    hidden = f"hidden size {subnet.hidden} of {geometry.hidden}, " if subnet.hidden < geometry.hidden else ""
     return (
-        f"{len(subnet.layers)} of {geometry.layers} layers, heads of {geometry.heads} and neurons of "
+        f"{hidden}{len(subnet.layers)} of {geometry.layers} layers, heads of {geometry.heads} and neurons of "
         f"{geometry.neurons} in each: {layers}"
     )

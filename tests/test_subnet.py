@@ -5,7 +5,16 @@ import json
 import pytest
 
 from dynackd.errors import UserError
-from dynackd.grid import Grid, keep_dynabert_code, keep_ends, keep_last, multiplier, read_subnet, resolve
+from dynackd.grid import (
+    Grid,
+    hidden_size,
+    keep_dynabert_code,
+    keep_ends,
+    keep_last,
+    multiplier,
+    read_subnet,
+    resolve,
+)
 from dynackd.subnet import FULL, Geometry, Layer, Subnet, SubnetSpec, describe
 
 BERT_BASE = Geometry(layers=12, heads=12, head_size=64, neurons=3072, hidden=768)
@@ -117,7 +126,7 @@ def test_rounding_is_exact_in_decimals():
 
 
 @pytest.mark.parametrize("value", [0, -0.5, 1.5, float("nan"), True, "0.5", None])
-@pytest.mark.parametrize("name", ["width", "depth"])
+@pytest.mark.parametrize("name", ["width", "depth", "hidden"])
 def test_a_multiplier_outside_0_1_is_refused(name, value):
     with pytest.raises(UserError, match=rf"{name} .* is outside \(0, 1\]"):
         SubnetSpec(**{name: value})
@@ -143,7 +152,7 @@ def test_a_bad_grid_is_refused_in_one_sentence(arguments, message):
 
 
 def test_two_entries_that_are_the_same_network_are_refused():
-    with pytest.raises(UserError, match="same network here, 6 of 12 heads"):
+    with pytest.raises(UserError, match=r"same network here, 6 of 12 heads"):
         Grid((1.0, 0.5, 0.51), (1.0,)).subnets(BERT_BASE)
     assert len(Grid((1.0, 0.5, 0.25), (1.0, 0.75)).subnets(BERT_BASE)) == 6
 
@@ -189,6 +198,30 @@ def test_what_a_multiplier_resolved_to_is_told():
     assert "depth 0.5 -> 6 of 12 layers (1, 3, 5, 7, 9, 11)" in text
 
 
+@pytest.mark.parametrize(
+    ("share", "total", "kept"),
+    [(0.5, 384, 192), (0.75, 384, 288), (0.7, 384, 272), (0.66, 768, 504), (1.0, 100, 100), (0.5, 100, 48),
+     (0.52, 100, 56), (0.01, 384, 8), (0.99, 30, 30), (0.9, 12, 8), (0.5, 4, 2), ("1/3", 384, 128)],
+)  # fmt: skip
+def test_a_hidden_size_is_a_multiple_of_8_rounded_half_up(share, total, kept):
+    # .7 of 384 are 33.6 eights; .52 of 100 are 6.5 eights, which round up to 56; .99 of 30 would be 32.
+    assert hidden_size(multiplier("hidden", share), total) == kept
+
+
+def test_the_grid_of_three_axes_begins_with_the_full_network_and_ends_with_the_smallest():
+    grid = Grid((1.0, 0.5), (1.0, 0.5), hidden=(0.5, 1.0))
+    assert (grid.specs()[0], grid.specs()[-1], len(grid.specs())) == (FULL, SubnetSpec(0.5, 0.5, 0.5), 8)
+    assert {subnet.hidden for subnet in grid.subnets(BERT_BASE).values()} == {768, 384}
+    assert grid.nearest(SubnetSpec(0.6, 0.9, 0.6)) == SubnetSpec(0.5, 1.0, 0.5)
+    assert Grid(**grid.to_dict()) == grid
+    assert "hidden" not in Grid((1.0,), (1.0,)).to_dict()  # files of grids without it stay as they were
+    assert grid.trained(resolve(SubnetSpec(0.5, 0.5, 0.501), BERT_BASE), BERT_BASE) == SubnetSpec(0.5, 0.5, 0.5)
+    with pytest.raises(UserError, match=r"same network here.* and 384 of 768 hidden dimensions"):
+        Grid((1.0,), (1.0,), hidden=(1.0, 0.5, 0.501)).subnets(BERT_BASE)
+    text = describe(SubnetSpec(1.0, 1.0, 0.5), resolve(SubnetSpec(1.0, 1.0, 0.5), BERT_BASE), BERT_BASE)
+    assert text.endswith("; hidden 0.5 -> 384 of 768")
+
+
 def test_full_depth_gives_the_layers_that_are_missing_the_width_of_the_next_one_that_is_not():
     assert resolve(SubnetSpec(0.5, 0.5), BERT_BASE).at_full_depth(BERT_BASE) == resolve(SubnetSpec(0.5), BERT_BASE)
     geometry = Geometry(5, 4, 8, 40, 32)
@@ -220,7 +253,8 @@ def test_a_file_gives_each_layer_sizes_of_its_own_and_what_is_written_reads_the_
         ([], r'must hold \{"layers"'),
         ({"layers": []}, r'must hold \{"layers"'),
         ({"layers": [ENTRY], "width": 1}, "unknown key '.*spec.json.width'"),
-        ({"layers": [ENTRY], "hidden": 192}, "hidden is 192, but only the full 384 can be cut"),
+        ({"layers": [ENTRY], "hidden": 385}, "hidden is 385; it must be a number from 1 to 384"),
+        ({"layers": [ENTRY], "hidden": 0.5}, "hidden is 0.5; it must be a number from 1 to 384"),
         ({"layers": [{"index": 1, "heads": 4}]}, r"layers\[0\] must have the keys index, heads, neurons"),
         ({"layers": [ENTRY | {"heads": 13}]}, r"layers\[0\].heads is 13; it must be a number from 1 to 12"),
         ({"layers": [ENTRY | {"heads": 0}]}, r"layers\[0\].heads is 0; it must be a number from 1 to 12"),

@@ -1,6 +1,6 @@
 """BERT (Devlin et al., 2019)."""
 
-from dynackd.families.family import HEAD, NEURON, Family, SlicedLinear
+from dynackd.families.family import HEAD, NEURON, Family, SlicedLinear, columns, rows
 
 BERT = Family(
     layers="encoder.layer",
@@ -15,4 +15,9 @@ BERT = Family(
     query="attention.self.query",
     attention_output="attention.output.dense",
     head_count=("attention.self.num_attention_heads",),
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    hidden=(
+        *columns("embeddings.word_embeddings", "embeddings.position_embeddings", "embeddings.token_type_embeddings"),
+        *rows("embeddings.LayerNorm"),
+    ),
 )

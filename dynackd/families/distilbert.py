@@ -1,6 +1,6 @@
 """DistilBERT (Sanh et al., 2019)."""
 
-from dynackd.families.family import HEAD, NEURON, Family, SlicedLinear
+from dynackd.families.family import HEAD, NEURON, Family, SlicedLinear, columns, rows
 
 DISTILBERT = Family(
     layers="transformer.layer",
@@ -15,6 +15,11 @@ DISTILBERT = Family(
     query="attention.q_lin",
     attention_output="attention.out_lin",
     head_count=("attention.n_heads",),
+    norms=("sa_layer_norm", "output_layer_norm"),
+    hidden=(
+        *columns("embeddings.word_embeddings", "embeddings.position_embeddings"),
+        *rows("embeddings.LayerNorm"),
+    ),
     layers_key="n_layers",
     heads_key="n_heads",
     neurons_key="hidden_dim",

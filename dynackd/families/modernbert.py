@@ -1,7 +1,7 @@
 """ModernBERT (Warner et al., 2024): query, key and value in one product, a gated FFN, rotary positions, and layers that
 depend on their place: the first has no norm before its attention, and most attend to a window only."""
 
-from dynackd.families.family import HEAD, NEURON, Family, SlicedLinear
+from dynackd.families.family import HEAD, NEURON, Family, SlicedLinear, columns, rows
 
 MODERNBERT = Family(
     layers="layers",
@@ -13,6 +13,8 @@ MODERNBERT = Family(
     ),
     query="attn.Wqkv",
     attention_output="attn.Wo",
+    norms=("attn_norm", "mlp_norm"),
+    hidden=(*columns("embeddings.tok_embeddings"), *rows("embeddings.norm", "final_norm")),
     layer_keys=("layer_types",),
     rotary=True,
 )

@@ -3,7 +3,7 @@
 Positions are counted from the padding, which is token 1 whatever the config says.
 """
 
-from dynackd.families.family import HEAD, NEURON, Family, SharedBias, SlicedLinear
+from dynackd.families.family import HEAD, NEURON, Family, SharedBias, SlicedLinear, columns, rows
 
 MPNET = Family(
     layers="encoder.layer",
@@ -19,6 +19,11 @@ MPNET = Family(
     attention_output="attention.attn.o",
     head_count=("attention.attn.num_attention_heads",),
     head_width=("attention.attn.all_head_size",),
+    norms=("attention.LayerNorm", "output.LayerNorm"),
+    hidden=(
+        *columns("embeddings.word_embeddings", "embeddings.position_embeddings"),
+        *rows("embeddings.LayerNorm"),
+    ),
     shared=(SharedBias("encoder.relative_attention_bias", "attention", "position_bias"),),
     reserved_positions=2,
 )

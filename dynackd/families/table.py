@@ -10,7 +10,7 @@ from dynackd.families.deberta_v2 import DEBERTA_V2
 from dynackd.families.distilbert import DISTILBERT
 from dynackd.families.electra import ELECTRA
 from dynackd.families.eurobert import EUROBERT
-from dynackd.families.family import Family
+from dynackd.families.family import Family, name_from
 from dynackd.families.gte import GTE
 from dynackd.families.jina_embeddings_v3 import JINA_EMBEDDINGS_V3
 from dynackd.families.modernbert import MODERNBERT
@@ -84,8 +84,3 @@ def layer_list(model: PreTrainedModel) -> nn.ModuleList:
 def layer_list_name(model: PreTrainedModel) -> str:
     """The dotted name of the layer list from `model`, which may be the base model or carry a task head."""
     return name_from(model, family_of(model.config).layers)
-
-
-def name_from(model: PreTrainedModel, path: str) -> str:
-    """The dotted name from `model`, which may be the base model or carry a task head, of a path from the base model."""
-    return path if model.base_model is model else f"{model.base_model_prefix}.{path}"

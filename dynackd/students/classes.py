@@ -11,9 +11,10 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from dynackd.families.family import FULL_HIDDEN_KEY
 from dynackd.families.table import FAMILIES, FAMILY_KEY
 from dynackd.students.registration import MODEL_TYPE_PREFIX
-from dynackd.students.shrink import full_depth, shrink
+from dynackd.students.shrink import full_hidden, full_size, shrink
 from dynackd.tasks.kinds import KINDS
 
 # Of a student's config, and False: the model has no pooler, which transformers would draw at random for a checkpoint
@@ -38,8 +39,12 @@ def shrink_table(name: str) -> dict[str, Any]:
     family = FAMILIES[name]
     linears = tuple((linear.path, linear.unit, linear.dim, linear.optional) for linear in family.linears)
     shared = tuple((bias.path, bias.reader, bias.argument) for bias in family.shared)
-    names = ("layers", "layers_key", "layer_keys", "heads_key", "neurons_key", "head_count", "head_width")
-    return {**{name: getattr(family, name) for name in names}, "linears": linears, "shared": shared}
+    hidden = tuple((own.path, own.dims) for own in family.hidden)
+    names = (
+        "layers", "layers_key", "layer_keys", "heads_key", "neurons_key", "hidden_key", "head_count", "head_width",
+        "norms",
+    )  # fmt: skip
+    return {**{name: getattr(family, name) for name in names}, "linears": linears, "shared": shared, "hidden": hidden}
 
 
 @functools.cache
@@ -52,13 +57,19 @@ def config_class(name: str) -> type[PreTrainedConfig]:
         again it must not point at a file that is not there."""
         stock.__post_init__(config, **values)
 
-    lists, numbers = ("layer_heads", "layer_neurons", "kept_layers"), ("head_size", "full_layers")
+    def validate(config: PreTrainedConfig) -> None:
+        """The stock config's own checks, of which some want the hidden size to be all heads together."""
+        with full_hidden(config, {"hidden_key": FAMILIES[name].hidden_key}):
+            stock.validate(config)  # type: ignore[attr-defined]
+
+    lists, numbers = ("layer_heads", "layer_neurons", "kept_layers"), ("head_size", "full_layers", FULL_HIDDEN_KEY)
     annotations: dict[str, Any] = dict.fromkeys(lists, list[int] | None) | dict.fromkeys(numbers, int | None)
     fields = {
         "model_type": MODEL_TYPE_PREFIX + name,
         **dict.fromkeys(annotations),
         FAMILY_KEY: name,
         "__post_init__": forget_code,
+        "validate": validate,
         "__module__": __name__,
         "__annotations__": annotations | {FAMILY_KEY: str},
     }
@@ -78,7 +89,7 @@ def model_class(name: str, auto: str) -> type[PreTrainedModel]:
         def __init__(self, config: PreTrainedConfig, *args: Any, **options: Any) -> None:
             if has_pooler and getattr(config, POOLER_KEY, True) is False:
                 options.setdefault("add_pooling_layer", False)
-            with full_depth(config, table):
+            with full_size(config, table):
                 super().__init__(config, *args, **options)
             shrink(self, config, table)
 

@@ -13,7 +13,7 @@ from dynackd.students.registration import MODEL_TYPE_PREFIX
 from dynackd.supernet.checkpoints import check_safetensors_file, fit_tokenizer, load_model, neutral
 from dynackd.system.places import read_json
 
-MOST_LAYERS = 1000  # of any teacher
+MOST_LAYERS, MOST_HIDDEN = 1000, 2**20  # of any teacher
 WEIGHTS_FILE = "model.safetensors"
 # Keys by which a config.json makes transformers fetch or run something else than the model that it describes.
 FOREIGN_KEYS = ("quantization_config", "attn_implementation", "experts_implementation", "per_layer_config")
@@ -94,9 +94,14 @@ def _checked_config(directory: Path) -> PreTrainedConfig:
 def _impossible_sizes(config: PreTrainedConfig) -> str:
     """What is wrong with a student's sizes, or nothing."""
     geometry, family = geometry_of(config), family_of(config)
-    sizes = (geometry.layers, geometry.heads, geometry.neurons, geometry.head_size)
-    if min(sizes) < 1 or (not family.head_size_key and geometry.head_size * geometry.heads != geometry.hidden):
-        heads = f"hidden size {geometry.hidden} over {geometry.heads} heads"
+    whole, cut = geometry.hidden, config.full_hidden
+    if cut is not None:
+        if type(cut) is not int or not whole <= cut <= MOST_HIDDEN:
+            return f"full_hidden {cut!r}, not a whole number from {whole} to {MOST_HIDDEN}"
+        whole = cut
+    sizes = (geometry.layers, geometry.heads, geometry.neurons, geometry.head_size, geometry.hidden)
+    if min(sizes) < 1 or (not family.head_size_key and geometry.head_size * geometry.heads != whole):
+        heads = f"hidden size {whole} over {geometry.heads} heads"
         return f"{heads}, {geometry.layers} layers, {geometry.neurons} neurons"
     if config.head_size not in (None, geometry.head_size):
         return f"head_size {config.head_size!r}, where the model's is {geometry.head_size}"

@@ -1,6 +1,6 @@
 """How a stock model becomes a student: built at the full depth, then cut to the layers and sizes that its config lists.
 
-Its text travels with a student on request (`travel.py`), with the text of the one function that it imports.
+Its text travels with a student on request (`travel.py`), with the text of the functions that it imports.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,12 +9,24 @@ from typing import Any
 
 from torch import nn
 
-from dynackd.families.family import first_heads
+from dynackd.families.family import first_heads, head_dims
 
 
 @contextmanager
-def full_depth(config: Any, family: Mapping[str, Any]) -> Iterator[None]:
-    """The config with as many layers as the network that the student was cut from: some depend on their place."""
+def full_hidden(config: Any, family: Mapping[str, Any]) -> Iterator[None]:
+    """The config with the hidden size of the network that the student was cut from, which its heads together have."""
+    kept = getattr(config, family["hidden_key"])
+    setattr(config, family["hidden_key"], getattr(config, "full_hidden", None) or kept)
+    try:
+        yield
+    finally:
+        setattr(config, family["hidden_key"], kept)
+
+
+@contextmanager
+def full_size(config: Any, family: Mapping[str, Any]) -> Iterator[None]:
+    """The config with its full hidden size, and as many layers as the network that the student was cut from: some
+    depend on their place."""
     kept = {key: getattr(config, key) for key in (family["layers_key"], *family["layer_keys"])}
     if kept[family["layers_key"]] != len(config.kept_layers):
         raise ValueError(f"the config has {kept[family['layers_key']]} layers and lists {len(config.kept_layers)}")
@@ -25,40 +37,70 @@ def full_depth(config: Any, family: Mapping[str, Any]) -> Iterator[None]:
             full[index] = value
         setattr(config, key, full)
     try:
-        yield
+        with full_hidden(config, family):
+            yield
     finally:
         for key, value in kept.items():
             setattr(config, key, value)
 
 
 def shrink(model: Any, config: Any, family: Mapping[str, Any]) -> None:
-    """Keep of a model just built the layers that `config` lists, and of each as many heads and neurons."""
+    """Keep of a model just built the layers that `config` lists, of each as many heads and neurons, and everywhere as
+    many hidden dimensions."""
     parent, _, name = family["layers"].rpartition(".")
     holder = model.base_model.get_submodule(parent)
     layers = nn.ModuleList([getattr(holder, name)[index] for index in config.kept_layers])
     setattr(holder, name, layers)
-    totals = {"head": getattr(config, family["heads_key"]), "neuron": getattr(config, family["neurons_key"])}
-    for layer, heads, neurons in zip(layers, config.layer_heads, config.layer_neurons, strict=True):
-        kept = {"head": heads, "neuron": neurons}
-        for path, unit, dim, optional in family["linears"]:
-            place, _, name = path.rpartition(".")
-            if optional and not hasattr(layer.get_submodule(place), name):
-                continue
-            old: Any = layer.get_submodule(path)
-            sizes = [old.out_features, old.in_features]
-            sizes[dim] = sizes[dim] * kept[unit] // totals[unit]
-            new = nn.Linear(sizes[1], sizes[0], old.bias is not None, old.weight.device, old.weight.dtype)
-            layer.set_submodule(path, new)
-        values = dict.fromkeys(family["head_count"], heads)
-        values |= dict.fromkeys(family["head_width"], heads * config.head_size)
+    heads, neurons = getattr(config, family["heads_key"]), getattr(config, family["neurons_key"])
+    hidden = getattr(config, family["hidden_key"])
+    whole = config.full_hidden or hidden
+    for layer, own_heads, own_neurons in zip(layers, config.layer_heads, config.layer_neurons, strict=True):
+        kept = {"head": (own_heads, heads), "neuron": (own_neurons, neurons)}
+        for path, unit, dim, _ in family["linears"]:
+            cut(layer, path, {dim: kept[unit], 1 - dim: (hidden, whole)})
+        for path in family["norms"]:
+            cut(layer, path, {0: (hidden, whole)})
+        values = dict.fromkeys(family["head_count"], own_heads)
+        values |= dict.fromkeys(family["head_width"], own_heads * config.head_size)
         for path, value in values.items():
             place, _, attribute = path.rpartition(".")
             setattr(layer.get_submodule(place), attribute, value)
+    outside = [*family["hidden"], *(head_dims(model) if family["hidden"] and hidden < whole else ())]
+    for path, dims in outside if hidden < whole else ():
+        root = model.base_model if (path, dims) in family["hidden"] else model
+        cut(root, path, dict.fromkeys(dims, (hidden, whole)), whole)
     widest = max(config.layer_heads)
     for path, reader, argument in family["shared"]:
-        table: Any = model.base_model.get_submodule(path)
-        options = {"device": table.weight.device, "dtype": table.weight.dtype}
-        model.base_model.set_submodule(path, nn.Embedding(table.num_embeddings, widest, **options))
-        for layer, heads in zip(layers, config.layer_heads, strict=True):
-            if heads < widest:
-                layer.get_submodule(reader).register_forward_pre_hook(first_heads(argument, heads), with_kwargs=True)
+        cut(model.base_model, path, {1: (widest, heads)})
+        for layer, own_heads in zip(layers, config.layer_heads, strict=True):
+            if own_heads < widest:
+                hook = first_heads(argument, own_heads)
+                layer.get_submodule(reader).register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def cut(root: Any, path: str, kept: Mapping[int, tuple[int, int]], only: int | None = None) -> None:
+    """Cut the module at `path`, if there is one: of each dimension of its weight (kept, of so many) alike parts; with
+    `only`, of dimensions of this size."""
+    for name in path.split("."):
+        root = getattr(root, name, None)
+    for name, dims in (("weight", kept), ("bias", {0: kept[0]} if 0 in kept else {})):
+        before = getattr(root, name, None)
+        if before is None:
+            continue
+        after = before.detach()
+        for dim, (own, total) in dims.items():
+            size = after.shape[dim]
+            if only in (None, size):
+                after = after.narrow(dim, 0, size * own // total)
+        if after.shape != before.shape:
+            setattr(root, name, nn.Parameter(after.clone(), before.requires_grad))
+    weight = getattr(root, "weight", None)
+    shape = () if weight is None else tuple(weight.shape)
+    if isinstance(root, nn.Linear):
+        root.out_features, root.in_features = shape
+    elif isinstance(root, nn.LayerNorm):
+        root.normalized_shape = shape
+    elif isinstance(root, nn.Embedding):
+        root.embedding_dim = shape[1]
+    elif isinstance(root, nn.Conv1d):
+        root.out_channels, root.in_channels = shape[:2]

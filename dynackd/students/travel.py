@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from dynackd.families.family import first_heads
+from dynackd.families.family import first_heads, head_dims
 from dynackd.families.table import FAMILY_KEY
 from dynackd.students import shrink
 from dynackd.students.classes import POOLER_KEY, auto_class_of, config_class, model_class, shrink_table
@@ -34,17 +34,22 @@ class {config}({stock_config}):
 
     head_size: int | None = None
     full_layers: int | None = None
+    full_hidden: int | None = None
     layer_heads: list[int] | None = None
     layer_neurons: list[int] | None = None
     kept_layers: list[int] | None = None
     {family_key}: str = {family!r}
+
+    def validate(self):
+        with full_hidden(self, FAMILY):
+            super().validate()
 
 
 class {model}({stock_model}):
     config_class = {config}
 
     def __init__(self, config, *args, **options):
-        with full_depth(config, FAMILY):
+        with full_size(config, FAMILY):
             super().__init__(config, *args, **{{**{options}, **options}})
         shrink(self, config, FAMILY)
 '''
@@ -60,8 +65,9 @@ def code_of(student: PreTrainedModel) -> str:
     """The text of the file for this student's family and head."""
     name = getattr(student.config, FAMILY_KEY)
     config, model, auto = _classes(student)
-    imported = f"from {first_heads.__module__} import first_heads\n"
-    source = inspect.getsource(shrink).replace(imported, f"\n{inspect.getsource(first_heads)}")
+    imported = f"from {first_heads.__module__} import first_heads, head_dims\n"
+    functions = "\n\n".join(inspect.getsource(function) for function in (first_heads, head_dims))
+    source = inspect.getsource(shrink).replace(imported, f"\n{functions}")
     return _TEMPLATE.format(
         family=name,
         version=__version__,

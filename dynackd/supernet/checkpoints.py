@@ -24,7 +24,8 @@ from transformers.utils import logging as transformers_logging
 
 from dynackd.data.model_labels import labels_of, model_labels
 from dynackd.errors import UserError, listed
-from dynackd.families.table import FAMILIES, family_of, name_from
+from dynackd.families.family import name_from
+from dynackd.families.table import FAMILIES, family_of
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.kinds import kind_of
 

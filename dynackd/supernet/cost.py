@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from dynackd.families.family import shared_slices, slices
+from dynackd.families.family import outer_slices, slices
 from dynackd.families.table import family_of, layer_list
 from dynackd.subnet import Subnet
 from dynackd.supernet.checkpoints import without_pooler
@@ -21,12 +21,12 @@ from dynackd.tasks.kinds import kind_of
 def count_parameters(supernet: Supernet, subnet: Subnet) -> int:
     """All parameters of the sub-network, embeddings and task head included."""
     layers, geometry, family = layer_list(supernet.model), supernet.geometry, family_of(supernet.model.config)
-    parts = list(shared_slices(supernet.model.base_model, subnet.most_heads, family, geometry))
+    pieces = list(outer_slices(supernet.model, subnet.most_heads, subnet.hidden, family, geometry))
     count = _count(supernet.model) - _count(layers)
     for own in subnet.layers:
-        parts += slices(layers[own.index], own, family, geometry)
+        pieces += slices(layers[own.index], own, subnet.hidden, family, geometry)
         count += _count(layers[own.index])
-    return count - sum(part.tensor.numel() - part.view().numel() for part in parts)
+    return count - sum(piece.tensor.numel() - piece.view().numel() for piece in pieces)
 
 
 def _count(module: nn.Module) -> int:

@@ -14,8 +14,8 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from dynackd.data.origins import is_place, local_model, located, portable, public_name, weights_sha256
 from dynackd.errors import UserError
-from dynackd.families.family import Family, linears_of, set_heads, shared_slices, slices
-from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name, name_from
+from dynackd.families.family import Family, Slice, outer_slices, set_heads, slices
+from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name
 from dynackd.grid import Grid
 from dynackd.subnet import FULL, Geometry, Layer, Subnet, SubnetSpec, full
 from dynackd.supernet.checkpoints import load_config, load_model, load_tokenizer
@@ -72,14 +72,15 @@ class Origin:
 
 
 class Supernet(nn.Module):
-    """A Hugging Face encoder whose heads and neurons are ordered by importance, run as any `Subnet`.
+    """A Hugging Face encoder whose heads, neurons and hidden dimensions are ordered by importance, run as any `Subnet`.
 
     The weights are the model's own. Which sub-network runs is an argument of `forward`: its weights are views of the
-    first heads and neurons, in modules that are made for one call. The model itself is never changed, so that any
-    number of threads may call one supernet.
+    first heads, neurons and hidden dimensions, in modules that are made for one call. The model itself is never
+    changed, so that any number of threads may call one supernet.
 
     subnets: what was trained, by name, the largest first. only: the one sub-network that the weights are good for,
-    where that was trained on alone (`polish`).
+    where that was trained on alone (`polish`). hidden_order: which dimension of the model's hidden states, as they were
+    before the rewiring, stands first, second, ...; None where they stand as they did.
     """
 
     def __init__(
@@ -88,12 +89,15 @@ class Supernet(nn.Module):
         grid: Grid | None = None,
         origin: Origin | None = None,
         only: Subnet | None = None,
+        hidden_order: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.grid = grid or Grid()
         self.origin = origin or Origin()
         self.only = only
+        self.hidden_order = None if hidden_order is None else tuple(hidden_order)
+        check_hidden(model.config, self.grid)
         self.subnets = self.grid.subnets(self.geometry) if only is None else {self.name(only): only}
         # transformers hooks the layers on first use, and only those in the list then: a first call at half depth
         # would lose the hidden states of the other layers for good.
@@ -111,8 +115,7 @@ class Supernet(nn.Module):
 
     def name(self, subnet: Subnet) -> SubnetSpec:
         """What a sub-network is called: the grid's name, else its shares of heads, in the mean, and of layers."""
-        shares = SubnetSpec(subnet.width(self.geometry), len(subnet.layers) / self.geometry.layers)
-        return self.grid.trained(subnet, self.geometry) or shares
+        return self.grid.trained(subnet, self.geometry) or subnet.shares(self.geometry)
 
     def trained(self, subnet: Subnet) -> SubnetSpec | None:
         """The name of a sub-network that was trained, None of others."""
@@ -122,9 +125,11 @@ class Supernet(nn.Module):
         """What a spec keeps of this supernet; a sub-network comes back as it is."""
         return which if isinstance(which, Subnet) else self.grid.resolve(which, self.geometry)
 
-    def embed(self, **batch: Tensor) -> Tensor:
-        """The embedding output, [batch, length, hidden], which is the first hidden state of every sub-network."""
-        embeddings, *projections = _embedding_layers(self.model).values()
+    def embed(self, hidden: int | None = None, **batch: Tensor) -> Tensor:
+        """The embedding output, [batch, length, hidden], which is the first hidden state of every sub-network of this
+        hidden size; None is the full one."""
+        size = self.geometry.hidden if hidden is None else hidden
+        embeddings, *projections = _embedding_layers(_outside(self.model, self.geometry.heads, size)).values()
         known = inspect.signature(embeddings.forward).parameters
         inputs: dict[str, Tensor | None] = {name: tensor for name, tensor in batch.items() if name in known}
         for argument, name in family_of(self.model.config).embedding_inputs:
@@ -169,6 +174,7 @@ class Supernet(nn.Module):
                 **self.origin.to_dict(directory),
                 "grid": self.grid.to_dict(),
                 **({"only": self.only.to_dict()} if self.only else {}),
+                **({"hidden_order": list(self.hidden_order)} if self.hidden_order else {}),
             },
         )
         self.model.save_pretrained(directory)
@@ -193,19 +199,40 @@ def _shallow(module: nn.Module, paths: Iterable[str]) -> nn.Module:
     return twin
 
 
-def _narrow(module: nn.Module, layer: Layer, widest: int, family: Family, geometry: Geometry) -> nn.Module:
-    """The layer with the first heads and neurons of its weights (views: gradients land in the full ones)."""
+def _take(twin: nn.Module, pieces: Iterable[Slice]) -> None:
+    """Give the modules of a twin the sub-network's weights: views, so that gradients land in the full ones."""
+    for piece in pieces:
+        module = twin.get_submodule(piece.path)
+        weights: dict[str, Any] = module._parameters
+        weights[piece.name] = piece.view()
+        if isinstance(module, nn.LayerNorm):
+            module.normalized_shape = (weights[piece.name].shape[0],)
+
+
+def _narrow(
+    module: nn.Module, layer: Layer, hidden: int, widest: int, family: Family, geometry: Geometry
+) -> nn.Module:
+    """The layer with the first heads, neurons and hidden dimensions of its weights."""
+    pieces = [piece for piece in slices(module, layer, hidden, family, geometry) if piece.cut]
     holders = [path.rpartition(".")[0] for path in (*family.head_count, *family.head_width)]
     readers = [bias.reader for bias in family.shared]
-    twin = _shallow(module, [*(linear.path for linear in linears_of(module, family)), *holders, *readers])
+    twin = _shallow(module, [*(piece.path for piece in pieces), *holders, *readers])
     for reader in map(twin.get_submodule, readers):  # hooks of its own, for `set_heads`
         reader._forward_pre_hooks = copy.copy(reader._forward_pre_hooks)
         reader._forward_pre_hooks_with_kwargs = copy.copy(reader._forward_pre_hooks_with_kwargs)
-    for part in slices(module, layer, family, geometry):
-        weights: dict[str, Any] = twin.get_submodule(part.path)._parameters
-        weights[part.name] = part.view()
+    _take(twin, pieces)
     set_heads(twin, layer.heads, widest, family, geometry)
     return twin
+
+
+def _outside(model: PreTrainedModel, widest: int, hidden: int) -> PreTrainedModel:
+    """The model with what stands outside of its layers as a sub-network of this hidden size has it, beside layers of at
+    most `widest` heads; with a list of layers and tables of embeddings of its own."""
+    family, geometry = family_of(model.config), geometry_of(model.config)
+    pieces = [piece for piece in outer_slices(model, widest, hidden, family, geometry) if piece.cut]
+    twin = _shallow(model, [layer_list_name(model), *(piece.path for piece in pieces)])
+    _take(twin, pieces)
+    return cast(PreTrainedModel, twin)
 
 
 class _Given(nn.Module):
@@ -225,22 +252,20 @@ def _embedding_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def _subnet(model: PreTrainedModel, subnet: Subnet, below: Sequence[Tensor]) -> nn.Module:
-    """The model with these layers, heads and neurons alone, fed with the last of `below` where there is any.
+    """The model with these layers, heads, neurons and hidden dimensions alone, fed with the last of `below` where there
+    is any.
 
     Made anew for every call, of modules of its own wherever it differs, so that nothing is changed that another
     thread, or a call inside this one, could see. It takes a millisecond or two for 12 layers, as the swapping of
     weights by `torch.func.functional_call` does.
     """
-    family, geometry, path = family_of(model.config), geometry_of(model.config), layer_list_name(model)
-    layers, whole, widest = layer_list(model), (geometry.heads, geometry.neurons), subnet.most_heads
-    twin = cast(PreTrainedModel, _shallow(model, [path, *(name_from(model, bias.path) for bias in family.shared)]))
-    for part in shared_slices(model.base_model, widest, family, geometry):
-        weights: dict[str, Any] = twin.base_model.get_submodule(part.path)._parameters
-        weights[part.name] = part.view()
-    twin.get_submodule(path)._modules = {
+    family, geometry, layers = family_of(model.config), geometry_of(model.config), layer_list(model)
+    widest, whole = subnet.most_heads, (geometry.heads, geometry.neurons, geometry.hidden)
+    twin = _outside(model, widest, subnet.hidden)
+    twin.get_submodule(layer_list_name(model))._modules = {
         str(position): layers[own.index]
-        if (own.heads, own.neurons) == whole
-        else _narrow(layers[own.index], own, widest, family, geometry)
+        if (own.heads, own.neurons, subnet.hidden) == whole
+        else _narrow(layers[own.index], own, subnet.hidden, widest, family, geometry)
         for position, own in enumerate(subnet.layers)
     }
     for name in _embedding_layers(model) if below else ():
@@ -249,6 +274,12 @@ def _subnet(model: PreTrainedModel, subnet: Subnet, below: Sequence[Tensor]) -> 
         holder, _, name = module.rpartition(".")
         twin.base_model.get_submodule(holder)._modules[name] = None
     return twin
+
+
+def check_hidden(config: PreTrainedConfig, grid: Grid) -> None:
+    """Refuse (`UserError`) a grid with smaller hidden sizes than such a model can have."""
+    if min(grid.hidden) < 1 and (reason := family_of(config).why_whole(config)):
+        raise UserError(f"grid.hidden: the hidden size of a {config.model_type} stays whole here, because {reason}")
 
 
 def check_supernet(directory: str | Path) -> PreTrainedConfig:
@@ -278,11 +309,11 @@ def load_supernet(directory: str | Path) -> tuple[Supernet, PreTrainedTokenizerB
     try:
         grid, origin = Grid(**about["grid"]), Origin.from_dict(about, directory)
         grid.subnets(geometry_of(config))
-        only = only_of(config)
+        only, hidden_order = only_of(config), about.get("hidden_order")
     except (KeyError, TypeError) as error:
         raise UserError(f"{directory}/config.json is damaged: its {CONFIG_KEY!r} part lacks {error}") from error
     except UserError as error:
         raise UserError(f"{directory}/config.json is damaged: {error}") from error
     model = load_model(str(directory), config)
-    return Supernet(model, grid, origin, only), load_tokenizer(str(directory), config)
+    return Supernet(model, grid, origin, only, hidden_order), load_tokenizer(str(directory), config)
 

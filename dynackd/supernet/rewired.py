@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynackd.families.family import HEAD, NEURON
+from dynackd.families.family import HEAD, HIDDEN, NEURON, POOLED
 from dynackd.supernet.importance import Importance
 
 POINTS = 65  # of a curve over a layer's neurons, whatever their number, so that the record stays small
@@ -18,7 +18,8 @@ def rewiring_record(importance: Importance, orders: Mapping[str, Sequence[Sequen
 
     heads: `scores` [layers, heads] in the original order, and `order`: which of them stands first, second, ... now.
     neurons: at `shares` of a layer's neurons [points], which share of its importance its first ones held `before` and
-    hold `after` [layers, points].
+    hold `after` [layers, points]. hidden, where its dimensions were ordered: `scores` [hidden] in the original order,
+    `order`: which of them stands first, second, ... now, and the same of those that are `pooled`.
     """
     order = torch.tensor(orders[NEURON])
     return {
@@ -30,6 +31,16 @@ def rewiring_record(importance: Importance, orders: Mapping[str, Sequence[Sequen
             "before": _rounded(_held(importance.neurons)),
             "after": _rounded(_held(importance.neurons.gather(1, order))),
         },
+        **({"hidden": _hidden_record(importance, orders)} if HIDDEN in orders else {}),
+    }
+
+
+def _hidden_record(importance: Importance, orders: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Any]:
+    assert importance.hidden is not None
+    return {
+        "scores": _rounded(importance.hidden),
+        "order": list(orders[HIDDEN][0]),
+        "pooled": list(orders[POOLED][0]),
     }
 
 

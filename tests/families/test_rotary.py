@@ -69,11 +69,12 @@ def test_a_head_is_a_group_of_queries_with_their_key_and_value():
     assert (geometry.heads, geometry.head_size) == (4, 4)
     layer = layer_list(model)[0]
     names = {"q_proj": "qq", "k_proj": "k", "v_proj": "v", "o_proj": "oo"}
-    for piece in slices(layer, Layer(0, 3, 40), family_of(model.config), geometry):
-        if piece.part.unit == "head":
-            per_head = 4 * len(names[piece.path.rpartition(".")[2]])
-            assert piece.view().shape[piece.part.dim] == 3 * per_head
-            assert piece.part.positions([2]) == list(range(2 * per_head, 3 * per_head))
+    for piece in slices(layer, Layer(0, 3, 40), 32, family_of(model.config), geometry):
+        for part in piece.parts:
+            if part.unit == "head":
+                per_head = 4 * len(names[piece.path.rpartition(".")[2]])
+                assert piece.view().shape[part.dim] == 3 * per_head
+                assert part.positions([2]) == list(range(2 * per_head, 3 * per_head))
     before = layer.self_attn.q_proj.weight.detach().clone()
     order = torch.tensor([[0.0, 3, 1, 2]] * 4)  # -> 1, 3, 2, 0
     rewire(model, Importance(order, torch.zeros(4, 40)))
