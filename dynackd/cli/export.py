@@ -160,7 +160,7 @@ def _say_size(supernet: Any, which: Any) -> None:
     console.print(describe(which, subnet, geometry) if named else describe_layers(subnet, geometry))
     trained = supernet.trained(subnet)
     if trained is None:
-        share = which if named else SubnetSpec(subnet.width(geometry), len(subnet.layers) / geometry.layers)
+        share = which if named else subnet.shares(geometry)
         told = f"({which})" if named else "this network"
         console.print(f"warning: {told} was not trained; the nearest trained one is ({supernet.grid.nearest(share)})")
     elif trained != which:

@@ -80,7 +80,10 @@ def _what(about: About, geometry: Geometry, full_parameters: int) -> str:
     task = f" for the task {about['task']}" if about.get("task") else ""
     teacher = about["teacher"] or "an unnamed teacher"
     named = "width" in about  # else each layer has a size of its own
-    size = f"at width {about['width']:g}, depth {about['depth']:g}" if named else "with a size for each layer"
+    shares = [f"{name} {about[name]:g}" for name in ("width", "depth", "hidden") if name in about]
+    size = f"at {', '.join(shares)}" if named else "with a size for each layer"
+    kept = about["subnet"]["hidden"]
+    hidden = f"| hidden size | {kept} | {geometry.hidden} |\n" if kept < geometry.hidden else ""
     return f"""# Student {size}
 
 A smaller {_kind(about).noun}{task}, cut by dynackd out of a supernet that was distilled from `{teacher}`{data}.
@@ -90,7 +93,7 @@ A smaller {_kind(about).noun}{task}, cut by dynackd out of a supernet that was d
 | layers | {len(about["layers"])} (0-based {shape}) | {geometry.layers} |
 | heads per layer | {_sizes(about["heads"])} of size {geometry.head_size} | {geometry.heads} |
 | FFN neurons per layer | {_sizes(about["neurons"])} | {geometry.neurons} |
-| parameters | {about["parameters"]:,} | {full_parameters:,} |
+{hidden}| parameters | {about["parameters"]:,} | {full_parameters:,} |
 | FLOPs at {about["flops"]["length"]} tokens | {about["flops"]["student"] / 1e6:,.0f} M | {
         about["flops"]["full"] / 1e6:,.0f} M |"""
 

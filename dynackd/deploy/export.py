@@ -119,7 +119,7 @@ def export_student(
             )
         about = {
             "name": Path(directory).name,
-            **({"width": which.width, "depth": which.depth} if isinstance(which, SubnetSpec) else {}),
+            **(which.to_dict() if isinstance(which, SubnetSpec) else {}),
             **_what_it_is(supernet, subnet, own.student, min(FLOPS_LENGTH, longest)),
             **graph_facts,
             **_how_it_reads(own.tokenizer, names, limit, longest, options.fixed),
@@ -204,7 +204,8 @@ def known_metrics(supernet_directory: Path, subnet: Subnet) -> dict[str, Any]:
     known = read_json(supernet_directory / "metrics.json")
     rows = "On the validation data, when the supernet was trained"
     for row in known.get("subnetworks", []):
-        if (row["heads"], row["neurons"], tuple(row["layers"])) == (*subnet.sizes, subnet.indices):
+        sizes = (row["heads"], row["neurons"], tuple(row["layers"]), row.get("hidden_size", subnet.hidden))
+        if sizes == (*subnet.sizes, subnet.indices, subnet.hidden):
             metrics = {"rows": rows, "student": row["metrics"], "teacher": known["teacher"]["metrics"]}
             return {"metrics": {**metrics, "fidelity": row.get("fidelity", {})}}
     return {}

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from dynackd.distill.matching import MATCHINGS
-from dynackd.distill.relations import AVERAGES, DIVERGENCES, PAIR_RELATIONS, Arrangement, How
+from dynackd.distill.relations import AVERAGES, DIVERGENCES, PAIR_RELATIONS, RELATION_TERMS, Arrangement, How
 from dynackd.distill.terms import TERMS
+from dynackd.errors import UserError
 from dynackd.system.settings import Among, Number, Whole, section
 
 # What a student is for; every other term is a means, whose weight follows the schedule.
@@ -79,6 +80,15 @@ class DistillationSettings:
         """The names that have a weight, in the order of `names`."""
         return [name for name in names if self.weights.get(name, 0) > 0]
 
+    def check_smaller(self, what: str) -> None:
+        """Refuse (`UserError`) to train a hidden size that is smaller than the teacher's where nothing but `hidden_mse`
+        compares the two inside, which is left out then."""
+        if self.active({"hidden_mse": 0}) and not self.active(RELATION_TERMS):
+            raise UserError(
+                f"{what} than the teacher's leaves the distillation term 'hidden_mse' nothing to compare, and no other "
+                "looks inside; set distillation.signal to ckd+mse or ckd, which compare relations"
+            )
+
     def at(self, done: float) -> DistillationSettings:
         """The settings for the step at which this share of a stage's steps, from 0 to below 1, is done."""
         factor = SCHEDULES[self.schedule](done)
@@ -99,8 +109,9 @@ _CKD: dict[str, float] = {"logits": 1.0, "wr_pair": 3000.0, "wr_triple": 50.0, "
 _DYNABERT = {"width": {"logits": 1.0, "hidden_mse": 0.1}, "depth": {"logits": 1.0, "hidden_mse": 1.0}}  # of its code
 _DYNABERT["polish"] = _DYNABERT["depth"]
 
-# Settings that go together: signal -> stage -> fields of `DistillationSettings`. A supernet and its teacher have the
-# same hidden size, so that both papers' signals can work together: benchmarks/quality.py compares them.
+# Settings that go together: signal -> stage -> fields of `DistillationSettings`. Where a student and its teacher have
+# the same hidden size, both papers' signals can work together (benchmarks/quality.py compares them); where they have
+# not, `hidden_mse` is left out, and CKD is what remains of ckd+mse.
 SIGNALS: dict[str, dict[str, dict[str, Any]]] = {
     "ckd+mse": {stage: {"weights": _CKD | own, "schedule": "linear"} for stage, own in _DYNABERT.items()},
     "ckd": {stage: {"weights": _CKD, "schedule": "linear"} for stage in _DYNABERT},

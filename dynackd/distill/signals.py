@@ -116,7 +116,7 @@ def distillation_loss(
     scales: Mapping[str, float] | None = None,
 ) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """The weighted sum of the active terms over all students, and for each student its terms, unweighted and detached,
-    by name.
+    by name. A term that cannot compare a student of another hidden size is left out of that student's.
 
     Only the sum is differentiable: of the relations one gradient is kept, not one for each term. A hidden state that
     several students share, which is the same tensor object in each, is measured once. scales: what each term's weight
@@ -140,7 +140,13 @@ def distillation_loss(
             teacher.kind, student.outputs, teacher.outputs, teacher.batch, settings.temperature,
             student.hidden_states, teacher_states, teacher.real_words,
         )  # fmt: skip
-        losses.append({name: OUTPUT_TERMS[name].loss(outputs) for name in settings.active(OUTPUT_TERMS)})
+        names = [name for name in settings.active(OUTPUT_TERMS) if OUTPUT_TERMS[name].applies(outputs)]
+        if not names and not settings.active(RELATION_TERMS):
+            raise UserError(
+                f"the distillation terms {', '.join(settings.active(OUTPUT_TERMS))} need equal hidden sizes; the CKD "
+                "terms (wr_pair, wr_triple, ltr_pair, ltr_triple) have no such limit"
+            )
+        losses.append({name: OUTPUT_TERMS[name].loss(outputs) for name in names})
         weighted += [
             settings.weights[name] * (1.0 if name in GOALS else factor) * scales[name] * loss
             for name, loss in losses[-1].items()

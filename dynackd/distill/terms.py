@@ -67,17 +67,17 @@ def output_loss(outputs: Outputs) -> Tensor:
 def hidden_mse(outputs: Outputs) -> Tensor:
     """Mean squared error of the hidden states of real words, over layers and components (DynaBERT, section 2.2).
 
-    Needs equal hidden sizes.
+    Needs equal hidden sizes (`equal_sizes`); the CKD terms do not.
     """
-    sizes = {h.shape[-1] for h in (*outputs.student_hidden, *outputs.teacher_hidden)}
-    if len(sizes) > 1:
-        raise UserError(
-            f"the distillation term 'hidden_mse' needs equal hidden sizes, but these are {sorted(sizes)}; "
-            "the CKD terms (wr_pair, wr_triple, ltr_pair, ltr_triple) have no such limit"
-        )
+    size = outputs.teacher_hidden[0].shape[-1]
     pairs = zip(outputs.student_hidden, outputs.teacher_hidden, strict=True)
     errors = [F.mse_loss(wide(of_words(s, outputs.real_words)), wide(t), reduction="sum") for s, t in pairs]
-    return torch.stack(errors).sum() / max(1, len(outputs.real_words) * len(errors) * sizes.pop())
+    return torch.stack(errors).sum() / max(1, len(outputs.real_words) * len(errors) * size)
+
+
+def equal_sizes(outputs: Outputs) -> bool:
+    """Whether student and teacher have hidden states of one size."""
+    return outputs.student_hidden[0].shape[-1] == outputs.teacher_hidden[0].shape[-1]
 
 
 def of_words(hidden: Tensor, words: Tensor) -> Tensor:
@@ -87,16 +87,18 @@ def of_words(hidden: Tensor, words: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class OutputTerm:
-    """A term that is no relation: its value, and what that is a mean over in a batch."""
+    """A term that is no relation: its value, what that is a mean over in a batch, and whether it can compare these
+    outputs; where it cannot, it is left out."""
 
     loss: Callable[[Outputs], Tensor]
     mean_over: Callable[[Kind, Tensors], Any]
+    applies: Callable[[Outputs], bool] = lambda outputs: True
 
 
 OUTPUT_TERMS: dict[str, OutputTerm] = {
     "ce": OutputTerm(label_loss, lambda kind, batch: kind.label_count(labelled(batch, batch))),
     "logits": OutputTerm(output_loss, lambda kind, batch: kind.output_count(batch)),
-    "hidden_mse": OutputTerm(hidden_mse, lambda kind, batch: batch["attention_mask"].sum()),
+    "hidden_mse": OutputTerm(hidden_mse, lambda kind, batch: batch["attention_mask"].sum(), equal_sizes),
 }
 
 TERMS: dict[str, OutputTerm | Relation] = {**OUTPUT_TERMS, **RELATION_TERMS}

@@ -87,9 +87,11 @@ def subnet_metrics(
 def subnet_row(supernet: Supernet, subnet: Subnet, flops: FlopCounter, length: int) -> dict[str, Any]:
     """What a sub-network is and costs, without metrics."""
     heads, neurons = subnet.sizes
+    hidden = {"hidden_size": subnet.hidden} if len(supernet.grid.hidden) > 1 else {}
     return {
         "heads": heads,
         "neurons": neurons,
+        **hidden,
         "layers": list(subnet.indices),
         "parameters": count_parameters(supernet, subnet),
         "flops": flops.count(subnet, length),
@@ -128,7 +130,7 @@ def evaluate_grid(
             "metrics": teacher_metrics,
         },
         "subnetworks": [
-            {"width": spec.width, "depth": spec.depth, **subnet_row(supernet, subnet, flops, length), **row}
+            {**spec.to_dict(), **subnet_row(supernet, subnet, flops, length), **row}
             for (spec, subnet), row in zip(subnets.items(), rows, strict=True)
         ],
     }

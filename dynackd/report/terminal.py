@@ -104,7 +104,8 @@ def grid_table(evaluation: Mapping[str, Any]) -> Table:
     title = f"{evaluation['task']}, FLOPs at {evaluation['length']} tokens"
     # A table that fits 80 columns with 12 layers and the longest metric: without lines, a long name on several lines.
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("width", "depth", "heads", "neurons", "layers", "M params", "MFLOPs"):
+    hidden = any("hidden" in row for row in evaluation["subnetworks"])
+    for column in ("width", "depth", *(["hidden"] * hidden), "heads", "neurons", "layers", "M params", "MFLOPs"):
         table.add_column(column, justify="left" if column == "layers" else "right", no_wrap=column != "layers")
     for name in names:
         head = [part for word in name.split("_") for part in textwrap.wrap(word, LONGEST_HEAD)]
@@ -113,13 +114,14 @@ def grid_table(evaluation: Mapping[str, Any]) -> Table:
         table.add_row(
             f"{row['width']:g}",
             f"{row['depth']:g}",
+            *([f"{row.get('hidden', 1):g}"] * hidden),
             str(row["heads"]),
             str(row["neurons"]),
             layer_ranges(row["layers"]),
             *_costs_and_metrics(row, names),
         )
     table.add_section()
-    table.add_row("teacher", "", "", "", "", *_costs_and_metrics(evaluation["teacher"], names))
+    table.add_row("teacher", "", "", "", "", *([""] * hidden), *_costs_and_metrics(evaluation["teacher"], names))
     return table
 
 

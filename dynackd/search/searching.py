@@ -26,7 +26,7 @@ from dynackd.search.timing import PARTS, Measured, Workshop, check_device, stead
 from dynackd.search.validating import validated
 from dynackd.subnet import Subnet
 from dynackd.supernet.cost import FlopCounter, count_parameters
-from dynackd.supernet.network import check_supernet, load_supernet, only_of
+from dynackd.supernet.network import CONFIG_KEY, check_supernet, load_supernet, only_of
 from dynackd.system.places import new_directory, occupied_output, refuse_existing, write_json
 from dynackd.training.recipe import Recipe, load_recipe
 
@@ -63,8 +63,14 @@ def search(
     """
     directory, setting, effort = Path(directory), setting or Setting(), effort or Effort()
     output = Path(output) if output else directory.resolve().parent / "search"
-    if only_of(check_supernet(directory)):
+    config = check_supernet(directory)
+    if only_of(config):
         raise UserError(f"{directory} is good for one sub-network, which was polished; search what that came from")
+    if "hidden" in getattr(config, CONFIG_KEY)["grid"]:
+        raise UserError(
+            f"{directory} has several hidden sizes, and a search looks at widths and depths of the full one alone: "
+            "compare its sizes with dynackd evaluate and benchmark, and export one with --hidden"
+        )
     check_device(setting)
     recipe = recipe or load_recipe(directory / "recipe.yaml")
     with occupied_output(output):

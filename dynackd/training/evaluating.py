@@ -11,6 +11,7 @@ from dynackd.families.table import max_positions
 from dynackd.measure.evaluation import batches_of, evaluate_grid, this_device
 from dynackd.measure.teacher_check import doubt
 from dynackd.report.terminal import console, progress
+from dynackd.supernet.importance import in_order_of
 from dynackd.supernet.network import Supernet, load_supernet
 from dynackd.system.places import at_home
 from dynackd.tasks.loading import load_task_data
@@ -32,6 +33,7 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
     if length > positions:
         raise UserError(f"--length {length} is beyond the {positions} tokens that {directory} takes")
     original = load_teacher(teacher_of_supernet(directory, supernet.origin, teacher), recipe.task.kind)
+    in_order_of(supernet, original)
     data = load_task_data(recipe.task, recipe.data, ("validation",), model=labels_of(supernet.model.config))
     keys = [f"validation{suffix}" for suffix in data.validation]
     if differences(read_origin(directory), record_of(recipe, data, {}), keys):

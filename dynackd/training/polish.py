@@ -8,6 +8,7 @@ from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError
 from dynackd.families.table import layer_list, max_positions
 from dynackd.subnet import Subnet, SubnetSpec
+from dynackd.supernet.importance import in_order_of
 from dynackd.supernet.network import Origin, Supernet, check_supernet, load_supernet, only_of
 from dynackd.system.places import occupied_run
 from dynackd.training.lineage import INHERITED, record_of, refuse_other
@@ -60,13 +61,16 @@ def _polish(parent: Path, which: SubnetSpec | Subnet, result: str, recipe: Recip
     refuse_other_teacher(recipe, record)
     refuse_other(parent, record, INHERITED, AGAIN["depth"])
     rows = tokenized(data, recipe, tokenizer, max_positions(before.model.config))
-    teacher = load_teacher(source, data.task.kind)
+    teacher = in_order_of(before, load_teacher(source, data.task.kind))
     imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching)
     run = replace(run, settings=settled(run.settings, imitated, before.geometry))
+    if subnet.hidden < before.geometry.hidden:
+        run.settings.distillation.check_smaller("a smaller hidden size")
     if run.checkpoint is None:
         check_teacher(teacher.to(run.arguments.device), data, rows.train, tokenizer, recipe.data.seed)
     origin = Origin(POLISH, source, str(parent), known[TEACHER]["sha256"], own["sha256"])
-    supernet = Supernet(before.frozen_copy().requires_grad_(True).model, before.grid, origin, subnet)
+    model = before.frozen_copy().requires_grad_(True).model
+    supernet = Supernet(model, before.grid, origin, subnet, before.hidden_order)
     # Several processes wait for a gradient of every weight that may have one.
     for index, layer in enumerate(layer_list(supernet.model)):
         layer.requires_grad_(index in subnet.indices)

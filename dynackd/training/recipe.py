@@ -107,11 +107,23 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
     written = checked(RecipeFile, content)
     grid, importance = written.grid or GridSection(), written.importance or Importance()
     augmentation = written.augmentation or AugmentationSettings()
-    trained = Grid(grid.widths, grid.depths, grid.kept_layers)
+    trained = Grid(grid.widths, grid.depths, grid.kept_layers, hidden=grid.hidden)
     own = {name: (content.get("stages") or {}).get(name) or {} for name in STAGES}
     training = _training(content.get("training") or {}, own, written.task, trained)
     shared = content.get("distillation") or {}
     distillation = {name: own[name].get("distillation") or {} for name in STAGES}
+    stages = {
+        name: StageSettings(
+            training[name].values,
+            _distillation(name, shared, distillation[name]),
+            own[name].get("dropout", DROPOUT[name]),
+            training[name].places,
+            _relations(name, shared, distillation[name]),
+        )
+        for name in STAGES
+    }
+    if min(trained.hidden) < 1:
+        stages["depth"].distillation.check_smaller("grid.hidden: a smaller hidden size")
     return Recipe(
         model=at_home(written.model),
         teacher=written.teacher and at_home(written.teacher),
@@ -121,16 +133,7 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
         sampler=grid.sampler,
         importance=importance.score,
         importance_rows=importance.rows,
-        stages={
-            name: StageSettings(
-                training[name].values,
-                _distillation(name, shared, distillation[name]),
-                own[name].get("dropout", DROPOUT[name]),
-                training[name].places,
-                _relations(name, shared, distillation[name]),
-            )
-            for name in STAGES
-        },
+        stages=stages,
         augmentation=replace(augmentation, masked_lm=augmentation.masked_lm and at_home(augmentation.masked_lm)),
         output_dir=Path(at_home(written.output_dir)),
         content=content,

@@ -6,8 +6,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from dynackd.families.family import HEAD, HIDDEN, NEURON, POOLED
 from dynackd.grid import Grid
 from dynackd.measure.evaluation import batches_of
+from dynackd.report.reading import IMPORTANCE_FILE
 from dynackd.report.terminal import console, progress
 from dynackd.subnet import Geometry, SubnetSpec
 from dynackd.supernet.importance import IMPORTANCE, rewire
@@ -22,7 +24,8 @@ ORDER_ROWS = 256  # by which layers are ordered, at most: each is removed beside
 
 
 def rewire_by_importance(supernet: Supernet, recipe: Recipe, rows: Rows) -> dict[str, Any]:
-    """Order heads and neurons by importance on a sample of the training rows. Returns what is kept of it."""
+    """Order heads and neurons, and where the grid has fewer of them hidden dimensions, by importance on a sample of the
+    training rows. Returns what is kept of it."""
     batches, count = _sample(rows, recipe, recipe.importance_rows)
     device = next(supernet.parameters()).device
     with progress(f"importance on {count:,} training rows", len(batches)) as told:
@@ -33,8 +36,17 @@ def rewire_by_importance(supernet: Supernet, recipe: Recipe, rows: Rows) -> dict
                 told(advance=1)
 
         importance = IMPORTANCE[recipe.importance](supernet.model, on_device())
-    orders = rewire(supernet.model, importance)
+    units = (HEAD, NEURON, HIDDEN, POOLED) if min(recipe.grid.hidden) < 1 else (HEAD, NEURON)
+    orders = rewire(supernet.model, importance, units)
+    supernet.hidden_order = tuple(orders[HIDDEN][0]) if HIDDEN in orders else None
     return {"score": recipe.importance, "rows": count, **rewiring_record(importance, orders)}
+
+
+def order_in(checkpoints: Path) -> tuple[int, ...] | None:
+    """The order of the hidden dimensions that an unfinished run has kept; None where they stand as they did."""
+    file = checkpoints / IMPORTANCE_FILE
+    order = read_json(file).get("hidden", {}).get("order") if file.is_file() else None
+    return tuple(order) if order else None
 
 
 def order_layers(supernet: Supernet, recipe: Recipe, rows: Rows, record: Path | None) -> None:

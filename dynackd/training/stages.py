@@ -37,7 +37,8 @@ from dynackd.supernet.checkpoints import (
     reset_head,
     set_attribute,
 )
-from dynackd.supernet.network import Origin, Supernet, load_supernet
+from dynackd.supernet.importance import in_order_of
+from dynackd.supernet.network import Origin, Supernet, check_hidden, load_supernet
 from dynackd.system.interruption import Interrupted
 from dynackd.system.places import new_directory, write_files, write_json, writing
 from dynackd.tasks.kind import Task
@@ -52,7 +53,7 @@ from dynackd.training.progress import LOG_FILE, TrainingProgress, predicting, wr
 from dynackd.training.rates import default_learning_rate, still_falling
 from dynackd.training.recipe import Recipe
 from dynackd.training.resumable import ResumableTrainer, check_steps, set_dropout
-from dynackd.training.rewiring import order_layers, rewire_by_importance
+from dynackd.training.rewiring import order_in, order_layers, rewire_by_importance
 from dynackd.training.rows import Rows, tokenized
 from dynackd.training.runs import TEACHER, Run, RunMode, alone, begin, checked, drop, prepare, result_called
 from dynackd.training.teachers import (
@@ -128,8 +129,8 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
 
 @alone
 def train_width(recipe: Recipe, mode: RunMode) -> Path:
-    """Stages 1 and 2: rewire the teacher's heads and neurons, then train all widths. Returns the supernet's
-    directory."""
+    """Stages 1 and 2: rewire the teacher's heads and neurons, and hidden dimensions where the grid has fewer, then
+    train all widths. Returns the supernet's directory."""
     run = prepare(recipe, "width", "width", mode)
     source = teacher_of(recipe)
     begins_as = start_of(recipe, source)
@@ -137,6 +138,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     teacher, start, tokenizer = pair.teacher, pair.start, pair.tokenizer
     run = replace(run, settings=pair.settings)
     recipe.grid.supposed(start.geometry).subnets(start.geometry)  # refuses a grid that names one network twice
+    check_hidden(start.model.config, recipe.grid)
     data = load_rows(run, teacher)
     grid, known = WIDTH_STAGE.grid_of(recipe.grid), models_of(recipe, run.directory)
     record = checked(run, record_of(recipe, data, known, grid))
@@ -152,14 +154,17 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     kept = {}
     if run.checkpoint is None:
         kept = {IMPORTANCE_FILE: rewire_by_importance(supernet.to(run.arguments.device), recipe, rows)}
+    else:
+        supernet.hidden_order = order_in(run.checkpoints)
+    in_order_of(supernet, teacher)
     imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching)
     return train_stage(run, record, WIDTH_STAGE, supernet, imitated, teacher, rows, kept)
 
 
 @alone
 def train_depth(recipe: Recipe, mode: RunMode) -> Path:
-    """Stage 3: train all widths x depths, each taught by the width stage's network of its width. Returns the
-    supernet's directory."""
+    """Stage 3: train all widths x depths x hidden sizes, each taught by the width stage's network of its width. Returns
+    the supernet's directory."""
     run = prepare(recipe, "depth", "depth", mode)
     parent = recipe.output_dir / WIDTH_STAGE.name
     if not parent.is_dir():
@@ -175,6 +180,11 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
             f"{parent} was trained at widths {list(teacher.grid.widths)} with the rule {teacher.grid.kept_layers!r}, "
             f"the recipe asks for {list(recipe.grid.widths)} with {recipe.grid.kept_layers!r}; make them agree"
         )
+    if min(recipe.grid.hidden) < 1 and not teacher.hidden_order:
+        raise UserError(
+            f"grid.hidden: the hidden dimensions of {parent} do not stand in the order of their importance, since the "
+            f"recipe had none of these sizes then; {AGAIN['width']}"
+        )
     data = load_rows(run, teacher)
     record = checked(run, record_of(recipe, data, {**known, "parent": own}, DEPTH_STAGE.grid_of(recipe.grid)))
     refuse_other_teacher(recipe, record)
@@ -183,8 +193,10 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     if run.checkpoint is None:
         check_teacher(teacher.to(run.arguments.device), data, rows.train, tokenizer, recipe.data.seed)
     origin = Origin(DEPTH_STAGE.name, source, str(parent), known[TEACHER]["sha256"], own["sha256"])
-    supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, DEPTH_STAGE.grid_of(grid), origin)
-    original, imitated = load_teacher(source, recipe.task.kind), Teacher(teacher, data.task.kind)
+    model = teacher.frozen_copy().requires_grad_(True).model
+    supernet = Supernet(model, DEPTH_STAGE.grid_of(grid), origin, hidden_order=teacher.hidden_order)
+    original = in_order_of(supernet, load_teacher(source, recipe.task.kind))
+    imitated = Teacher(teacher, data.task.kind)
     return train_stage(run, record, DEPTH_STAGE, supernet, imitated, original, rows)
 
 

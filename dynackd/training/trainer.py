@@ -36,10 +36,16 @@ class Stage:
     teacher_of: Callable[[Subnet, Geometry], Subnet]
 
 
-# DynaBERT §2.1.2 and §2.2: all widths learn from the fine-tuned model; then all widths x depths, each from the width
-# stage's network of the same width at full depth.
-WIDTH_STAGE = Stage("width", lambda grid: replace(grid, depths=(1.0,)), lambda _, geometry: full(geometry))
-DEPTH_STAGE = Stage("depth", lambda grid: grid, Subnet.at_full_depth)
+def _of_its_width(subnet: Subnet, geometry: Geometry) -> Subnet:
+    return replace(subnet.at_full_depth(geometry), hidden=geometry.hidden)
+
+
+# DynaBERT §2.1.2 and §2.2: all widths learn from the fine-tuned model; then all widths x depths, and hidden sizes, each
+# from the width stage's network of the same width at full depth and hidden size.
+WIDTH_STAGE = Stage(
+    "width", lambda grid: replace(grid, depths=(1.0,), hidden=(1.0,)), lambda _, geometry: full(geometry)
+)
+DEPTH_STAGE = Stage("depth", lambda grid: grid, _of_its_width)
 # One sub-network of either, which learns from the fine-tuned model once more.
 POLISH_STAGE = Stage("polish", lambda grid: grid, lambda _, geometry: full(geometry))
 SUPERNET_STAGES = (WIDTH_STAGE, DEPTH_STAGE, POLISH_STAGE)
@@ -87,14 +93,16 @@ def check_arguments(args: TrainingArguments) -> None:
 
 
 def _common(subnet: Subnet, other: Subnet) -> int:
-    """How many first layers two sub-networks share; at least one is left to run."""
+    """How many first layers two sub-networks of one hidden size share; at least one is left to run."""
     same = (mine == theirs for mine, theirs in zip(subnet.layers[:-1], other.layers, strict=False))
     return sum(takewhile(bool, same))
 
 
 def metric_names(specs: Sequence[SubnetSpec], names: Sequence[str]) -> list[str]:
-    """What `SupernetTrainer.evaluate` calls each metric of each sub-network, without its prefix: `w0.5_d1_accuracy`."""
-    return [f"w{spec.width:g}_d{spec.depth:g}_{name}" for spec in specs for name in names]
+    """What `SupernetTrainer.evaluate` calls each metric of each sub-network, without its prefix: `w0.5_d1_accuracy`, or
+    `w0.5_d1_h0.5_accuracy`."""
+    sizes = ["_".join(f"{axis[0]}{share:g}" for axis, share in spec.to_dict().items()) for spec in specs]
+    return [f"{size}_{name}" for size in sizes for name in names]
 
 
 class SupernetTrainer(ResumableTrainer):
@@ -126,7 +134,7 @@ class SupernetTrainer(ResumableTrainer):
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
         self._set_signature_columns([*tokenizer.model_input_names, *task.kind.label_columns, LABELLED])
         self._terms: dict[str, Tensor] = {}
-        self._terms_count = 0
+        self._terms_counts: dict[str, int] = {}
 
     def _set_signature_columns(self, names: list[str]) -> None:
         self._signature_columns: Any = names
@@ -157,22 +165,19 @@ class SupernetTrainer(ResumableTrainer):
         inputs, _ = self.task.kind.split(whole)
         subnets = self.sampler.sample(list(self.names), self.args.seed, self.state.global_step)
         scale = 1 / (len(subnets) * self.current_gradient_accumulation_steps)
-        # The embedding layer is not sliced: it runs once, and once backward, with the gradient of all sub-networks.
-        supernet = self.accelerator.unwrap_model(model)
-        with self.compute_loss_context_manager():
-            embedded = supernet.embed(**inputs)
-        leaf = embedded.detach().requires_grad_()
-        embedded.register_hook(lambda grad: grad if leaf.grad is None else grad + leaf.grad)
+        bunches, terms = self._bunches(subnets), list[tuple[str, str, Tensor]]()
+        embedded = {size: self._embedded(model, inputs, size) for size in {subnet.hidden for subnet in subnets}}
+        lasts = {bunch[0].hidden: bunch for bunch in bunches}
         total = torch.zeros((), device=self.args.device)
         settings = self.settings.at(self.state.global_step / max(1, self.state.max_steps))
-        bunches, terms = self._bunches(subnets), list[tuple[str, str, Tensor]]()
         for imitated, group in groupby(bunches, key=lambda bunch: self._imitated(bunch[0])):
             with self.compute_loss_context_manager():
                 signal = self.teacher.signal(whole, settings, imitated)
             for bunch in group:
-                last = bunch is bunches[-1]
-                with nullcontext() if last else self.accelerator.no_sync(model):
-                    done = self._run(model, bunch, embedded if last else leaf, inputs)
+                whole_graph, leaf = embedded[bunch[0].hidden]
+                state = whole_graph if bunch is lasts[bunch[0].hidden] else leaf
+                with nullcontext() if bunch is bunches[-1] else self.accelerator.no_sync(model):
+                    done = self._run(model, bunch, state, inputs)
                     with self.compute_loss_context_manager():
                         loss, of_each = distillation_loss(settings, done, signal, scales)
                     loss = loss * scale
@@ -184,19 +189,31 @@ class SupernetTrainer(ResumableTrainer):
         for _, name, value in terms:
             value = value if scales is None else value * scales[name]
             self._terms[name] = self._terms.get(name, torch.zeros((), device=value.device)) + value
-        self._terms_count += len(subnets)
+            self._terms_counts[name] = self._terms_counts.get(name, 0) + 1
         return total
+
+    def _embedded(self, model: nn.Module, inputs: dict[str, Tensor], hidden: int) -> tuple[Tensor, Tensor]:
+        """(the first hidden state of all sub-networks of this hidden size, the same as a leaf).
+
+        The embedding layer runs once for all of them, and once backward, with the gradient of all: the last takes the
+        first, the others the leaf."""
+        with self.compute_loss_context_manager():
+            embedded = self.accelerator.unwrap_model(model).embed(hidden, **inputs)
+        leaf = embedded.detach().requires_grad_()
+        embedded.register_hook(lambda grad: grad if leaf.grad is None else grad + leaf.grad)
+        return embedded, leaf
 
     def _imitated(self, subnet: Subnet) -> Subnet:
         """The sub-network of the teacher that this one learns from."""
         return self.stage.teacher_of(subnet, self.teacher.network.geometry)
 
     def _bunches(self, subnets: list[Subnet]) -> list[list[Subnet]]:
-        """The sub-networks of a step, those with the same teacher and first layer together, the deepest first; the
-        bunch of the full network comes last, since it alone touches every weight and so synchronises processes."""
+        """The sub-networks of a step, those with the same teacher, hidden size and first layer together, the deepest
+        first; the bunch of the full network comes last, since it alone touches every weight and so synchronises
+        processes."""
 
         def bunch_of(subnet: Subnet) -> Any:
-            return self._imitated(subnet), -subnet.layers[0].index, subnet.layers[0]
+            return self._imitated(subnet), subnet.hidden, -subnet.layers[0].index, subnet.layers[0]
 
         ordered = sorted(subnets, key=lambda subnet: (bunch_of(subnet), -len(subnet.layers)))
         return [list(bunch) for _, bunch in groupby(ordered, key=bunch_of)]
@@ -227,11 +244,11 @@ class SupernetTrainer(ResumableTrainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The mean of each unweighted term since the last log goes beside the loss."""
-        if "loss" in logs and self._terms_count:
+        if "loss" in logs and self._terms:
             sums = self.accelerator.reduce(torch.stack(list(self._terms.values())), "mean")
             for name, value in zip(self._terms, cast(Tensor, sums).tolist(), strict=True):
-                logs[f"loss_{name}"] = round(value / self._terms_count, 6)
-            self._terms, self._terms_count = {}, 0
+                logs[f"loss_{name}"] = round(value / self._terms_counts[name], 6)
+            self._terms, self._terms_counts = {}, {}
         super().log(logs, *args, **kwargs)
 
     def evaluate(

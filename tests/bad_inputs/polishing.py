@@ -20,7 +20,7 @@ CASES = [
     Bad(
         "both ways to name a size",
         f"{POLISH} --width 0.5 --spec {{d}}/best.json",
-        "--spec names every layer; give it alone, without --width and --depth",
+        "--spec names every layer; give it alone, without --width, --depth and --hidden",
     ),
     Bad(
         "somebody else's directory",

@@ -82,6 +82,13 @@ CASES = [
     says("a width in per cent", "grid.widths=[66%,1]",
          "grid.widths '66%' is no number; write a share such as 0.66 or 2/3"),
     says("a width that is no number", "grid.widths=[.nan,1]", "grid.widths nan is outside (0, 1]"),
+    says("a hidden size in numbers", "grid.hidden=[192,384]", "grid.hidden 192 is outside (0, 1]"),
+    says("hidden sizes without the full one", "grid.hidden=[0.5]",
+         "grid.hidden [0.5] lacks 1.0, the full network"),
+    says("smaller hidden sizes for a signal that compares hidden states alone",
+         "grid.hidden=[0.5,1] --set distillation.signal=dynabert",
+         "grid.hidden: a smaller hidden size than the teacher's leaves the distillation term 'hidden_mse' nothing to "
+         "compare, and no other looks inside; set distillation.signal to ckd+mse or ckd, which compare relations"),
     says("a sampler without its end", "grid.sampler=sandwich(2",
          "grid.sampler 'sandwich(2' is unknown; it is all, or sandwich(2), or mixed(2)"),
     says("a dropout in quotes", "stages.width.dropout='0.1'",

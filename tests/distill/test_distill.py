@@ -617,5 +617,15 @@ def test_hidden_mse_counts_real_words_only():
 def test_hidden_mse_needs_equal_hidden_sizes_and_ckd_does_not():
     settings = DistillationSettings(weights={"hidden_mse": 1.0})
     teacher = signal_of(settings, logits(0), states(0, 3, size=6), HOLES)
-    with pytest.raises(UserError, match=r"equal hidden sizes, but these are \[5, 6\].*have no such limit"):
+    with pytest.raises(UserError, match=r"terms hidden_mse need equal hidden sizes.*have no such limit"):
         loss_of_one(settings, logits(1), states(1, 3), teacher, (0, 1))
+
+
+@pytest.mark.parametrize(("size", "terms"), [(5, {"logits", "wr_pair", "hidden_mse"}), (6, {"logits", "wr_pair"})])
+def test_a_student_of_another_hidden_size_learns_by_the_terms_that_can_compare_it(size, terms):
+    weights = {"logits": 1.0, "wr_pair": 1.0, "hidden_mse": 1.0}
+    settings, teacher_states = DistillationSettings(weights=weights), states(0, 3, size=size)
+    teacher = signal_of(settings, logits(0), teacher_states, HOLES)
+    total, of_each = loss_of_one(settings, logits(1), states(1, 3), teacher, (0, 1))
+    assert set(of_each) == terms
+    torch.testing.assert_close(total, sum(of_each.values()))

@@ -30,6 +30,7 @@ TASK = resolve_task({"kind": "classification", "text": "sentence", "label": "lab
 CKD = {"ce": 0.1, "logits": 1.0, "wr_pair": 10.0, "wr_triple": 10.0, "ltr_pair": 10.0, "ltr_triple": 10.0}
 GRID = Grid((1.0, 0.5), (1.0, 0.5))
 DEEP = Grid((1.0, 0.5), (1.0, 0.75, 0.5))  # depth 0.75 has the first two layers of the full depth
+HIDDEN = Grid((1.0, 0.5), (1.0, 0.75), hidden=(1.0, 0.5))
 
 
 def rows(count=8):
@@ -76,16 +77,20 @@ def gradients(trainer):
     return loss, {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
 
 
-@pytest.mark.parametrize("stage", [WIDTH_STAGE, DEPTH_STAGE], ids=lambda stage: stage.name)
-def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_path, stage):
-    trainer = trainer_of(tmp_path, stage, grid=DEEP)
+@pytest.mark.parametrize(
+    ("stage", "grid"),
+    [(WIDTH_STAGE, DEEP), (DEPTH_STAGE, DEEP), (DEPTH_STAGE, HIDDEN)],
+    ids=["width", "depth", "hidden"],
+)
+def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_path, stage, grid):
+    trainer = trainer_of(tmp_path, stage, CKD | {"hidden_mse": 0.05}, grid=grid)
     trainer.settings = replace(trainer.settings, width_power=1.0)
     loss, grads = gradients(trainer)
     # The same, written out: width stage from the full teacher, depth stage from the teacher at the same width.
     inputs, settings = tiny_batch(), trainer.settings
     trainer.model.zero_grad()
     total, terms = 0, []
-    for spec in stage.grid_of(DEEP).specs():
+    for spec in stage.grid_of(grid).specs():
         with torch.no_grad():
             imitated = {"width": FULL, "depth": SubnetSpec(spec.width, 1.0)}[stage.name]
             output = trainer.teacher.network(imitated, **inputs)
@@ -96,12 +101,14 @@ def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_p
             settings, [Student(own.outputs, own.hidden_states, layers, spec.width)], signal
         )
         total, terms = total + loss_of_one, terms + of_one
-    expected = total / len(stage.grid_of(DEEP).specs())
+    expected = total / len(terms)
     expected.backward()
     assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-5)
-    assert trainer._terms_count == len(terms)
     for name, logged in trainer._terms.items():
-        torch.testing.assert_close(logged, sum(of_one[name] for of_one in terms))
+        known = [of_one[name] for of_one in terms if name in of_one]  # of another hidden size there is no MSE
+        torch.testing.assert_close(logged, sum(known))
+        of_all = (grid, name) != (HIDDEN, "hidden_mse")
+        assert trainer._terms_counts[name] == len(known) == (len(terms) if of_all else len(terms) / 2)
     for name, parameter in trainer.model.named_parameters():
         torch.testing.assert_close(grads[name], parameter.grad, atol=1e-6, rtol=1e-4)
 
