@@ -26,15 +26,19 @@ def main() -> None:
     parser.add_argument("squad", type=Path, help="a file of SQuAD's layout, packed or not")
     parser.add_argument("output", type=Path, help="the .jsonl file")
     options = parser.parse_args()
-    packed = options.squad.suffix == ".gz"
-    with gzip.open(options.squad, "rt", encoding="utf-8") if packed else options.squad.open(encoding="utf-8") as file:
-        articles = json.load(file)["data"]
+    made = read(options.squad)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    made = list(rows(articles))
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in made]
     options.output.write_text("".join(lines), encoding="utf-8")
     sentences = sum(len(row["sentences"]) for row in made)
     print(f"{options.output}: {len(made):,} questions with {sentences:,} sentences")
+
+
+def read(squad: Path) -> list[dict[str, Any]]:
+    """The rows of a file of SQuAD's layout, packed or not."""
+    packed = squad.suffix == ".gz"
+    with gzip.open(squad, "rt", encoding="utf-8") if packed else squad.open(encoding="utf-8") as file:
+        return list(rows(json.load(file)["data"]))
 
 
 def rows(articles: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

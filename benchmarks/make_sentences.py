@@ -18,12 +18,17 @@ def main() -> None:
     parser.add_argument("glue", type=Path, help="a directory of tasks with a train.tsv each")
     parser.add_argument("output", type=Path, help="the .txt file")
     options = parser.parse_args()
-    seen = {text for file in options.glue.glob("*/validation.tsv") for text in texts(file)}
-    found = [text for file in sorted(options.glue.glob("*/train.tsv")) for text in texts(file)]
-    kept = [text for text in dict.fromkeys(found) if text not in seen]
+    kept = sentences(options.glue)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
     print(f"{options.output}: {len(kept):,} sentences")
+
+
+def sentences(glue: Path) -> list[str]:
+    """Of all training rows, each once, without those of any validation row."""
+    seen = {text for file in glue.glob("*/validation.tsv") for text in texts(file)}
+    found = [text for file in sorted(glue.glob("*/train.tsv")) for text in texts(file)]
+    return [text for text in dict.fromkeys(found) if text not in seen]
 
 
 def texts(file: Path) -> Iterator[str]:
