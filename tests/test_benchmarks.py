@@ -121,7 +121,7 @@ def test_a_rival_meets_the_best_that_is_as_fast_and_a_size_trained_alone_the_sam
 
     assert less(point("rival", "3 layers", 2.5, [0.7, 0.7])) == "+0.1000 (+0.7) 0.5 x 1"
     assert less(point("rival", "3 layers", 0.5, [0.7])) == ""
-    assert less(point("alone", "0.25 x 1", 1.0, [0.5])) == "+0.1000 0.25 x 1"
+    assert less(point("alone", "0.25 x 1", 2.5, [0.5])) == "+0.1000 0.25 x 1"
 
 
 # --- trainings -------------------------------------------------------------------------------------------------------
