@@ -337,18 +337,19 @@ def _loss(validation: Validation, before: dict[str, float], reference: Outputs, 
 
 def _metrics(supernet: Supernet, own: Reader, whole: Reader, facts: dict[str, Any], file: Path) -> dict[str, Any]:
     """The student's metrics, which are among its float32 file's `facts`, and, where its directory is here, the
-    teacher's on the same rows as the `whole` vocabulary reads them; where rows have no labels, how closely the file
-    follows it."""
+    teacher's on the same rows as it reads them; where rows have no labels, how closely the file follows it."""
     assert own.validation is not None
     assert whole.validation is not None
     teacher, kind = supernet.origin.teacher_here(), own.validation.task.kind
     metrics: dict[str, Any] = {"rows": f"On {len(own.validation):,} validation rows", "student": facts["metrics"]}
     if teacher:
-        outputs = whole.validation.outputs(torch_predictor(load_model(teacher, kind=kind).eval(), kind), 32)
-        metrics["teacher"] = whole.validation.metrics(outputs)
+        model = load_model(teacher, kind=kind).eval()
+        theirs = whole.validation.read_by_model(teacher, model.config)
+        outputs = theirs.outputs(torch_predictor(model, kind), 32)
+        metrics["teacher"] = theirs.metrics(outputs)
         if not facts["metrics"]:
             found = [_outputs(file, own.validation), outputs]
-            of_rows = found if own is whole else map(whole.validation.of_rows, found)
+            of_rows = found if own.validation is theirs else map(whole.validation.of_rows, found)
             metrics["fidelity"] = own.validation.fidelity(*of_rows)
     return metrics
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dynackd.data.model_labels import labels_of
 from dynackd.data.sources import DataSource
@@ -17,6 +17,8 @@ from dynackd.families.table import max_positions
 from dynackd.measure.evaluation import batches_of, joined
 from dynackd.onnx.graphs import Feed
 from dynackd.report.terminal import console
+from dynackd.supernet.checkpoints import load_tokenizer
+from dynackd.tasks.alignment import read_alike
 from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.loading import load_task_data
 from dynackd.tasks.parts import Arrays, ClassScore
@@ -42,14 +44,21 @@ class Validation:
     def __len__(self) -> int:
         return sum(len(rows) for rows in self.rows.values())
 
-    def read_by(self, tokenizer: PreTrainedTokenizerBase) -> "Validation":
-        """The same rows as another tokenizer reads them, in the same order."""
-        rows = {suffix: self._again(suffix, tokenizer) for suffix in self.rows}
-        return dataclasses.replace(self, rows=rows, tokenizer=tokenizer)
+    def read_by(self, tokenizer: PreTrainedTokenizerBase, positions: int | None = None) -> "Validation":
+        """The same rows as another tokenizer reads them, in the same order; positions: of its model, if another."""
+        positions = positions or self.positions
+        length = min(self.max_length, positions)
+        rows = {suffix: self._again(suffix, tokenizer, length, positions) for suffix in self.rows}
+        return dataclasses.replace(self, rows=rows, tokenizer=tokenizer, max_length=length, positions=positions)
 
-    def _again(self, suffix: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    def read_by_model(self, directory: str, config: PreTrainedConfig) -> "Validation":
+        """The same rows as a model reads them, itself where that reads the same tokens."""
+        tokenizer = load_tokenizer(directory, config, self.task.kind)
+        return self if read_alike(tokenizer, self.tokenizer) else self.read_by(tokenizer, max_positions(config))
+
+    def _again(self, suffix: str, tokenizer: PreTrainedTokenizerBase, length: int, positions: int) -> Dataset:
         raw, split = self.task.rows[suffix], f"validation{suffix}"
-        rows = tokenize(raw, self.task, tokenizer, self.max_length, split, self.positions)[0]
+        rows = tokenize(raw, self.task, tokenizer, length, split, positions)[0]
         if len(rows) != len(self.rows[suffix]):  # of which the windows are others
             return rows
         # The lengths decide the order, and outputs are compared row by row.

@@ -24,6 +24,7 @@ from dynackd.distill.relations import (
 from dynackd.distill.settings import GOALS, DistillationSettings
 from dynackd.distill.terms import OUTPUT_TERMS, TERMS, Outputs, of_words
 from dynackd.errors import UserError
+from dynackd.tasks.common_words import CommonWords, read_both
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.parts import Tensors
 
@@ -38,6 +39,8 @@ class TeacherSignal:
 
     kind: of the task; outputs: the teacher's, as the kind names them; hidden_states: N + 1 tensors [batch, length,
     hidden_t], the embedding output first; batch: "attention_mask" [batch, length], and labels where a term wants them.
+    common: the words that it shares with the students where it reads other tokens. Then the points are these words,
+    each the mean of its pieces, and "words" below, where tokens are meant otherwise, are these too.
     """
 
     def __init__(
@@ -47,8 +50,10 @@ class TeacherSignal:
         outputs: Tensors,
         hidden_states: Sequence[Tensor],
         batch: Tensors,
+        common: CommonWords | None = None,
     ) -> None:
-        attention_mask = batch["attention_mask"]
+        self.common = common
+        attention_mask = batch["attention_mask"] if common is None else common.mask
         self.settings, self.kind, self.batch, self.attention_mask = settings, kind, batch, attention_mask
         self.words = _span(attention_mask) if settings.active(RELATION_TERMS) else slice(None)
         self.word_mask = attention_mask[:, self.words]
@@ -62,7 +67,8 @@ class TeacherSignal:
         self._layer_points: Points | None = None
         if settings.active(RELATION_TERMS):
             with plain(attention_mask.device):
-                self._measure([h[:, None, self.words] for h in hidden_states])
+                points = hidden_states if common is None else map(common.theirs.mean, hidden_states)
+                self._measure([h[:, None, self.words] for h in points])
 
     def _measure(self, parts: Sequence[Tensor]) -> None:
         names = [n for n in self.settings.active(RELATION_TERMS) if RELATION_TERMS[n].arrangement is WORDS]
@@ -138,7 +144,7 @@ def distillation_loss(
         teacher_states = [teacher.hidden_states[i] for i in student.matched] if teacher.hidden_states else []
         outputs = Outputs(
             teacher.kind, student.outputs, teacher.outputs, teacher.batch, settings.temperature,
-            student.hidden_states, teacher_states, teacher.real_words,
+            student.hidden_states, teacher_states, teacher.real_words, teacher.common,
         )  # fmt: skip
         names = [name for name in settings.active(OUTPUT_TERMS) if OUTPUT_TERMS[name].applies(outputs)]
         if not names and not settings.active(RELATION_TERMS):
@@ -182,7 +188,8 @@ def _relations(
     shares = {name: share(name) for name in settings.active(RELATION_TERMS)}
     # A slice of all positions would still cost a copy of the gradient.
     trimmed = teacher.word_mask.shape != teacher.attention_mask.shape
-    parts = [h[:, None, teacher.words] if trimmed else h[:, None] for h in states.values()]
+    points = states.values() if teacher.common is None else map(teacher.common.own.mean, states.values())
+    parts = [h[:, None, teacher.words] if trimmed else h[:, None] for h in points]
     return relation_losses(parts, teacher.word_mask, stacks, shares, factors)
 
 
@@ -199,10 +206,12 @@ def term_counts(settings: DistillationSettings, kind: Kind, batch: Tensors) -> d
     piece when each part's terms count in proportion. All terms are means over what the kind says, words, or pairs and
     triples of words of a layer; those of LTR are over pairs and triples of a word's layers, as many for each word.
     """
-    counts = {name: OUTPUT_TERMS[name].mean_over(kind, batch) for name in settings.active(OUTPUT_TERMS)}
+    batch, common = read_both(batch)
+    mask = batch["attention_mask"] if common is None else common.mask
+    counts = {name: OUTPUT_TERMS[name].mean_over(kind, batch, common) for name in settings.active(OUTPUT_TERMS)}
     for name in settings.active(RELATION_TERMS):
         term = RELATION_TERMS[name]
         # Any number of layers of which there are pairs and triples.
-        real = term.arrangement.real(batch["attention_mask"], 3)
+        real = term.arrangement.real(mask, 3)
         counts[name] = term.count(real, settings.how(term.arrangement))
     return {name: int(count) for name, count in counts.items()}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dynackd.distill.relations import RELATION_TERMS, Relation
 from dynackd.errors import UserError
+from dynackd.tasks.common_words import CommonWords
 from dynackd.tasks.kind import LABELLED, Kind
 from dynackd.tasks.losses import wide
 from dynackd.tasks.parts import Tensors
@@ -28,7 +29,8 @@ class Outputs:
     kind: of the task, which knows what the outputs `student` and `teacher` are. batch: of which they are, with
     "attention_mask" [batch, length] and labels, if it has any. student_hidden: tensors [batch, length, hidden_s].
     teacher_hidden: the states that match the student's, of the real words alone, [words, hidden_t]; none where no term
-    wants them. real_words [words]: their places in [batch · length].
+    wants them. real_words [words]: their places in [batch · length]. common: the words that both sides share where
+    the teacher reads other tokens.
     """
 
     kind: Kind
@@ -39,6 +41,7 @@ class Outputs:
     student_hidden: Sequence[Tensor]
     teacher_hidden: Sequence[Tensor]
     real_words: Tensor
+    common: CommonWords | None = None
 
 
 def label_loss(outputs: Outputs) -> Tensor:
@@ -61,7 +64,16 @@ def labelled(tensors: Tensors, batch: Tensors) -> Tensors:
 
 def output_loss(outputs: Outputs) -> Tensor:
     """The kind's distance of the outputs from the teacher's, such as soft cross entropy."""
-    return outputs.kind.output_loss(outputs.student, outputs.teacher, outputs.batch, outputs.temperature)
+    kind, student, teacher, batch = outputs.kind, outputs.student, outputs.teacher, outputs.batch
+    if (common := outputs.common) is not None:
+        student, teacher = kind.in_words(student, common.own), kind.in_words(teacher, common.theirs)
+        batch = kind.batch_in_words(batch, common)
+    return kind.output_loss(student, teacher, batch, outputs.temperature)
+
+
+def output_count(kind: Kind, batch: Tensors, common: CommonWords | None) -> Any:
+    """What `output_loss` is a mean over."""
+    return kind.output_count(batch if common is None else kind.batch_in_words(batch, common))
 
 
 def hidden_mse(outputs: Outputs) -> Tensor:
@@ -87,18 +99,18 @@ def of_words(hidden: Tensor, words: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class OutputTerm:
-    """A term that is no relation: its value, what that is a mean over in a batch, and whether it can compare these
-    outputs; where it cannot, it is left out."""
+    """A term that is no relation: its value, what that is a mean over in a batch, with the words that both sides share
+    where the teacher reads other tokens, and whether it can compare these outputs; where it cannot, it is left out."""
 
     loss: Callable[[Outputs], Tensor]
-    mean_over: Callable[[Kind, Tensors], Any]
+    mean_over: Callable[[Kind, Tensors, CommonWords | None], Any]
     applies: Callable[[Outputs], bool] = lambda outputs: True
 
 
 OUTPUT_TERMS: dict[str, OutputTerm] = {
-    "ce": OutputTerm(label_loss, lambda kind, batch: kind.label_count(labelled(batch, batch))),
-    "logits": OutputTerm(output_loss, lambda kind, batch: kind.output_count(batch)),
-    "hidden_mse": OutputTerm(hidden_mse, lambda kind, batch: batch["attention_mask"].sum(), equal_sizes),
+    "ce": OutputTerm(label_loss, lambda kind, batch, _: kind.label_count(labelled(batch, batch))),
+    "logits": OutputTerm(output_loss, output_count),
+    "hidden_mse": OutputTerm(hidden_mse, lambda kind, batch, _: batch["attention_mask"].sum(), equal_sizes),
 }
 
 TERMS: dict[str, OutputTerm | Relation] = {**OUTPUT_TERMS, **RELATION_TERMS}

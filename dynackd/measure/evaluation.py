@@ -1,6 +1,8 @@
 """The grid, evaluated: task metrics and costs of every sub-network, and the teacher's row."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,24 @@ from transformers import PreTrainedTokenizerBase
 from dynackd.subnet import Subnet
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet
+from dynackd.tasks.common_words import read_both
 from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.parts import Arrays, Tensors
 from dynackd.tasks.task import compute_fidelity, compute_metrics, main_metric
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of the same rows in the same order: as the model reads them and as its teacher does, and as both do where
+    they read other tokens and there is an output for each token to be compared."""
+
+    own: DataLoader
+    theirs: DataLoader
+    both: DataLoader | None = None
+
+    def __len__(self) -> int:
+        """How many are evaluated, of all sub-networks or of the teacher."""
+        return len(self.own) + len(self.theirs) + (len(self.both) if self.both is not None else 0)
 
 
 def longest_first(dataset: Dataset) -> np.ndarray:
@@ -25,14 +42,48 @@ def longest_first(dataset: Dataset) -> np.ndarray:
 
 def batches_of(dataset: Dataset, kind: Kind, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> DataLoader:
     """Batches of a tokenised data set, rows of like length together, padded to the longest of each batch."""
+    return batches_by(dataset, kind.collator(tokenizer), batch_size)
+
+
+def batches_by(dataset: Dataset, collator: Callable[[list[dict[str, Any]]], Any], batch_size: int) -> DataLoader:
+    """The same by a collator."""
     ordered = dataset.select(longest_first(dataset)).remove_columns("length")
-    return DataLoader(ordered, batch_size, collate_fn=kind.collator(tokenizer))
+    return DataLoader(ordered, batch_size, collate_fn=collator)
 
 
 def joined(parts: Iterable[Arrays]) -> dict[str, np.ndarray]:
     """The arrays of all parts, joined by name along the first axis."""
     every = list(parts)
     return {name: np.concatenate([part[name] for part in every]) for name in every[0]}
+
+
+@dataclass(frozen=True)
+class View:
+    """How a batch is looked at. batch: what labels and places are taken of; inputs: what a network reads of it;
+    outputs: what is made of what it gives."""
+
+    batch: Tensors
+    inputs: dict[str, Tensor]
+    outputs: Callable[[Tensors], Tensors] = lambda outputs: outputs
+
+
+def as_tokens(kind: Kind, batch: Tensors) -> View:
+    """Tokens, as a model reads and gives them."""
+    return View(batch, kind.split(batch)[0])
+
+
+def as_own_words(kind: Kind, batch: Tensors) -> View:
+    """The words that a teacher which reads other tokens has, too, as the model gives them."""
+    own, common = read_both(batch)
+    assert common is not None
+    return View(kind.batch_in_words(own, common), kind.split(own)[0], partial(kind.in_words, places=common.own))
+
+
+def as_their_words(kind: Kind, batch: Tensors) -> View:
+    """The same, as the teacher reads and gives them."""
+    own, common = read_both(batch)
+    assert common is not None
+    return View(kind.batch_in_words(own, common), dict(common.inputs), partial(kind.in_words, places=common.theirs))
 
 
 @torch.no_grad()
@@ -43,6 +94,7 @@ def predict(
     batches: Iterable[dict[str, Tensor]],
     gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     on_batch: Callable[[], None] = lambda: None,
+    view: Callable[[Kind, Tensors], View] = as_tokens,
 ) -> tuple[list[dict[str, np.ndarray]], dict[str, np.ndarray]]:
     """(outputs by name of each sub-network, labels by name, if there are any) over all batches, as the kind makes them
     `flat`; `gather` joins several processes."""
@@ -56,12 +108,12 @@ def predict(
         return kind.flat({name: gather(tensor).cpu().numpy() for name, tensor in tensors.items()}, mask)
 
     for batch in batches:
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        inputs, labels = kind.split(batch)
-        mask = gather(kind.places(batch)).cpu().numpy()
-        known.append(arrays(labels, mask))
+        seen = view(kind, {name: tensor.to(device) for name, tensor in batch.items()})
+        mask = gather(kind.places(seen.batch)).cpu().numpy()
+        known.append(arrays(kind.split(seen.batch)[1], mask))
         for index, subnet in enumerate(subnets):
-            read = kind.read(supernet(subnet, **inputs).outputs, inputs, supernet.model.config)
+            given = kind.read(supernet(subnet, **seen.inputs).outputs, seen.inputs, supernet.model.config)
+            read = seen.outputs(given)
             outputs[index].append(arrays({name: read[name].float() for name in kind.judged}, mask))
         on_batch()
     supernet.train(was_training)
@@ -102,21 +154,26 @@ def evaluate_grid(
     supernet: Supernet,
     teacher: Supernet,
     task: Task,
-    batches: dict[str, DataLoader],
+    batches: Mapping[str, Batches],
     length: int,
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """The content of `evaluate --json`: every sub-network's geometry, cost at `length` tokens, metrics and fidelity to
     the teacher, and the teacher's geometry, cost and metrics."""
     subnets, whole = supernet.subnets, teacher.whole
+    every = list(subnets.values())
     teacher_metrics: dict[str, float] = {}
     rows: list[dict[str, dict[str, float]]] = [{"metrics": {}, "fidelity": {}} for _ in subnets]
-    for suffix, loader in batches.items():
-        (expected,), labels = predict(teacher, [whole], task.kind, loader, on_batch=on_batch)
+    for suffix, loaders in batches.items():
+        (expected,), labels = predict(teacher, [whole], task.kind, loaders.theirs, on_batch=on_batch)
         teacher_metrics |= compute_metrics(task, expected, labels, suffix)
-        found, _ = predict(supernet, list(subnets.values()), task.kind, loader, on_batch=on_batch)
+        found, labels = predict(supernet, every, task.kind, loaders.own, on_batch=on_batch)
         for row, outputs in zip(rows, found, strict=True):
             row["metrics"] |= compute_metrics(task, outputs, labels, suffix)
+        if loaders.both is not None:
+            (expected,), labels = predict(teacher, [whole], task.kind, loaders.both, view=as_their_words)
+            found, _ = predict(supernet, every, task.kind, loaders.both, on_batch=on_batch, view=as_own_words)
+        for row, outputs in zip(rows, found, strict=True):
             row["fidelity"] |= compute_fidelity(task, outputs, expected, labels, suffix)
     flops = FlopCounter(supernet)
     return {

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from tokenizers import Encoding
 from torch import Tensor
 from transformers import DataCollatorWithPadding
 
@@ -22,6 +23,7 @@ from dynackd.data.rows import Column, Rows
 from dynackd.data.sources import Place
 from dynackd.errors import UserError, a, listed, names_of, one_of, refuse_unknown_keys
 from dynackd.system.settings import Settings
+from dynackd.tasks.common_words import CommonWords, Places
 from dynackd.tasks.doubts import Doubt
 from dynackd.tasks.guessing import Guess, Sample
 from dynackd.tasks.parts import Arrays, ClassScore, Labels, Output, Reading, Tensors
@@ -57,6 +59,7 @@ class Kind(ABC):
     # --- the columns of a batch that are no inputs of the model
     label_columns: tuple[str, ...] = ("labels",)
     stock_labels: tuple[str, ...] = ("labels",)  # of these, what a Hugging Face model makes its own loss of, if any
+    one_tokenizer = ""  # why a teacher must read the same tokens as the model, where it must
     together: str | None = None  # of these, the one whose equal values are rows that are trained in one batch
     # --- the model card
     pipeline_tag = "text-classification"
@@ -228,6 +231,10 @@ class Kind(ABC):
         """What makes a batch of tensors of some rows' features."""
         return DataCollatorWithPadding(tokenizer)
 
+    def texts_of(self, encoding: Encoding) -> Sequence[int | None]:
+        """The text that each token of an input is a piece of, None of special ones; offsets count from its start."""
+        return encoding.sequence_ids
+
     def split(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """A batch's inputs of the model, and its labels."""
         labels = {name: batch[name] for name in (*self.label_columns, LABELLED) if name in batch}
@@ -250,10 +257,15 @@ class Kind(ABC):
         padding. [batch, length], of tensors or arrays as the batch is."""
         return batch["attention_mask"]
 
+    @property
+    def placed(self) -> bool:
+        """Whether any of those has a place for each token."""
+        return any("length" in output.axes for output in self.outputs if output.judged)
+
     def flat(self, arrays: Arrays, mask: np.ndarray) -> dict[str, np.ndarray]:
         """A batch's outputs or labels so that batches of any length can be joined along the first axis: of what has a
         place for each token, those of `places` alone, [tokens, ...]. mask [batch, length]."""
-        if not any("length" in output.axes for output in self.outputs if output.judged):
+        if not self.placed:
             return dict(arrays)
         real = mask.astype(bool)
         return {name: array[real] if array.shape[:2] == mask.shape else array for name, array in arrays.items()}
@@ -271,6 +283,15 @@ class Kind(ABC):
     @abstractmethod
     def output_loss(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:
         """How far the outputs are from the teacher's, a mean over `output_count`."""
+
+    def in_words(self, outputs: Tensors, places: Places) -> Tensors:
+        """What is compared where a teacher reads other tokens: for an output of each token the means of words' pieces."""
+        judged = [output for output in self.outputs if output.judged]
+        return {o.name: places.mean(outputs[o.name]) if "length" in o.axes else outputs[o.name] for o in judged}
+
+    def batch_in_words(self, batch: Tensors, words: CommonWords) -> Tensors:
+        """The batch that belongs to those outputs."""
+        return {"attention_mask": words.mask} if self.placed else batch
 
     def label_count(self, batch: Tensors) -> Any:
         """What `label_loss` is a mean over: rows."""

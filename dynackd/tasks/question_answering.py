@@ -114,6 +114,7 @@ class QuestionAnswering(Kind):
     metrics = default_metrics = ("f1", "exact_match")
     refused_training: Mapping[str, str] = {"label_smoothing_factor": "the places of a window are no classes"}
     label_columns = (*POSITIONS, ROW, STARTS, ENDS)
+    one_tokenizer = "the windows of a long context are cut by tokens"
     # transformers' own loss lets padding share in the softmax, so that a window's loss depends on its batch.
     stock_labels: tuple[str, ...] = ()
     pipeline_tag = js_pipeline = "question-answering"

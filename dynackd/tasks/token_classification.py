@@ -19,7 +19,7 @@ import torch
 from datasets import Dataset
 from pydantic import Field
 from scipy.special import log_softmax
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorForTokenClassification
@@ -30,6 +30,7 @@ from dynackd.data.rows import Column, Rows, read_class
 from dynackd.data.wanted_labels import resolve_wanted, wanted_labels
 from dynackd.errors import UserError, listed
 from dynackd.system.settings import Settings
+from dynackd.tasks.common_words import CommonWords, Places
 from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes
 from dynackd.tasks.entities import OUTSIDE, Tagged, marks_entities
 from dynackd.tasks.guessing import CERTAIN, Guess, Sample, some_of
@@ -207,6 +208,10 @@ for word in sorted({{word for word in encoded.word_ids if word is not None}}):
     def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
         return Collator(tokenizer)
 
+    def texts_of(self, encoding: Encoding) -> Sequence[int | None]:
+        """Each word is a text of its own."""
+        return encoding.word_ids
+
     # -------------------------------------------------------------------------------------------------- the outputs
 
     def places(self, batch: Mapping[str, Any]) -> Any:
@@ -234,6 +239,14 @@ for word in sorted({{word for word in encoded.word_ids if word is not None}}):
 
     def output_count(self, batch: Tensors) -> Any:
         return self.places(batch).sum()
+
+    def in_words(self, outputs: Tensors, places: Places) -> Tensors:
+        """Of the first piece of each."""
+        return {"logits": places.first(outputs["logits"])}
+
+    def batch_in_words(self, batch: Tensors, words: CommonWords) -> Tensors:
+        """Of the words that begin a tagged one."""
+        return {"attention_mask": words.mask * words.own.first(self.places(batch))}
 
     # ------------------------------------------------------------------------------------------------------- judging
 

@@ -104,10 +104,10 @@ def encoded(dataset: Dataset, features_of: Callable[[dict[str, list[Any]], list[
 
     def write(path: Path) -> Dataset:
         # With a file of its own `map` keeps no row in memory.
-        return dataset.map(encode, with_indices=True, batched=True, batch_size=_rows_at_once(dataset), features=columns,
+        return dataset.map(encode, with_indices=True, batched=True, batch_size=rows_at_once(dataset), features=columns,
                            load_from_cache_file=False, remove_columns=dataset.column_names, cache_file_name=str(path))
 
-    with _quiet():
+    with quiet():
         return on_disk(write)
 
 
@@ -126,7 +126,7 @@ def unknown(tokens: Dataset, tokenizer: Any, split: str = "training") -> Unknown
     return UnknownReport(split, share) if share > MANY_UNKNOWN else None
 
 
-def _rows_at_once(dataset: Dataset) -> int:
+def rows_at_once(dataset: Dataset) -> int:
     """How many rows are tokenised at once: fewer of long ones, of which each is first tokenised as a whole."""
     return max(1, min(1000, CHARACTERS_AT_ONCE * len(dataset.data) // max(1, dataset.data.nbytes)))
 
@@ -140,7 +140,7 @@ def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, m
         return WindowsReport(split, before, after, max_length, lost)
     full = np.flatnonzero(np.asarray(tokens["length"][:]) == max_length)
     cut, longest = 0, 0
-    for batch in dataset.select(full).iter(_rows_at_once(dataset)):
+    for batch in dataset.select(full).iter(rows_at_once(dataset)):
         encoded = task.kind.encode(task, tokenizer, batch, truncation=False, verbose=False)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         cut += sum(length > max_length for length in lengths)
@@ -149,7 +149,7 @@ def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, m
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars of `datasets` inside; the user's own setting afterwards."""
     shown = datasets.are_progress_bars_disabled() is False
     datasets.disable_progress_bars()

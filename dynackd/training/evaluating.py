@@ -8,7 +8,7 @@ from dynackd.data.model_labels import labels_of
 from dynackd.data.origins import differences, read_origin
 from dynackd.errors import UserError
 from dynackd.families.table import max_positions
-from dynackd.measure.evaluation import batches_of, evaluate_grid, this_device
+from dynackd.measure.evaluation import evaluate_grid, this_device
 from dynackd.measure.teacher_check import doubt
 from dynackd.report.terminal import console, progress
 from dynackd.supernet.importance import in_order_of
@@ -18,7 +18,7 @@ from dynackd.tasks.loading import load_task_data
 from dynackd.training.lineage import record_of
 from dynackd.training.recipe import Recipe
 from dynackd.training.rows import Rows, tokenized
-from dynackd.training.teachers import load_teacher, teacher_of_supernet
+from dynackd.training.teachers import load_teacher, other_reader, teacher_of_supernet
 
 
 def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str | None = None) -> dict[str, Any]:
@@ -32,15 +32,17 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
     length = length or recipe.data.max_length
     if length > positions:
         raise UserError(f"--length {length} is beyond the {positions} tokens that {directory} takes")
-    original = load_teacher(teacher_of_supernet(directory, supernet.origin, teacher), recipe.task.kind)
+    source = teacher_of_supernet(directory, supernet.origin, teacher)
+    original = load_teacher(source, recipe.task.kind)
+    other = other_reader(source, original, recipe.task.kind, tokenizer)
     in_order_of(supernet, original)
     data = load_task_data(recipe.task, recipe.data, ("validation",), model=labels_of(supernet.model.config))
     keys = [f"validation{suffix}" for suffix in data.validation]
     if differences(read_origin(directory), record_of(recipe, data, {}), keys):
         console.print(f"note: these validation rows are not those of {directory / 'metrics.json'}")
-    rows = tokenized(data, recipe, tokenizer, positions)
-    device = this_device()
-    found = doubt(original.to(device), data, rows.validation[""], tokenizer, recipe.data.seed)
+    rows = tokenized(data, recipe, tokenizer, positions, other)
+    device, sides = this_device(), rows.theirs or rows
+    found = doubt(original.to(device), data, sides.validation[""], sides.tokenizer, recipe.data.seed)
     if found and data.task.check_teacher:
         console.print(f"warning: {found.told}", markup=False)
     return evaluate_subnets(supernet.to(device), original.to(device), rows, length)
@@ -59,7 +61,7 @@ def _refuse_missing_rows(recipe: Recipe) -> None:
 def evaluate_subnets(supernet: Supernet, teacher: Supernet, rows: Rows, length: int) -> dict[str, Any]:
     """Every sub-network on the validation rows, FLOPs at `length` tokens; the content of `evaluate --json`."""
     task = rows.data.task
-    loaders = {suffix: batches_of(some, task.kind, rows.tokenizer, 64) for suffix, some in rows.validation.items()}
-    total = 2 * sum(map(len, loaders.values()))
+    loaders = rows.batches(64)
+    total = sum(map(len, loaders.values()))
     with progress(f"evaluating {len(supernet.subnets)} sub-networks", total) as told:
         return evaluate_grid(supernet, teacher, task, loaders, length, partial(told, advance=1))

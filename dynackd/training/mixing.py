@@ -25,7 +25,7 @@ def mixed_in(run: Run, rows: Rows) -> tuple[Dataset, Mixture | None]:
     """
     texts, source, data = rows.data.unlabelled, run.recipe.data, rows.data
     if texts is None:
-        return rows.train, None
+        return rows.taught, None
     assert data.train is not None
     if run.arguments.train_sampling_strategy not in STRATEGIES:
         raise UserError(
@@ -36,16 +36,15 @@ def mixed_in(run: Run, rows: Rows) -> tuple[Dataset, Mixture | None]:
     most = wanted * _epochs(run.arguments, len(rows.train) + wanted)
     chosen = np.sort(taken(len(texts), most, source.seed)[0])
     task = data.task
-    tokens = tokenize_unlabelled(
-        texts.select(chosen), task, rows.tokenizer, source.max_length, rows.train, len(data.train)
-    )
+    used_texts = texts.select(chosen)
+    tokens = tokenize_unlabelled(used_texts, task, rows.tokenizer, source.max_length, rows.train, len(data.train))
     warn_of_unknown(tokens, rows.tokenizer, "unlabelled")
     used = "" if len(chosen) == len(texts) else f", of which {len(chosen):,} are used"
     console.print(
         f"note: {len(texts):,} rows without labels{used}; {wanted:,} beside the {len(rows.train):,} "
         f"{task.kind.input_noun} with labels in an epoch" + _told(tokens, wanted, source.max_length)
     )
-    return mixed(rows.train, tokens), Mixture(len(rows.train), len(tokens), wanted)
+    return mixed(rows.taught, rows.for_teacher(used_texts, tokens)), Mixture(len(rows.train), len(tokens), wanted)
 
 
 def _epochs(arguments: TrainingArguments, inputs: int) -> int:

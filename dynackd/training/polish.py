@@ -21,6 +21,7 @@ from dynackd.training.teachers import (
     check_teacher,
     load_teacher,
     models_of,
+    other_reader,
     refuse_other_teacher,
     settled,
     teacher_of,
@@ -60,14 +61,15 @@ def _polish(parent: Path, which: SubnetSpec | Subnet, result: str, recipe: Recip
     record = checked(run, {**record_of(recipe, data, models, before.grid), "only": subnet.to_dict()})
     refuse_other_teacher(recipe, record)
     refuse_other(parent, record, INHERITED, AGAIN["depth"])
-    rows = tokenized(data, recipe, tokenizer, max_positions(before.model.config))
     teacher = in_order_of(before, load_teacher(source, data.task.kind))
-    imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching)
+    other = other_reader(source, teacher, data.task.kind, tokenizer, teaches=True)
+    rows = tokenized(data, recipe, tokenizer, max_positions(before.model.config), other)
+    imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching, other is not None)
     run = replace(run, settings=settled(run.settings, imitated, before.geometry))
     if subnet.hidden < before.geometry.hidden:
         run.settings.distillation.check_smaller("a smaller hidden size")
     if run.checkpoint is None:
-        check_teacher(teacher.to(run.arguments.device), data, rows.train, tokenizer, recipe.data.seed)
+        check_teacher(teacher.to(run.arguments.device), data, *rows.sample(), recipe.data.seed)
     origin = Origin(POLISH, source, str(parent), known[TEACHER]["sha256"], own["sha256"])
     model = before.frozen_copy().requires_grad_(True).model
     supernet = Supernet(model, before.grid, origin, subnet, before.hidden_order)

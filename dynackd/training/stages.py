@@ -62,6 +62,7 @@ from dynackd.training.teachers import (
     load_pair,
     load_teacher,
     models_of,
+    other_reader,
     refuse_other_teacher,
     refuse_student,
     start_of,
@@ -143,10 +144,11 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     grid, known = WIDTH_STAGE.grid_of(recipe.grid), models_of(recipe, run.directory)
     record = checked(run, record_of(recipe, data, known, grid))
     refuse_other_teacher(recipe, record)
-    positions = min(max_positions(network.model.config) for network in (teacher, start))
-    rows = tokenized(data, recipe, tokenizer, positions)
+    readers = (start,) if pair.other else (teacher, start)
+    positions = min(max_positions(network.model.config) for network in readers)
+    rows = tokenized(data, recipe, tokenizer, positions, pair.other)
     if run.checkpoint is None:
-        check_teacher(teacher.to(run.arguments.device), data, rows.train, tokenizer, recipe.data.seed)
+        check_teacher(teacher.to(run.arguments.device), data, *rows.sample(), recipe.data.seed)
     hashes = [known.get(key, known[TEACHER])["sha256"] for key in (TEACHER, "model")]
     origin = Origin(WIDTH_STAGE.name, source, begins_as, *hashes)
     supernet = Supernet(start.frozen_copy().requires_grad_(True).model, grid, origin)
@@ -157,7 +159,7 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     else:
         supernet.hidden_order = order_in(run.checkpoints)
     in_order_of(supernet, teacher)
-    imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching)
+    imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching, pair.other is not None)
     return train_stage(run, record, WIDTH_STAGE, supernet, imitated, teacher, rows, kept)
 
 
@@ -189,15 +191,16 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     record = checked(run, record_of(recipe, data, {**known, "parent": own}, DEPTH_STAGE.grid_of(recipe.grid)))
     refuse_other_teacher(recipe, record)
     refuse_other(parent, record, INHERITED, AGAIN["width"])
-    rows = tokenized(data, recipe, tokenizer, max_positions(teacher.model.config))
+    original = load_teacher(source, recipe.task.kind)
+    other = other_reader(source, original, recipe.task.kind, tokenizer)
+    rows = tokenized(data, recipe, tokenizer, max_positions(teacher.model.config), other)
     if run.checkpoint is None:
         check_teacher(teacher.to(run.arguments.device), data, rows.train, tokenizer, recipe.data.seed)
     origin = Origin(DEPTH_STAGE.name, source, str(parent), known[TEACHER]["sha256"], own["sha256"])
     model = teacher.frozen_copy().requires_grad_(True).model
     supernet = Supernet(model, DEPTH_STAGE.grid_of(grid), origin, hidden_order=teacher.hidden_order)
-    original = in_order_of(supernet, load_teacher(source, recipe.task.kind))
-    imitated = Teacher(teacher, data.task.kind)
-    return train_stage(run, record, DEPTH_STAGE, supernet, imitated, original, rows)
+    in_order_of(supernet, original)
+    return train_stage(run, record, DEPTH_STAGE, supernet, Teacher(teacher, data.task.kind), original, rows)
 
 
 def load_rows(run: Run, teacher: Supernet | None = None) -> TaskData:
@@ -260,7 +263,7 @@ def train_stage(
         train_dataset=train,
         eval_dataset=rows.validation,
         processing_class=tokenizer,
-        data_collator=task.kind.collator(tokenizer),
+        data_collator=rows.collator(),
         stop=run.mode.interruption.asked,
     )
     set_dropout(supernet, run.settings.dropout)

@@ -14,18 +14,20 @@ from dynackd.data.origins import Record, is_place, local_model, model_record, re
 from dynackd.data.sources import OTHERS
 from dynackd.distill.settings import RELATIONS
 from dynackd.distill.teacher import Teacher
-from dynackd.errors import UserError, listed
-from dynackd.families.table import FAMILIES, FAMILY_KEY, geometry_of
+from dynackd.errors import UserError, a, listed
+from dynackd.families.table import FAMILIES, FAMILY_KEY, geometry_of, max_positions
 from dynackd.grid import Grid
 from dynackd.measure.teacher_check import doubt
 from dynackd.report.terminal import console
 from dynackd.subnet import Geometry
 from dynackd.supernet.checkpoints import load_config, load_model, load_model_config, load_tokenizer
 from dynackd.supernet.network import CONFIG_KEY, Origin, Supernet
+from dynackd.tasks.alignment import read_alike
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.loading import TaskData, load_task_data
 from dynackd.training.lineage import INHERITED, record_of, refuse_other
 from dynackd.training.recipe import Recipe, StageSettings
+from dynackd.training.rows import OtherReader
 from dynackd.training.runs import TEACHER
 from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE
 
@@ -114,37 +116,49 @@ def start_of(recipe: Recipe, teacher: str) -> str:
 
 @dataclass(frozen=True)
 class Pair:
-    """A teacher and the network that the supernet starts from, which may be the same; the latter's tokenizer; and what
-    their stage trains with."""
+    """A teacher and the network that the supernet starts from, which may be the same; the latter's tokenizer; what
+    their stage trains with; and who reads other tokens."""
 
     teacher: Supernet
     start: Supernet
     tokenizer: PreTrainedTokenizerBase
     settings: StageSettings
+    other: OtherReader | None = None
 
 
 def load_pair(recipe: Recipe, teacher: str, start: str) -> Pair:
-    """Raises `UserError` where the two have other tokens or outputs, or the recipe's distillation cannot compare
-    them."""
+    """Raises `UserError` where the two have other outputs, or the recipe's task or distillation cannot compare them."""
     kind, settings = recipe.task.kind, recipe.stages[WIDTH_STAGE.name]
     own = load_teacher(start, kind)
     tokenizer = load_tokenizer(resolve_model(start), own.model.config, kind)
     if start == teacher:
         return Pair(own, own, tokenizer, settings)
     imitated = load_teacher(teacher, kind)
-    theirs = load_tokenizer(resolve_model(teacher), imitated.model.config, kind)
-    if (theirs.get_vocab(), theirs.model_input_names) != (tokenizer.get_vocab(), tokenizer.model_input_names):
-        raise UserError(
-            f"the teacher {teacher} reads other tokens than {start}; so far dynackd compares words that both read alike"
-        )
+    other = other_reader(teacher, imitated, kind, tokenizer, teaches=True)
     names = [labels_of(network.model.config).names for network in (own, imitated)]
     if names[0] != names[1]:
         raise UserError(
             f"the outputs of {start} are {listed(names[0])}, the teacher's {listed(names[1])}; they must be the same "
             "in the same order"
         )
-    comparison = Teacher(imitated, kind, settings.distillation.matching)
-    return Pair(imitated, own, tokenizer, settled(settings, comparison, own.geometry))
+    comparison = Teacher(imitated, kind, settings.distillation.matching, other is not None)
+    return Pair(imitated, own, tokenizer, settled(settings, comparison, own.geometry), other)
+
+
+def other_reader(
+    source: str, teacher: Supernet, kind: Kind, tokenizer: PreTrainedTokenizerBase, teaches: bool = False
+) -> OtherReader | None:
+    """What is known of a teacher that reads other tokens than this tokenizer gives; None where it reads the same.
+    teaches: see there. Raises `UserError` where the kind needs the same."""
+    theirs = load_tokenizer(resolve_model(source), teacher.model.config, kind)
+    if read_alike(theirs, tokenizer):
+        return None
+    if kind.one_tokenizer:
+        raise UserError(
+            f"the teacher {source} reads other tokens than the model, which {a(kind.noun)} cannot learn from: "
+            f"{kind.one_tokenizer}; name a teacher with the model's tokenizer"
+        )
+    return OtherReader(theirs, max_positions(teacher.model.config), teaches)
 
 
 def settled(settings: StageSettings, teacher: Teacher, full: Geometry) -> StageSettings:

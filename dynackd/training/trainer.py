@@ -22,6 +22,7 @@ from dynackd.grid import Grid
 from dynackd.measure.evaluation import subnet_metrics
 from dynackd.subnet import Geometry, Subnet, SubnetSpec, full
 from dynackd.supernet.network import Supernet
+from dynackd.tasks.common_words import is_shared, read_both
 from dynackd.tasks.kind import LABELLED, Task
 from dynackd.training.resumable import REAL_ROWS, ResumableTrainer
 from dynackd.training.samplers import SubnetSampler
@@ -132,7 +133,8 @@ class SupernetTrainer(ResumableTrainer):
         self.teacher.network.to(args.device)
         # The supernet's forward takes **batch, from which the Trainer cannot tell which columns are inputs.
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
-        self._set_signature_columns([*tokenizer.model_input_names, *task.kind.label_columns, LABELLED])
+        both = [name for name in getattr(self.train_dataset, "column_names", ()) if is_shared(name)]
+        self._set_signature_columns([*tokenizer.model_input_names, *task.kind.label_columns, LABELLED, *both])
         self._terms: dict[str, Tensor] = {}
         self._terms_counts: dict[str, int] = {}
 
@@ -162,7 +164,7 @@ class SupernetTrainer(ResumableTrainer):
         batch = inputs
         scales = self._scales(batch, num_items_in_batch)
         whole = self._prepare_inputs({name: value for name, value in batch.items() if name != REAL_ROWS})
-        inputs, _ = self.task.kind.split(whole)
+        inputs, _ = self.task.kind.split(read_both(whole)[0])
         subnets = self.sampler.sample(list(self.names), self.args.seed, self.state.global_step)
         scale = 1 / (len(subnets) * self.current_gradient_accumulation_steps)
         bunches, terms = self._bunches(subnets), list[tuple[str, str, Tensor]]()
