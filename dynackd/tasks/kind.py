@@ -285,7 +285,7 @@ class Kind(ABC):
         """How far the outputs are from the teacher's, a mean over `output_count`."""
 
     def in_words(self, outputs: Tensors, places: Places) -> Tensors:
-        """What is compared where a teacher reads other tokens: for an output of each token the means of words' pieces."""
+        """What is compared where a teacher reads other tokens: of an output of each token means of words' pieces."""
         judged = [output for output in self.outputs if output.judged]
         return {o.name: places.mean(outputs[o.name]) if "length" in o.axes else outputs[o.name] for o in judged}
 

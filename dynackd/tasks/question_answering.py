@@ -104,8 +104,7 @@ class QuestionAnswering(Kind):
     length]."""
 
     name = "question_answering"
-    auto_class = "AutoModelForQuestionAnswering"
-    head = ("qa_outputs",)
+    auto_class, head = "AutoModelForQuestionAnswering", ("qa_outputs",)
     outputs = (Output("start_logits", ("batch", "length")), Output("end_logits", ("batch", "length")))
     noun, input_noun, row_noun, of_lines = "answerer of questions", "windows", "questions", False
     rows_needed = "a question, a context and the answers with the places where they begin"

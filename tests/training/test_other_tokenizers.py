@@ -22,6 +22,7 @@ from transformers import (
 from dynackd.cli.command_line import main
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import read_json
+from dynackd.tasks.common_words import Collator
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz",
           *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), "fi", "##lm", "the", "wa"]  # fmt: skip
@@ -108,6 +109,27 @@ def test_a_teacher_that_reads_other_tokens_teaches_and_is_judged_by_its_own(reci
     assert about["metrics"]["teacher"]["accuracy"] == pytest.approx(expected)
     assert AutoTokenizer.from_pretrained(tmp_path / "s").get_vocab() == tiny_tokenizer().get_vocab()
     assert main(["polish", supernet, "--width", "0.5", "--depth", "0.5"]) == 0
+
+
+def test_rows_without_labels_are_read_by_both_too(recipe, tmp_path):
+    lines = [" ".join(random.Random(n).choices(WORDS, k=4)) for n in range(40)]
+    (tmp_path / "more.txt").write_text("\n".join(lines))
+    recipe["data"] |= {"unlabelled": f"{tmp_path}/more.txt", "unlabelled_share": 0.5}
+    recipe["distillation"] |= {"weights": {"ce": 1}}
+    recipe["training"] |= {"max_steps": 4, "logging_steps": 1}
+    seen = []
+
+    class Watched(Collator):
+        def __call__(self, rows):
+            batch = super().__call__(rows)
+            seen.extend(batch["labelled"].tolist() if "labelled" in batch else [])
+            return batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dynackd.training.rows.Collator", Watched)
+        assert main(["train-width", str(write_recipe(tmp_path, recipe))]) == 0
+    assert 0 in seen
+    assert 1 in seen
 
 
 def test_fidelity_compares_the_same_rows(recipe, tmp_path):
