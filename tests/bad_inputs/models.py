@@ -70,6 +70,23 @@ def roberta_with_other_padding(directory: Path) -> None:
     tiny_model("roberta", pad_token_id=1).roberta.save_pretrained(directory / "encoder")
 
 
+def other_words(kind: str) -> Callable[[Path], object]:
+    """A model `mine` of a task kind, and `other` that knows a word more."""
+
+    def change(directory: Path) -> None:
+        import transformers
+        from conftest import tiny_config, tiny_tokenizer
+
+        for place, words in (("mine", []), ("other", ["zzz"])):
+            tokenizer = tiny_tokenizer()
+            tokenizer.add_tokens(words)
+            config = tiny_config("bert", vocab_size=len(tokenizer))
+            getattr(transformers, f"AutoModelFor{kind}").from_config(config).save_pretrained(directory / place)
+            tokenizer.save_pretrained(directory / place)
+
+    return change
+
+
 def adapter(directory: Path) -> None:
     (directory / "run" / "teacher" / "adapter_config.json").write_text("{}")
 
@@ -88,11 +105,26 @@ NO_WORDS = (
     "be unknown; put the model's tokenizer.json (or vocab.txt) beside it"
 )
 FRESH = "finetune {d}/fresh.yaml"
+OTHER = "train-width {d}/fresh.yaml --set model={d}/mine --set teacher={d}/other"
 WIDTH = "train-width {d}/fresh.yaml --set teacher={d}/run/teacher"
 TEACHER_CONFIG = "run/teacher/config.json"
 ANOTHER = "without them it would be another model than the one that was trained"
 
 CASES = [
+    Bad(
+        "states compared with those of other tokens",
+        OTHER + " --set distillation.signal=ckd+mse",
+        "the teacher reads other tokens than the model, so the distillation term 'hidden_mse' has nothing to compare; "
+        "set distillation.signal to ckd, which compares relations alone",
+        other_words("SequenceClassification"),
+    ),
+    Bad(
+        "an answerer whose teacher has another tokenizer",
+        OTHER + ' --set task={"kind":"question_answering"}',
+        "the teacher {d}/other reads other tokens than the model, which an answerer of questions cannot learn from: "
+        "the windows of a long context are cut by tokens; name a teacher with the model's tokenizer",
+        other_words("QuestionAnswering"),
+    ),
     Bad("no tokenizer, fine-tuned", FRESH, NO_WORDS.replace("PLACE", "encoder"), no_tokenizer("encoder")),
     Bad("no tokenizer, train-width", WIDTH, NO_WORDS.replace("PLACE", "run/teacher"), no_tokenizer("run/teacher")),
     Bad(

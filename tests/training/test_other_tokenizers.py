@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModel,
-    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -227,19 +226,3 @@ def test_plain_text_learns_from_a_teacher_with_other_tokens_and_another_size(tmp
     assert main(["train-width", str(write_recipe(tmp_path, content))]) == 0
     rows = read_json(tmp_path / "run/width/metrics.json")["subnetworks"]
     assert [set(row["fidelity"]) for row in rows] == [{"relations"}] * 2
-
-
-def test_what_reads_windows_needs_a_teacher_that_reads_the_same(recipe, tmp_path, capsys):
-    row = {"question": "was it", "context": "the film was fine", "answers": {"text": ["fine"], "answer_start": [13]}}
-    for name in ("train", "validation"):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    configs = (tiny_config("bert"), other_config())
-    mine, other = (AutoModelForQuestionAnswering.from_config(config) for config in configs)
-    recipe["model"] = saved(mine, tiny_tokenizer(), tmp_path / "mine")
-    recipe["teacher"] = saved(other, piece_tokenizer(), tmp_path / "other")
-    recipe["task"] = {"kind": "question_answering"}
-    recipe["data"] = {"train": f"{tmp_path}/train.jsonl", "validation": f"{tmp_path}/validation.jsonl"}
-    assert main(["train-width", str(write_recipe(tmp_path, recipe))]) == 2
-    assert "which an answerer of questions cannot learn from: the windows of a long context are cut by tokens" in (
-        " ".join(capsys.readouterr().err.split())
-    )
