@@ -9,6 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from dynackd.distill.projection import TERM as PROJECTED
 from dynackd.distill.relations import (
     LAYERS,
     RELATION_TERMS,
@@ -28,14 +29,16 @@ from dynackd.tasks.common_words import CommonWords, read_both
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.parts import Tensors
 
+OF_STATES = {"hidden_mse": None, PROJECTED: None}  # terms that want the teacher's hidden states themselves
+
 
 class TeacherSignal:
     """One teacher forward's share of the distillation, shared by all sub-networks of the step.
 
-    The relations are made here, once, and kept instead of the hidden states, which only `hidden_mse` keeps. Positions
-    before the first and behind the last at which any sentence has a word are padding, and left out. WR relations belong
-    to a layer: those of a sub-network's layers are selected. LTR relations belong to a stack of layers: each stack's
-    are made from the Gram matrices at first use and kept.
+    The relations are made here, once, and kept instead of the hidden states, which only terms of states themselves
+    keep. Positions before the first and behind the last at which any sentence has a word are padding, and left out. WR
+    relations belong to a layer: those of a sub-network's layers are selected. LTR relations belong to a stack of
+    layers: each stack's are made from the Gram matrices at first use and kept.
 
     kind: of the task; outputs: the teacher's, as the kind names them; hidden_states: N + 1 tensors [batch, length,
     hidden_t], the embedding output first; batch: "attention_mask" [batch, length], and labels where a term wants them.
@@ -59,15 +62,15 @@ class TeacherSignal:
         self.word_mask = attention_mask[:, self.words]
         self.outputs = {name: output.detach() for name, output in outputs.items()}
         self.layer_count = len(hidden_states) - 1
-        wanted = bool(settings.active({"hidden_mse": 0}))
+        wanted = bool(settings.active(OF_STATES))
+        points = [h if common is None else common.theirs.mean(h) for h in hidden_states]
         self.real_words = attention_mask.flatten().nonzero()[:, 0] if wanted else attention_mask.new_empty(0)
-        self.hidden_states = [of_words(h.detach(), self.real_words) for h in hidden_states] if wanted else []
+        self.hidden_states = [of_words(h.detach(), self.real_words) for h in points] if wanted else []
         self._relations: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._word_relations: dict[str, Tensor] = {}
         self._layer_points: Points | None = None
         if settings.active(RELATION_TERMS):
             with plain(attention_mask.device):
-                points = hidden_states if common is None else map(common.theirs.mean, hidden_states)
                 self._measure([h[:, None, self.words] for h in points])
 
     def _measure(self, parts: Sequence[Tensor]) -> None:
@@ -101,13 +104,15 @@ class Student:
 
     outputs: as the kind of the task names them. hidden_states: len(layers) + 1 tensors [batch, length, hidden_s], the
     embedding output first. layers: 0-based indices of the teacher's layers that the student's match. width: the share
-    of heads and neurons that it has.
+    of heads and neurons that it has. projected: the hidden states in the teacher's space (`Projection`), where a term
+    wants that.
     """
 
     outputs: Tensors
     hidden_states: Sequence[Tensor]
     layers: tuple[int, ...]
     width: float = 1.0
+    projected: Sequence[Tensor] = ()
 
     @property
     def matched(self) -> tuple[int, ...]:
@@ -144,7 +149,7 @@ def distillation_loss(
         teacher_states = [teacher.hidden_states[i] for i in student.matched] if teacher.hidden_states else []
         outputs = Outputs(
             teacher.kind, student.outputs, teacher.outputs, teacher.batch, settings.temperature,
-            student.hidden_states, teacher_states, teacher.real_words, teacher.common,
+            student.hidden_states, teacher_states, teacher.real_words, teacher.common, student.projected,
         )  # fmt: skip
         names = [name for name in settings.active(OUTPUT_TERMS) if OUTPUT_TERMS[name].applies(outputs)]
         if not names and not settings.active(RELATION_TERMS):

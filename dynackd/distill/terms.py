@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynackd.distill.projection import TERM
 from dynackd.distill.relations import RELATION_TERMS, Relation
 from dynackd.errors import UserError
 from dynackd.tasks.common_words import CommonWords
@@ -30,7 +31,7 @@ class Outputs:
     "attention_mask" [batch, length] and labels, if it has any. student_hidden: tensors [batch, length, hidden_s].
     teacher_hidden: the states that match the student's, of the real words alone, [words, hidden_t]; none where no term
     wants them. real_words [words]: their places in [batch · length]. common: the words that both sides share where
-    the teacher reads other tokens.
+    the teacher reads other tokens. projected: student_hidden in the teacher's hidden space, where a term wants that.
     """
 
     kind: Kind
@@ -42,6 +43,7 @@ class Outputs:
     teacher_hidden: Sequence[Tensor]
     real_words: Tensor
     common: CommonWords | None = None
+    projected: Sequence[Tensor] = ()
 
 
 def label_loss(outputs: Outputs) -> Tensor:
@@ -76,13 +78,30 @@ def output_count(kind: Kind, batch: Tensors, common: CommonWords | None) -> Any:
     return kind.output_count(batch if common is None else kind.batch_in_words(batch, common))
 
 
+def word_count(kind: Kind, batch: Tensors, common: CommonWords | None) -> Any:
+    """What the errors of hidden states are a mean over, up to layers and components: real words."""
+    return (batch["attention_mask"] if common is None else common.mask).sum()
+
+
 def hidden_mse(outputs: Outputs) -> Tensor:
     """Mean squared error of the hidden states of real words, over layers and components (DynaBERT, section 2.2).
 
     Needs equal hidden sizes (`equal_sizes`); the CKD terms do not.
     """
+    return _squared_error(outputs, outputs.student_hidden)
+
+
+def hidden_projected_mse(outputs: Outputs) -> Tensor:
+    """The same of the hidden states that a learned `Projection` takes into the teacher's space: TinyBERT's way to
+    compare states of different sizes (Jiao et al. 2020), a control of the CKD terms, which have nothing to learn."""
+    states = outputs.projected
+    return _squared_error(outputs, states if outputs.common is None else [outputs.common.own.mean(h) for h in states])
+
+
+def _squared_error(outputs: Outputs, states: Sequence[Tensor]) -> Tensor:
+    """The mean over real words, layers and components."""
     size = outputs.teacher_hidden[0].shape[-1]
-    pairs = zip(outputs.student_hidden, outputs.teacher_hidden, strict=True)
+    pairs = zip(states, outputs.teacher_hidden, strict=True)
     errors = [F.mse_loss(wide(of_words(s, outputs.real_words)), wide(t), reduction="sum") for s, t in pairs]
     return torch.stack(errors).sum() / max(1, len(outputs.real_words) * len(errors) * size)
 
@@ -110,7 +129,8 @@ class OutputTerm:
 OUTPUT_TERMS: dict[str, OutputTerm] = {
     "ce": OutputTerm(label_loss, lambda kind, batch, _: kind.label_count(labelled(batch, batch))),
     "logits": OutputTerm(output_loss, output_count),
-    "hidden_mse": OutputTerm(hidden_mse, lambda kind, batch, _: batch["attention_mask"].sum(), equal_sizes),
+    "hidden_mse": OutputTerm(hidden_mse, word_count, equal_sizes),
+    TERM: OutputTerm(hidden_projected_mse, word_count),
 }
 
 TERMS: dict[str, OutputTerm | Relation] = {**OUTPUT_TERMS, **RELATION_TERMS}

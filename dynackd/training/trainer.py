@@ -14,6 +14,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from dynackd.distill.projection import TERM as PROJECTED
+from dynackd.distill.projection import Projection
 from dynackd.distill.settings import DistillationSettings
 from dynackd.distill.signals import Student, distillation_loss, term_counts
 from dynackd.distill.teacher import Teacher
@@ -93,6 +95,12 @@ def check_arguments(args: TrainingArguments) -> None:
         raise UserError(f"training.optim: {optimizer} is not possible for a supernet: {reason}; take another")
 
 
+def refuse_several(args: TrainingArguments) -> None:
+    """Refuse (`UserError`) what a step computes beside the supernet where several processes train together."""
+    if args.world_size > 1:
+        raise UserError(f"the distillation term '{PROJECTED}' is not possible with several processes; start one alone")
+
+
 def _common(subnet: Subnet, other: Subnet) -> int:
     """How many first layers two sub-networks of one hidden size share; at least one is left to run."""
     same = (mine == theirs for mine, theirs in zip(subnet.layers[:-1], other.layers, strict=False))
@@ -125,6 +133,11 @@ class SupernetTrainer(ResumableTrainer):
         **options: Any,
     ) -> None:
         check_arguments(args)
+        sizes = (supernet.geometry.hidden, teacher.network.geometry.hidden)
+        self.projection = Projection(*sizes, args.seed) if settings.active({PROJECTED: 0}) else None
+        if self.projection is not None:
+            refuse_several(args)
+            supernet.add_module(PROJECTED, self.projection)  # so it is optimised, and in checkpoints
         super().__init__(supernet, args, together=task.kind.together, **options)
         self.stage, self.task, self.settings = stage, task, settings
         self.sampler = sampler or SubnetSampler()
@@ -154,6 +167,8 @@ class SupernetTrainer(ResumableTrainer):
         finally:
             for model, name in zip(models, before, strict=True):
                 model.set_attn_implementation(name)
+            if self.projection is not None:
+                delattr(self.accelerator.unwrap_model(self.model), PROJECTED)
 
     def _counts(self, batch: Mapping[str, Any]) -> dict[str, int]:
         rows = {name: tensor[: batch.get(REAL_ROWS)] for name, tensor in batch.items() if name != REAL_ROWS}
@@ -235,7 +250,9 @@ class SupernetTrainer(ResumableTrainer):
                 output = model(subnet, below=states[: shared + 1], **inputs)
                 outputs = self.task.kind.read(output.outputs, inputs, self.config)
             matched = self.teacher.matched(subnet, self.geometry)
-            done.append(Student(outputs, output.hidden_states, matched, subnet.width(self.geometry)))
+            states = output.hidden_states
+            projected = self.projection(states) if self.projection is not None else ()
+            done.append(Student(outputs, states, matched, subnet.width(self.geometry), projected))
         return done
 
     def _gathered(self, tensor: Tensor) -> Tensor:
