@@ -2,11 +2,7 @@
 
 import math
 import shutil
-import signal
-import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedConfig, Trainer, TrainingArguments
+from transformers import PreTrainedConfig, Trainer
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from dynackd.data.model_labels import WRITTEN_KEY, labels_of
 from dynackd.data.origins import Record, model_record, resolve_model
 from dynackd.data.sources import OTHERS
 from dynackd.distill.teacher import Teacher
-from dynackd.errors import UserError, a, out_of_memory
-from dynackd.families.table import family_of, max_positions
+from dynackd.errors import UserError, a
+from dynackd.families.table import max_positions
 from dynackd.report.reading import IMPORTANCE_FILE
 from dynackd.report.terminal import console, grid_table, machine_name, show
 from dynackd.subnet import describe, describe_layers
@@ -39,8 +35,7 @@ from dynackd.supernet.checkpoints import (
 )
 from dynackd.supernet.importance import in_order_of
 from dynackd.supernet.network import Origin, Supernet, check_hidden, load_supernet
-from dynackd.system.interruption import Interrupted
-from dynackd.system.places import new_directory, write_files, write_json, writing
+from dynackd.system.places import new_directory, write_files, write_json
 from dynackd.tasks.kind import Task
 from dynackd.tasks.kinds import KIND_KEY
 from dynackd.tasks.loading import TaskData, load_task_data
@@ -48,14 +43,14 @@ from dynackd.tasks.task import compute_metrics
 from dynackd.training.evaluating import evaluate_subnets
 from dynackd.training.finetuner import FineTuner
 from dynackd.training.lineage import INHERITED, record_of, refuse_other, write_record
+from dynackd.training.loop import choose_rate, run_training
 from dynackd.training.mixing import mixed_in
-from dynackd.training.progress import LOG_FILE, TrainingProgress, predicting, write_log
-from dynackd.training.rates import default_learning_rate, still_falling
+from dynackd.training.progress import LOG_FILE, predicting, write_log
 from dynackd.training.recipe import Recipe
-from dynackd.training.resumable import ResumableTrainer, check_steps, set_dropout
+from dynackd.training.resumable import check_steps, set_dropout
 from dynackd.training.rewiring import order_in, order_layers, rewire_by_importance
 from dynackd.training.rows import Rows, tokenized
-from dynackd.training.runs import TEACHER, Run, RunMode, alone, begin, checked, drop, prepare, result_called
+from dynackd.training.runs import TEACHER, Run, RunMode, alone, checked, drop, prepare, result_called
 from dynackd.training.teachers import (
     AGAIN,
     check_teacher,
@@ -88,7 +83,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     name_outputs(config, kind.output_names(data.label_names))
     config.problem_type = kind.problem_type
     _remember_task(config, data)
-    _choose_rate(run, "finetune", config)
+    choose_rate(run, "finetune", config)
     torch.manual_seed(run.arguments.seed)  # the new head is random
     model = load_model(source, config, kind, new_head=True)
     if foreign_head:
@@ -109,7 +104,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
         compute_metrics=lambda found: _measured(data.task, found),
     )
     set_dropout(model, run.settings.dropout)
-    seconds = _train(trainer, run, record, "fine-tuning")
+    seconds = run_training(trainer, run, record, "fine-tuning")
     metrics = {
         name: value
         for suffix, some in rows.validation.items()
@@ -248,7 +243,7 @@ def train_stage(
         uneven = any(isinstance(own, list) for own in subnet.sizes)
         told = describe_layers(subnet, supernet.geometry) if uneven else describe(spec, subnet, supernet.geometry)
         console.print(told)
-    _choose_rate(run, stage.name, supernet.model.config)
+    choose_rate(run, stage.name, supernet.model.config)
     task, tokenizer = rows.data.task, rows.tokenizer
     train, mixture = mixed_in(run, rows)
     trainer = SupernetTrainer(
@@ -267,7 +262,7 @@ def train_stage(
         stop=run.mode.interruption.asked,
     )
     set_dropout(supernet, run.settings.dropout)
-    seconds = _train(trainer, run, record, f"{stage.name} stage", kept)
+    seconds = run_training(trainer, run, record, f"{stage.name} stage", kept)
     # accelerate leaves its autocast round the model: what is told of the sizes would be another precision's.
     trainer.accelerator.unwrap_model(supernet, keep_fp32_wrapper=False)
     if supernet.grid.by_order and supernet.grid.layer_order is None:
@@ -280,74 +275,6 @@ def train_stage(
     _finish(run, trainer, record, lambda directory: supernet.save(directory, tokenizer), about)
     show(grid_table(evaluation))
     return run.directory
-
-
-def _choose_rate(run: Run, stage: str, config: PreTrainedConfig) -> None:
-    """A recipe that names no learning rate gets the one for its encoder's hidden size, and is told so."""
-    if "learning_rate" in run.settings.training:
-        return
-    hidden_size = getattr(config, family_of(config).hidden_key)
-    run.arguments.learning_rate = default_learning_rate(stage, hidden_size)
-    console.print(
-        f"learning rate {run.arguments.learning_rate:g}, the default of this stage for hidden size {hidden_size} "
-        "(training.learning_rate)"
-    )
-
-
-def _say_if_too_short(trainer: Trainer) -> None:
-    """Whether the training loss was still falling fast; of the distillation stages' the term that no weight changes."""
-    for name in ("loss_logits", "loss"):
-        losses = [row[name] for row in trainer.state.log_history if name in row]
-        if losses:
-            break
-    if fall := still_falling(losses):
-        before, end = fall
-        console.print(
-            f"note: the training loss was still falling fast at the end ({before:.3f} -> {end:.3f} in the last third): "
-            "not trained out, and all that follows imitates it; more epochs (training.num_train_epochs) or a larger "
-            "training.learning_rate may help"
-        )
-
-
-def _train(
-    trainer: ResumableTrainer, run: Run, record: Record, title: str, kept: Mapping[str, Any] = MappingProxyType({})
-) -> float:
-    """Train, or go on from the checkpoint; returns the seconds it took. kept: JSON files for the result."""
-    _warn_of_slow_bf16(run.arguments)
-    if run.checkpoint is None and run.arguments.should_save:
-        begin(run.recipe, record, run.checkpoints)
-        write_files(run.checkpoints, kept)
-    run.mode.interruption.resumable = True
-    start, shown = time.monotonic(), TrainingProgress(title, run.checkpoints / LOG_FILE)
-    trainer.add_callback(shown)
-    try:
-        with (
-            run.mode.interruption.held(),
-            writing(run.checkpoints, "; put that right and go on with --resume"),
-            closing(shown),
-        ):
-            trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    except (MemoryError, RuntimeError) as error:
-        if out_of_memory(error):
-            raise UserError(_less_memory(run)) from error
-        raise
-    if trainer.stopped:  # by a signal that another process got
-        raise Interrupted(signal.SIGTERM)
-    seconds = time.monotonic() - start
-    _say_if_too_short(trainer)
-    return seconds
-
-
-def _less_memory(run: Run) -> str:
-    """What to change after the memory was too small for a step."""
-    size, parts = run.arguments.per_device_train_batch_size, run.arguments.gradient_accumulation_steps
-    halved = f"training.per_device_train_batch_size={max(1, size // 2)}"
-    sampler = "" if run.directory.name == TEACHER else ", or grid.sampler=sandwich(1)"
-    return (
-        f"out of memory in a training step of {size} rows: add --set {halved} --set "
-        f"training.gradient_accumulation_steps={2 * parts} (the same result in smaller parts), or lower "
-        f"data.max_length{sampler}, and begin again with --overwrite"
-    )
 
 
 def _finish(
@@ -386,9 +313,3 @@ def _measured(task: Task, found: EvalPrediction | PredictionOutput, suffix: str 
     filled = np.ones(next(iter(outputs.values())).shape[:2])
     mask = kind.places({"attention_mask": filled, **labels})
     return compute_metrics(task, kind.flat(outputs, mask), kind.flat(labels, mask), suffix)
-
-
-def _warn_of_slow_bf16(arguments: TrainingArguments) -> None:
-    cpu = arguments.device.type == "cpu"
-    if arguments.bf16 and cpu and not torch.cpu._is_avx512_bf16_supported():
-        warnings.warn("this processor has no bf16 arithmetic: training.bf16 is about 30 times slower", stacklevel=2)

@@ -10,7 +10,7 @@ from test_stages import kill
 
 from dynackd.cli.command_line import main
 from dynackd.report import terminal
-from dynackd.training import progress, stages
+from dynackd.training import loop, progress, stages
 from dynackd.training.recipe import make_recipe
 from dynackd.training.runs import RunMode
 
@@ -75,7 +75,7 @@ def test_a_resumed_log_is_that_of_an_unbroken_run(taught, tmp_path, monkeypatch,
     assert [row["step"] for row in log_of(unfinished)] == list(range(1, 10)), "step 9 is behind the last checkpoint"
     capsys.readouterr()
     followed = []
-    monkeypatch.setattr(stages, "_say_if_too_short", lambda _: followed.append(log_of(unfinished)))
+    monkeypatch.setattr(loop, "say_if_too_short", lambda _: followed.append(log_of(unfinished)))
     stages.train_width(recipe, RunMode(resume=True))
     assert [log_of(tmp_path / "run" / "width")] == followed == [log_of(taught.output_dir / "width")]
     assert "width stage: 9 of 12 steps" in capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_in_a_terminal_one_bar_begins_where_a_resumed_run_does(taught, tmp_path,
 
 def test_what_tensorboard_got_outlives_the_checkpoints(taught, tmp_path, monkeypatch):
     recipe = again(taught, tmp_path)
-    told = stages._say_if_too_short
+    told = loop.say_if_too_short
 
     def with_events(trainer):
         place = tmp_path / "run" / "width-checkpoints" / "runs" / "Jan01_host"
@@ -110,7 +110,7 @@ def test_what_tensorboard_got_outlives_the_checkpoints(taught, tmp_path, monkeyp
         (place / "events.out.tfevents.1").touch()
         told(trainer)
 
-    monkeypatch.setattr(stages, "_say_if_too_short", with_events)
+    monkeypatch.setattr(loop, "say_if_too_short", with_events)
     stages.train_width(recipe, RunMode())
     assert (tmp_path / "run" / "width" / "runs" / "Jan01_host" / "events.out.tfevents.1").is_file()
     assert not (tmp_path / "run" / "width-checkpoints").exists()
