@@ -51,6 +51,14 @@ COMMANDS = {
         train.augment,
         resumable=True,
     ),
+    "train-general": Command(
+        "train all sizes of an encoder on plain text, from which the supernets of tasks may start",
+        "dynackd train-general recipes/general/minilm.yaml",
+        add_recipe,
+        train.train_general,
+        resumable=True,
+        shared=True,
+    ),
     "train-width": Command(
         "rewire the teacher and train all widths of the supernet",
         "dynackd train-width recipes/glue/sst2.yaml",

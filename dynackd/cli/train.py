@@ -27,6 +27,13 @@ def finetune(options: argparse.Namespace) -> None:
     say_next(["dynackd", "train-width", str(options.recipe), *set_options(options.set)])
 
 
+def train_general(options: argparse.Namespace) -> None:
+    from dynackd.report.terminal import say
+
+    _, directory = _stage(options, "train_general")
+    say(f"next: in the recipe of a task, model: {directory}")
+
+
 def train_width(options: argparse.Namespace) -> None:
     _stage(options, "train_width")
     say_next(["dynackd", "train-depth", str(options.recipe), *set_options(options.set)])

@@ -107,7 +107,7 @@ class DistillationSettings:
 # nothing, and in short trainings the triples starve the logits: benchmarks/quality.py --tune compares them all.
 _CKD: dict[str, float] = {"logits": 1.0, "wr_pair": 3000.0, "wr_triple": 50.0, "ltr_pair": 300.0, "ltr_triple": 50.0}
 _DYNABERT = {"width": {"logits": 1.0, "hidden_mse": 0.1}, "depth": {"logits": 1.0, "hidden_mse": 1.0}}  # of its code
-_DYNABERT["polish"] = _DYNABERT["depth"]
+_DYNABERT["general"] = _DYNABERT["polish"] = _DYNABERT["depth"]
 
 # Settings that go together: signal -> stage -> fields of `DistillationSettings`. Where a student and its teacher have
 # the same hidden size, both papers' signals can work together (benchmarks/quality.py compares them); where they have

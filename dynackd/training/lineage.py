@@ -20,7 +20,9 @@ from dynackd.training.recipe import Recipe, with_places
 from dynackd.version import __version__
 
 # What a result must have in common with the recipe whose next stage uses it.
-INHERITED = ("model", "teacher", "kind", "max_length", "training")
+SUPERNET = "supernet"  # the general one that a supernet began as
+MODELS = ("model", "teacher", SUPERNET)
+INHERITED = (*MODELS, "kind", "max_length", "training")
 
 
 def record_of(

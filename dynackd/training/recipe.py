@@ -15,6 +15,7 @@ from dynackd.distill.settings import RELATIONS, SIGNALS, DistillationSettings
 from dynackd.distill.terms import TERMS
 from dynackd.errors import UserError, a, one_of, reason_of
 from dynackd.grid import Grid
+from dynackd.supernet.joining import JOIN
 from dynackd.system.places import at_home
 from dynackd.system.settings import checked
 from dynackd.system.yamltext import MAX_CHARACTERS, read_yaml, write_yaml
@@ -25,7 +26,7 @@ from dynackd.training.samplers import SubnetSampler
 from dynackd.training.schema import DROPOUT, RECIPE_FILE, SIGNAL, WORKING_DIRECTORY, GridSection, Importance, RecipeFile
 from dynackd.training.trainer import SUPERNET_STAGES, metric_names
 
-STAGES = (FINETUNE, "width", "depth", "polish")
+STAGES = (FINETUNE, "general", "width", "depth", "polish")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Recipe:
     stages: Mapping[str, StageSettings]
     output_dir: Path
     teacher: str | None = None
+    join: str = JOIN
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     content: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None  # that it was read from
@@ -127,6 +129,7 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
     return Recipe(
         model=at_home(written.model),
         teacher=written.teacher and at_home(written.teacher),
+        join=written.join,
         task=written.task,
         data=written.data,
         grid=trained,

@@ -13,6 +13,7 @@ from dynackd.report.reading import IMPORTANCE_FILE
 from dynackd.report.terminal import console, progress
 from dynackd.subnet import Geometry, SubnetSpec
 from dynackd.supernet.importance import IMPORTANCE, rewire
+from dynackd.supernet.joining import ORDERS_FILE
 from dynackd.supernet.layer_order import order_by_removal
 from dynackd.supernet.network import Supernet
 from dynackd.supernet.rewired import rewiring_record
@@ -25,7 +26,7 @@ ORDER_ROWS = 256  # by which layers are ordered, at most: each is removed beside
 
 def rewire_by_importance(supernet: Supernet, recipe: Recipe, rows: Rows) -> dict[str, Any]:
     """Order heads and neurons, and where the grid has fewer of them hidden dimensions, by importance on a sample of the
-    training rows. Returns what is kept of it."""
+    training rows. Returns the files that are kept of it."""
     batches, count = _sample(rows, recipe, recipe.importance_rows)
     device = next(supernet.parameters()).device
     with progress(f"importance on {count:,} training rows", len(batches)) as told:
@@ -39,7 +40,8 @@ def rewire_by_importance(supernet: Supernet, recipe: Recipe, rows: Rows) -> dict
     units = (HEAD, NEURON, HIDDEN, POOLED) if min(recipe.grid.hidden) < 1 else (HEAD, NEURON)
     orders = rewire(supernet.model, importance, units)
     supernet.hidden_order = tuple(orders[HIDDEN][0]) if HIDDEN in orders else None
-    return {"score": recipe.importance, "rows": count, **rewiring_record(importance, orders)}
+    about = {"score": recipe.importance, "rows": count, **rewiring_record(importance, orders)}
+    return {IMPORTANCE_FILE: about, ORDERS_FILE: orders}
 
 
 def order_in(checkpoints: Path) -> tuple[int, ...] | None:

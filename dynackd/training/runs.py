@@ -20,6 +20,7 @@ from dynackd.errors import UserError
 from dynackd.report.reading import IMPORTANCE_FILE
 from dynackd.report.terminal import console, say
 from dynackd.supernet.checkpoints import check_safetensors_file
+from dynackd.supernet.joining import GENERAL, ORDERS_FILE
 from dynackd.system.interruption import Interruption
 from dynackd.system.places import at_home, holds, manifest_of, mark, occupied_run, read_json, refuse_existing, remove
 from dynackd.training.arguments import FINETUNE
@@ -32,6 +33,7 @@ TEACHER = "teacher"
 # What a command makes in a run's directory, and what its manifest calls that.
 RESULTS = {
     TEACHER: "a teacher",
+    GENERAL: "a general supernet",
     "width": "a supernet of the width stage",
     "depth": "a supernet of the depth stage",
     "augmented": "augmented rows",
@@ -41,7 +43,7 @@ CHECKPOINTS = "the checkpoints of a run"
 LEFT_OVER = "what is left of a finished run's checkpoints"
 # What `begin`, the Trainer (in checkpoint-N) and `augment` write there; all else is somebody else's.
 CHECKPOINT_FILES = [
-    *("recipe.yaml", ORIGIN_FILE, LOG_FILE, IMPORTANCE_FILE),
+    *("recipe.yaml", ORIGIN_FILE, LOG_FILE, IMPORTANCE_FILE, ORDERS_FILE),
     *("candidates-*.json", "labels-*.json", ".*.tmp", "README.md", "runs/*/*", "runs/*/*/*"),
     *(f"{PREFIX_CHECKPOINT_DIR}-*/{name}" for name in (
         *("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json"),

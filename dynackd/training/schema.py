@@ -13,6 +13,7 @@ from dynackd.data.words import AugmentationSettings
 from dynackd.distill.settings import SIGNALS, DistillationSettings
 from dynackd.grid import Grid
 from dynackd.supernet.importance import IMPORTANCE
+from dynackd.supernet.joining import JOIN, JOINS
 from dynackd.system.settings import Among, Json, Number, Settings, Whole, refused, schema_of, section
 from dynackd.tasks.glue import TASKS
 from dynackd.tasks.kind import Task
@@ -28,7 +29,7 @@ WORKING_DIRECTORY, RECIPE_FILE = "working directory", "recipe"
 SIGNAL = "ckd+mse"
 # None: the model's own. Without dropout a step takes about a tenth less time on a CPU (benchmarks/training.py, its
 # variant `dropout`), sub-networks share their first layers exactly, and no noise stands between student and teacher.
-DROPOUT: dict[str, float | None] = {"finetune": None, "width": 0.0, "depth": 0.0, "polish": 0.0}
+DROPOUT: dict[str, float | None] = {"finetune": None, "general": 0.0, "width": 0.0, "depth": 0.0, "polish": 0.0}
 
 Name = Annotated[str, Field(pattern=r"\S")]
 Dropout = Annotated[Number, Field(ge=0, lt=1)] | None
@@ -121,6 +122,7 @@ class Stages(Settings):
     """What differs between the stages."""
 
     finetune: FinetuneStage | None = Field(default=None, description="The teacher, from an encoder")
+    general: SupernetStage | None = Field(default=None, description="All sizes of an encoder, before any task")
     width: SupernetStage | None = Field(default=None, description="All widths at full depth")
     depth: SupernetStage | None = Field(default=None, description="All widths at all depths")
     polish: SupernetStage | None = Field(default=None, description="One sub-network alone, after the others")
@@ -142,6 +144,11 @@ class RecipeFile(Settings):
     )
     data: Annotated[DataSource, PlainValidator(_source, json_schema_input_type=Name | DataSource | None)] = Field(
         default=None, validate_default=True, description="The rows, on the hub or in files; by default the task's own"
+    )
+    join: Annotated[str, Among(lambda: JOINS)] = Field(
+        default=JOIN,
+        description="How a general supernet under model and the teacher become one: difference adds to the teacher's "
+        "weights what the general stage changed, head puts the teacher's head on the general supernet",
     )
     grid: GridSection | None = Field(default=None, description="The sub-networks that are trained")
     augmentation: AugmentationSettings | None = Field(default=None, description="How dynackd augment makes more rows")

@@ -34,6 +34,7 @@ from dynackd.supernet.checkpoints import (
     set_attribute,
 )
 from dynackd.supernet.importance import in_order_of
+from dynackd.supernet.joining import ORDERS_FILE, general_place, order_files
 from dynackd.supernet.network import Origin, Supernet, check_hidden, load_supernet
 from dynackd.system.places import new_directory, write_files, write_json
 from dynackd.tasks.kind import Task
@@ -42,7 +43,7 @@ from dynackd.tasks.loading import TaskData, load_task_data
 from dynackd.tasks.task import compute_metrics
 from dynackd.training.evaluating import evaluate_subnets
 from dynackd.training.finetuner import FineTuner
-from dynackd.training.lineage import INHERITED, record_of, refuse_other, write_record
+from dynackd.training.lineage import INHERITED, MODELS, SUPERNET, record_of, refuse_other, write_record
 from dynackd.training.loop import choose_rate, run_training
 from dynackd.training.mixing import mixed_in
 from dynackd.training.progress import LOG_FILE, predicting, write_log
@@ -54,6 +55,7 @@ from dynackd.training.runs import TEACHER, Run, RunMode, alone, checked, drop, p
 from dynackd.training.teachers import (
     AGAIN,
     check_teacher,
+    encoder_of,
     load_pair,
     load_teacher,
     models_of,
@@ -63,7 +65,7 @@ from dynackd.training.teachers import (
     start_of,
     teacher_of,
 )
-from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, Stage, SupernetTrainer
+from dynackd.training.trainer import DEPTH_STAGE, GENERAL_STAGE, WIDTH_STAGE, Stage, SupernetTrainer
 
 
 @alone
@@ -72,12 +74,13 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     if not recipe.task.kind.can_finetune(recipe.task):
         raise UserError(f"task: {a(recipe.task.kind.noun)} {recipe.task.kind.not_finetuned}")
     run = prepare(recipe, "finetune", TEACHER, mode)
-    source = resolve_model(recipe.model)
+    encoder = encoder_of(recipe.model)
+    source = resolve_model(encoder)
     config = load_config(source)
     refuse_student(source, config)
     tokenizer = load_tokenizer(source, config, recipe.task.kind)
     data = load_rows(run)
-    record = checked(run, record_of(recipe, data, {"model": model_record(recipe.model, run.directory)}))
+    record = checked(run, record_of(recipe, data, {"model": model_record(encoder, run.directory)}))
     foreign_head = _has_foreign_head(source, config, data)
     kind = data.task.kind
     name_outputs(config, kind.output_names(data.label_names))
@@ -127,16 +130,38 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
 def train_width(recipe: Recipe, mode: RunMode) -> Path:
     """Stages 1 and 2: rewire the teacher's heads and neurons, and hidden dimensions where the grid has fewer, then
     train all widths. Returns the supernet's directory."""
-    run = prepare(recipe, "width", "width", mode)
+    return _train_from_teacher(recipe, mode, WIDTH_STAGE)
+
+
+@alone
+def train_general(recipe: Recipe, mode: RunMode) -> Path:
+    """Before all others, once for an encoder: rewire it, then all widths x depths learn from it on plain text, without
+    a task. Returns the directory of the supernet, from which those of tasks may start."""
+    if recipe.task.kind.head:
+        raise UserError(
+            f"task: train-general is for an encoder without a head, not {a(recipe.task.kind.noun)}; train one in a "
+            "recipe with task: {kind: plain, text: text}, and name the result as the model of this one"
+        )
+    return _train_from_teacher(recipe, mode, GENERAL_STAGE)
+
+
+def _train_from_teacher(recipe: Recipe, mode: RunMode, stage: Stage) -> Path:
+    """The stage from which a supernet starts. One that starts from a general supernet keeps the order of that."""
+    if min(recipe.grid.hidden) < 1 and (stage is GENERAL_STAGE or general_place(recipe.model)):
+        raise UserError(
+            "grid.hidden: the general stage knows no order of hidden dimensions, so that all of them stay in it and in "
+            "what starts from it; remove the key"
+        )
+    run = prepare(recipe, stage.name, stage.name, mode)
     source = teacher_of(recipe)
     begins_as = start_of(recipe, source)
-    pair = load_pair(recipe, source, begins_as)
+    pair = load_pair(recipe, source, begins_as, stage.name)
     teacher, start, tokenizer = pair.teacher, pair.start, pair.tokenizer
     run = replace(run, settings=pair.settings)
     recipe.grid.supposed(start.geometry).subnets(start.geometry)  # refuses a grid that names one network twice
     check_hidden(start.model.config, recipe.grid)
     data = load_rows(run, teacher)
-    grid, known = WIDTH_STAGE.grid_of(recipe.grid), models_of(recipe, run.directory)
+    grid, known = stage.grid_of(recipe.grid), models_of(recipe, run.directory)
     record = checked(run, record_of(recipe, data, known, grid))
     refuse_other_teacher(recipe, record)
     readers = (start,) if pair.other else (teacher, start)
@@ -144,18 +169,20 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
     rows = tokenized(data, recipe, tokenizer, positions, pair.other)
     if run.checkpoint is None:
         check_teacher(teacher.to(run.arguments.device), data, *rows.sample(), recipe.data.seed)
-    hashes = [known.get(key, known[TEACHER])["sha256"] for key in (TEACHER, "model")]
-    origin = Origin(WIDTH_STAGE.name, source, begins_as, *hashes)
+    began = known.get(SUPERNET) or known.get("model") or known[TEACHER]
+    origin = Origin(stage.name, source, begins_as, known[TEACHER]["sha256"], began["sha256"])
     supernet = Supernet(start.frozen_copy().requires_grad_(True).model, grid, origin)
     _remember_task(supernet.model.config, data)
     kept = {}
     if run.checkpoint is None:
-        kept = {IMPORTANCE_FILE: rewire_by_importance(supernet.to(run.arguments.device), recipe, rows)}
+        place = general_place(begins_as)
+        here = supernet.to(run.arguments.device)
+        kept = rewire_by_importance(here, recipe, rows) if place is None else order_files(place)
     else:
         supernet.hidden_order = order_in(run.checkpoints)
     in_order_of(supernet, teacher)
     imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching, pair.other is not None)
-    return train_stage(run, record, WIDTH_STAGE, supernet, imitated, teacher, rows, kept)
+    return train_stage(run, record, stage, supernet, imitated, teacher, rows, kept)
 
 
 @alone
@@ -169,7 +196,7 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     source = teacher_of(recipe)
     known = models_of(recipe, run.directory)
     own = model_record(str(parent), run.directory)
-    refuse_other(parent, known, (TEACHER, "model"), AGAIN["width"])
+    refuse_other(parent, known, MODELS, AGAIN["width"])
     teacher, tokenizer = load_supernet(parent)
     grid = recipe.grid.ordered(teacher.grid.layer_order)  # as the width stage measured it
     if teacher.grid != WIDTH_STAGE.grid_of(grid):
@@ -288,7 +315,7 @@ def _finish(
             write_record(directory, run.recipe, record, run.directory)
             write_json(directory / "metrics.json", {**about, "machine": machine_name()})
             write_log(directory / LOG_FILE, trainer.state.log_history)
-            if (kept := run.checkpoints / IMPORTANCE_FILE).is_file():
+            for kept in filter(Path.is_file, (run.checkpoints / name for name in (IMPORTANCE_FILE, ORDERS_FILE))):
                 shutil.copy(kept, directory)
             if (boards := run.checkpoints / "runs").is_dir():  # TensorBoard's
                 shutil.copytree(boards, directory / "runs")

@@ -21,11 +21,12 @@ from dynackd.measure.teacher_check import doubt
 from dynackd.report.terminal import console
 from dynackd.subnet import Geometry
 from dynackd.supernet.checkpoints import load_config, load_model, load_model_config, load_tokenizer
+from dynackd.supernet.joining import general_place, join, origin_of
 from dynackd.supernet.network import CONFIG_KEY, Origin, Supernet
 from dynackd.tasks.alignment import read_alike
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.loading import TaskData, load_task_data
-from dynackd.training.lineage import INHERITED, record_of, refuse_other
+from dynackd.training.lineage import INHERITED, SUPERNET, record_of, refuse_other
 from dynackd.training.recipe import Recipe, StageSettings
 from dynackd.training.rows import OtherReader
 from dynackd.training.runs import TEACHER
@@ -40,6 +41,12 @@ AGAIN = {
 GRIDS = {stage.name: stage.grid_of for stage in (WIDTH_STAGE, DEPTH_STAGE)}
 
 
+def encoder_of(model: str) -> str:
+    """A recipe's `model`, or the encoder that it is the general supernet of."""
+    place = general_place(model)
+    return model if place is None else teacher_of_supernet(place, origin_of(place), None)
+
+
 def teacher_of(recipe: Recipe) -> str:
     """The name or absolute directory of the fine-tuned model: the recipe's `teacher`, else what `finetune` made, which
     must be of the recipe's model, else the recipe's `model` if that is fine-tuned already."""
@@ -47,16 +54,17 @@ def teacher_of(recipe: Recipe) -> str:
     if recipe.teacher:
         return _absolute(recipe.teacher)
     if finetuned.is_dir():
-        refuse_other_teacher(recipe, {"model": model_record(recipe.model, finetuned)})
+        refuse_other_teacher(recipe, {"model": model_record(encoder_of(recipe.model), finetuned)})
         return _absolute(str(finetuned))
-    architectures = load_config(resolve_model(recipe.model)).architectures or ["nothing named"]
+    encoder = encoder_of(recipe.model)
+    architectures = load_config(resolve_model(encoder)).architectures or ["nothing named"]
     kind = recipe.task.kind
     if not kind.has_head(architectures[0]):
         raise UserError(
-            f"{recipe.model} is a bare encoder ({architectures[0]}), not a fine-tuned {kind.noun}; run dynackd "
+            f"{encoder} is a bare encoder ({architectures[0]}), not a fine-tuned {kind.noun}; run dynackd "
             f"finetune with this recipe first, or name a fine-tuned model under 'teacher'"
         )
-    return _absolute(recipe.model)
+    return _absolute(encoder)
 
 
 def refuse_other_teacher(recipe: Recipe, now: Record) -> None:
@@ -78,7 +86,7 @@ def refuse_other_result(recipe: Recipe, name: str) -> None:
     splits = ("train", "validation", *((OTHERS,) if name in GRIDS else ()))
     data = load_task_data(recipe.task, recipe.data, splits, labels_of(config))
     models: dict[str, Callable[[], Mapping[str, Record]]] = {
-        TEACHER: lambda: {"model": model_record(recipe.model, directory)},
+        TEACHER: lambda: {"model": model_record(encoder_of(recipe.model), directory)},
         WIDTH_STAGE.name: lambda: models_of(recipe, directory),
         DEPTH_STAGE.name: lambda: {"parent": model_record(str(recipe.output_dir / WIDTH_STAGE.name), directory)},
     }
@@ -93,7 +101,10 @@ def _absolute(source: str) -> str:
 
 def start_of(recipe: Recipe, teacher: str) -> str:
     """The name or absolute directory of the fine-tuned model whose weights the supernet starts from: the teacher,
-    unless the recipe names that beside a model of its own, which is fine-tuned already or by `finetune`."""
+    unless the recipe names that beside a model of its own, which is fine-tuned already or by `finetune`, or a general
+    supernet as its model."""
+    if general_place(recipe.model):
+        return _absolute(recipe.model)
     finetuned = recipe.output_dir / TEACHER
     if not recipe.teacher or (finetuned.is_dir() and finetuned.resolve() == Path(teacher).resolve()):
         return teacher
@@ -126,14 +137,18 @@ class Pair:
     other: OtherReader | None = None
 
 
-def load_pair(recipe: Recipe, teacher: str, start: str) -> Pair:
+def load_pair(recipe: Recipe, teacher: str, start: str, stage: str = WIDTH_STAGE.name) -> Pair:
     """Raises `UserError` where the two have other outputs, or the recipe's task or distillation cannot compare them."""
-    kind, settings = recipe.task.kind, recipe.stages[WIDTH_STAGE.name]
-    own = load_teacher(start, kind)
+    kind, settings = recipe.task.kind, recipe.stages[stage]
+    imitated = load_teacher(teacher, kind)
+    place = general_place(start)
+    if place is not None:
+        own = Supernet(join(place, encoder_of(start), imitated.model, recipe.join), imitated.grid)
+    else:
+        own = imitated if start == teacher else load_teacher(start, kind)
     tokenizer = load_tokenizer(resolve_model(start), own.model.config, kind)
     if start == teacher:
         return Pair(own, own, tokenizer, settings)
-    imitated = load_teacher(teacher, kind)
     other = other_reader(teacher, imitated, kind, tokenizer, teaches=True)
     names = [labels_of(network.model.config).names for network in (own, imitated)]
     if names[0] != names[1]:
@@ -176,7 +191,8 @@ def models_of(recipe: Recipe, directory: Path) -> dict[str, Record]:
     is another."""
     teacher = teacher_of(recipe)
     start = start_of(recipe, teacher)
-    own = {} if start == teacher else {"model": model_record(start, directory)}
+    what = SUPERNET if general_place(start) else "model"
+    own = {} if start == teacher else {what: model_record(start, directory)}
     return {TEACHER: model_record(teacher, directory), **own}
 
 

@@ -49,9 +49,11 @@ WIDTH_STAGE = Stage(
     "width", lambda grid: replace(grid, depths=(1.0,), hidden=(1.0,)), lambda _, geometry: full(geometry)
 )
 DEPTH_STAGE = Stage("depth", lambda grid: grid, _of_its_width)
+# Of an encoder, before any task: all widths x depths, each from the whole encoder.
+GENERAL_STAGE = Stage("general", lambda grid: grid, lambda _, geometry: full(geometry))
 # One sub-network of either, which learns from the fine-tuned model once more.
 POLISH_STAGE = Stage("polish", lambda grid: grid, lambda _, geometry: full(geometry))
-SUPERNET_STAGES = (WIDTH_STAGE, DEPTH_STAGE, POLISH_STAGE)
+SUPERNET_STAGES = (GENERAL_STAGE, WIDTH_STAGE, DEPTH_STAGE, POLISH_STAGE)
 
 
 # TrainingArguments that a supernet's training cannot honour, and why.

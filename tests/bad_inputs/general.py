@@ -1,0 +1,23 @@
+"""The general stage."""
+
+from bad_inputs import Bad
+
+CASES = [
+    Bad(
+        "a task with a head",
+        "train-general {d}/fresh.yaml",
+        "task: train-general is for an encoder without a head, not a classifier; train one in a recipe with task: "
+        "{kind: plain, text: text}, and name the result as the model of this one",
+    ),
+    Bad(
+        "half of the hidden dimensions",
+        "train-general {d}/fresh.yaml --set task.kind=plain --set task.label=null --set grid.hidden=[0.5,1.0]",
+        "grid.hidden: the general stage knows no order of hidden dimensions, so that all of them stay in it and in what "
+        "starts from it; remove the key",
+    ),
+    Bad(
+        "a way to join that there is not",
+        "train-width {d}/fresh.yaml --set join=sum",
+        "{d}/fresh.yaml: join: 'sum' is unknown; known: difference, head",
+    ),
+]

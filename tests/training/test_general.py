@@ -1,0 +1,115 @@
+"""The general stage: all sizes of an encoder on plain text, and the supernet of a task that starts from them."""
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+from conftest import PLAIN, tiny_config, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from dynackd.cli.command_line import main
+from dynackd.errors import UserError
+from dynackd.subnet import SubnetSpec
+from dynackd.supernet.joining import ORDERS_FILE
+from dynackd.supernet.network import load_supernet
+from dynackd.system.places import read_json
+from dynackd.training import stages
+from dynackd.training.recipe import make_recipe
+from dynackd.training.runs import RunMode
+from dynackd.training.teachers import load_pair, start_of, teacher_of
+
+FRESH = RunMode()
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    """An encoder's general supernet, by the command, and the recipe of a task that names it."""
+    directory, rng = tmp_path_factory.mktemp("general"), random.Random(0)
+    torch.manual_seed(0)
+    AutoModel.from_config(tiny_config("bert", initializer_range=0.1)).save_pretrained(directory / "encoder")
+    tiny_tokenizer().save_pretrained(directory / "encoder")
+    (directory / "text.txt").write_text("\n".join(" ".join(rng.choices(PLAIN, k=6)) for _ in range(48)))
+    content = tiny_recipe(directory)
+    write_rows(directory / "train.tsv", 48, 1)
+    write_rows(directory / "validation.tsv", 24, 2)
+    plain = {
+        **content, "task": {"kind": "plain", "text": "text"}, "output_dir": str(directory / "plain"),
+        "data": {"train": f"{directory}/text.txt", "validation_share": 0.25, "max_length": 12},
+    }  # fmt: skip
+    assert main(["train-general", str(write_recipe(directory, plain))]) == 0
+    return directory
+
+
+def of_task(road, output, **changes):
+    return make_recipe(
+        {**tiny_recipe(road), "model": str(road / "plain" / "general"), "output_dir": str(road / output), **changes}
+    )
+
+
+def test_the_general_stage_trains_all_sizes_from_the_whole_encoder(road):
+    place = road / "plain" / "general"
+    supernet, _ = load_supernet(place)
+    assert set(supernet.subnets) == {SubnetSpec(w, d) for w in (0.5, 1.0) for d in (0.5, 1.0)}
+    about = read_json(place / "config.json")["dynackd"]
+    assert (about["stage"], about["teacher"], about["parent"]) == ("general", "../../encoder", "../../encoder")
+    log = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in log if "loss" in row]
+    assert losses[-1] < losses[0]
+    record = read_json(place / "importance.json")
+    assert read_json(place / ORDERS_FILE)["head"] == record["heads"]["order"]
+    assert supernet.model.pooler is None, "nothing would have trained it"
+
+
+@pytest.mark.parametrize("join", ["difference", "head"])
+def test_a_task_starts_from_it_in_its_order_with_a_teacher_of_the_same_encoder(road, monkeypatch, join):
+    recipe = of_task(road, join, join=join)
+    teacher = stages.finetune(recipe, FRESH)
+    made_from = read_json(teacher / "origin.json")["model"]
+    assert made_from["path"] == "../../encoder", "the encoder is fine-tuned, not the general supernet"
+    pair = load_pair(recipe, teacher_of(recipe), start_of(recipe, teacher_of(recipe)))
+    monkeypatch.setattr(stages, "rewire_by_importance", lambda *_: pytest.fail("it was rewired against its order"))
+    width = stages.train_width(recipe, FRESH)
+    for name in ("importance.json", ORDERS_FILE):
+        assert (width / name).read_bytes() == (road / "plain" / "general" / name).read_bytes()
+    about = read_json(width / "config.json")["dynackd"]
+    assert (about["teacher"], about["parent"]) == ("../teacher", "../../plain/general")
+    started, trained = pair.start.model.state_dict(), load_file(width / "model.safetensors")
+    moved = sum(float((trained[name] - own).square().sum()) for name, own in started.items() if name in trained)
+    assert 0 < moved < 0.2 * sum(float(own.square().sum()) for own in started.values()), "it began elsewhere"
+    depth = stages.train_depth(recipe, FRESH)
+    assert read_json(depth / "origin.json")["supernet"]["name"] == "general"
+
+
+def test_its_sizes_are_nearer_to_the_teacher_from_the_start_than_those_of_the_teacher_rewired(road):
+    """What the general stage is for; (.5, .5) of neither was trained on the task."""
+    recipe = of_task(road, "near")
+    stages.finetune(recipe, FRESH)
+    pair = load_pair(recipe, teacher_of(recipe), start_of(recipe, teacher_of(recipe)))
+    ids = torch.randint(4, 24, (64, 8), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        whole = pair.teacher.eval()(SubnetSpec(1.0, 1.0), **batch).hidden_states[-1]
+        small = [net.eval()(SubnetSpec(0.5, 0.5), **batch).hidden_states[-1] for net in (pair.start, pair.teacher)]
+    errors = [float((own - whole).square().mean()) for own in small]
+    assert errors[0] < errors[1]
+
+
+def test_a_result_that_began_from_another_general_supernet_is_refused(road):
+    recipe = of_task(road, "other")
+    stages.finetune(recipe, FRESH)
+    stages.train_width(recipe, FRESH)
+    shutil.copytree(road / "plain" / "general", road / "plain2" / "general")
+    weights = road / "plain2" / "general" / "model.safetensors"
+    save_file({name: own * 1.01 for name, own in load_file(weights).items()}, weights, {"format": "pt"})
+    other = of_task(road, "other", model=str(road / "plain2" / "general"))
+    with pytest.raises(UserError, match="the supernet general has other weights"):
+        stages.train_depth(other, FRESH)
+
+
+def test_an_encoder_that_is_gone_is_told(road, tmp_path):
+    shutil.copytree(road / "plain" / "general", tmp_path / "a" / "general")
+    with pytest.raises(UserError, match=r"the teacher of .*general is not at"):
+        stages.finetune(of_task(road, "gone", model=str(tmp_path / "a" / "general")), FRESH)
