@@ -2,12 +2,14 @@
 
     python benchmarks/make_unlabelled.py ../shared/data runs/unlabelled
 
-makes a file a task: cola.jsonl of `sentence`, and mrpc.jsonl, rte.jsonl and stsb.jsonl of `sentence1` and `sentence2`.
+makes a file a task, cola.jsonl of `sentence`, and mrpc.jsonl, rte.jsonl and stsb.jsonl of `sentence1` and `sentence2`;
+and text.txt, a sentence a line, for a general stage.
 
 Sentences are those of the other sets' training rows (of SST-2's phrases the ones that end as a sentence does), of
 QNLI's rows and of SQuAD's training paragraphs. Pairs are the other sets' own pairs, and sentences that follow one
 another in a paragraph of SQuAD or in CoLA, whose neighbours say nearly the same. A row with a sentence of the task's
-own validation rows is left out: STS-B holds some of MRPC's.
+own validation rows is left out: STS-B holds some of MRPC's. text.txt has the sentences of all sets and GoEmotions'
+training comments, and none of any set's validation rows but QNLI's.
 """
 
 import argparse
@@ -41,6 +43,19 @@ def main() -> None:
         file = options.output / f"{task}.jsonl"
         file.write_text("".join(lines), encoding="utf-8")
         print(f"{file}: {len(rows):,} rows")
+    file = options.output / "text.txt"
+    kept = text(options.data)
+    file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    print(f"{file}: {len(kept):,} sentences")
+
+
+def text(data: Path) -> list[str]:
+    """Each sentence once."""
+    held_out = {one for name in (*SINGLE, *TASKS) for one in texts(data / "glue" / name / "validation.tsv")}
+    comments = (data / "goemotions" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    said = (" ".join(json.loads(line)["text"].split()) for line in comments)
+    every = dict.fromkeys([*(own for (own,) in sentences(data, "")), *said])
+    return [one for one in every if one and one not in held_out]
 
 
 def sentences(data: Path, task: str) -> Iterator[Row]:

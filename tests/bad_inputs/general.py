@@ -12,8 +12,8 @@ CASES = [
     Bad(
         "half of the hidden dimensions",
         "train-general {d}/fresh.yaml --set task.kind=plain --set task.label=null --set grid.hidden=[0.5,1.0]",
-        "grid.hidden: the general stage knows no order of hidden dimensions, so that all of them stay in it and in what "
-        "starts from it; remove the key",
+        "grid.hidden: the general stage knows no order of hidden dimensions, so that all of them stay in it and in "
+        "what starts from it; remove the key",
     ),
     Bad(
         "a way to join that there is not",

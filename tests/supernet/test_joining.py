@@ -29,7 +29,8 @@ def world(directory, family, moved=0.0):
     with torch.no_grad():
         for name, tensor in teacher.base_model.state_dict().items():
             if name in own:
-                tensor.copy_(own[name] + 0.02 * torch.randn(tensor.shape, generator=generator))
+                moves = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+                tensor.copy_(own[name] + 0.1 * moves)  # rounded once, as no sum of two float32 numbers is
     general = copy.deepcopy(encoder)
     sizes = Supernet(general).geometry
     scores = [torch.rand(sizes.layers, count, generator=generator) for count in (sizes.heads, sizes.neurons)]
