@@ -26,7 +26,7 @@ from dynackd.training.samplers import SubnetSampler
 from dynackd.training.schema import DROPOUT, RECIPE_FILE, SIGNAL, WORKING_DIRECTORY, GridSection, Importance, RecipeFile
 from dynackd.training.trainer import SUPERNET_STAGES, metric_names
 
-STAGES = (FINETUNE, "general", "width", "depth", "polish")
+STAGES = (FINETUNE, "width", "depth", "polish", "general")
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ DEPTH_STAGE = Stage("depth", lambda grid: grid, _of_its_width)
 GENERAL_STAGE = Stage("general", lambda grid: grid, lambda _, geometry: full(geometry))
 # One sub-network of either, which learns from the fine-tuned model once more.
 POLISH_STAGE = Stage("polish", lambda grid: grid, lambda _, geometry: full(geometry))
-SUPERNET_STAGES = (GENERAL_STAGE, WIDTH_STAGE, DEPTH_STAGE, POLISH_STAGE)
+SUPERNET_STAGES = (WIDTH_STAGE, DEPTH_STAGE, POLISH_STAGE, GENERAL_STAGE)
 
 
 # TrainingArguments that a supernet's training cannot honour, and why.
