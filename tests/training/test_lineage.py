@@ -20,6 +20,7 @@ from dynackd.errors import UserError
 from dynackd.training import stages
 from dynackd.training.augment import augment, overrides
 from dynackd.training.recipe import load_recipe, make_recipe
+from dynackd.training.resumable import ResumableTrainer
 from dynackd.training.runs import RunMode
 from dynackd.training.teachers import refuse_other_result
 from dynackd.training.trainer import SupernetTrainer
@@ -80,7 +81,7 @@ def no_training(monkeypatch):
     def train(*_arguments, **_options):
         raise AssertionError("a stage trained")
 
-    monkeypatch.setattr(stages.ResumableTrainer, "train", train)
+    monkeypatch.setattr(ResumableTrainer, "train", train)
     monkeypatch.setattr(SupernetTrainer, "train", train)
 
 

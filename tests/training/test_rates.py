@@ -60,7 +60,7 @@ def test_a_recipe_without_a_rate_trains_at_the_default_and_says_so(tmp_path, cap
     directories.append(stages.train_depth(recipe, RunMode()))
     directories.append(polish(directories[-1], SubnetSpec(0.5, 0.5), "small", recipe, RunMode()))
     printed = " ".join(capsys.readouterr().out.split())
-    for stage, directory in zip(RATE_AT_768, directories, strict=True):
+    for stage, directory in zip(("finetune", "width", "depth", "polish"), directories, strict=True):
         rate = default_learning_rate(stage, 32)
         log = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
         assert {row["learning_rate"] for row in log if "learning_rate" in row} == {rate}
