@@ -11,7 +11,7 @@ CASES = [
     ),
     Bad(
         "half of the hidden dimensions",
-        "train-general {d}/fresh.yaml --set task.kind=plain --set task.label=null --set grid.hidden=[0.5,1.0]",
+        'train-general {d}/fresh.yaml --set task={"kind":"plain","text":"sentence"} --set grid.hidden=[0.5,1.0]',
         "grid.hidden: the general stage knows no order of hidden dimensions, so that all of them stay in it and in "
         "what starts from it; remove the key",
     ),
