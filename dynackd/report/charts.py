@@ -34,13 +34,38 @@ def chart_data(results: Results, judge: Judge, axes: Sequence[Axis]) -> Data:
 
 
 def heat_maps(results: Results, judge: Judge) -> Data | None:
-    """The grid in all its looks: values and their texts by depth and width, from small to large."""
+    """The grid in all its looks: values and their texts by depth and width, from small to large, of the full hidden
+    size and then of each smaller one."""
     if results.judged is None:
         return None
     evaluation = results.judged.evaluation
     rows = [row for row in evaluation["subnetworks"] if number(row.get("width")) and number(row.get("depth"))]
-    places = {(row["width"], row["depth"]): row for row in reversed(rows)}
-    widths, depths = (sorted({place[index] for place in places}) for index in (0, 1))
+    by_hidden: dict[float, dict[Any, Facts]] = {}
+    for row in reversed(rows):
+        by_hidden.setdefault(row.get("hidden", 1.0), {})[row["width"], row["depth"]] = row
+    every = [place for places in by_hidden.values() for place in places]
+    widths, depths = (sorted({place[index] for place in every}) for index in (0, 1))
+    lower = [name_of_metric(name) for name in judge.lower]
+    small = (*lower, *(f"fidelity: {name}" for name in lower), "M parameters", "MFLOPs")
+    return {
+        "widths": [f"{width:g}" for width in widths],
+        "depths": [f"{depth:g}" for depth in depths],
+        "looks": [
+            {
+                "name": name + (f", hidden {hidden:g}" if hidden < 1 else ""),
+                "values": [[values.get((width, depth)) for width in widths] for depth in depths],
+                "texts": [[_text(values.get((width, depth)), form) for width in widths] for depth in depths],
+                "less_is_better": name in small,
+            }
+            for hidden in sorted(by_hidden, reverse=True)
+            for name, values, form in _looks(by_hidden[hidden], evaluation, judge)
+            if any(value is not None for value in values.values())
+        ],
+    }
+
+
+def _looks(places: Mapping[Any, Facts], evaluation: Facts, judge: Judge) -> list[tuple[str, Values, str]]:
+    """(name, values, how they are written) of what is known of the sizes of one hidden size."""
     whole = part(evaluation, "teacher")
     looks = [(name_of_metric(name), _values(places, "metrics", name), "{:.4f}") for name in part(whole, "metrics")]
     if judge.teacher is not None:
@@ -52,22 +77,7 @@ def heat_maps(results: Results, judge: Judge) -> Data | None:
     for key, name in (("parameters", "M parameters"), ("flops", "MFLOPs")):
         costs: Values = {place: value / 1e6 for place, row in places.items() if (value := number(row.get(key)))}
         looks.append((name, costs, "{:,.1f}"))
-    lower = [name_of_metric(name) for name in judge.lower]
-    small = {*lower, *(f"fidelity: {name}" for name in lower), "M parameters", "MFLOPs"}
-    return {
-        "widths": [f"{width:g}" for width in widths],
-        "depths": [f"{depth:g}" for depth in depths],
-        "looks": [
-            {
-                "name": name,
-                "values": [[values.get((width, depth)) for width in widths] for depth in depths],
-                "texts": [[_text(values.get((width, depth)), form) for width in widths] for depth in depths],
-                "less_is_better": name in small,
-            }
-            for name, values, form in looks
-            if any(value is not None for value in values.values())
-        ],
-    }
+    return looks
 
 
 def _values(places: Mapping[Any, Facts], key: str, name: str) -> Values:

@@ -52,13 +52,14 @@ def grid_table(results: Results, judge: Judge) -> Table | None:
     metrics = list(part(whole, "metrics"))
     fidelities = list(part(rows[0], "fidelity"))
     metrics.sort(key=lambda name: name != judge.metric)
-    columns = ["width", "depth", *map(name_of_metric, metrics[:1])]
+    hidden = any("hidden" in row for row in rows)
+    columns = ["width", "depth", *(["hidden"] * hidden), *map(name_of_metric, metrics[:1])]
     columns += ["share"] if judge.teacher is not None else []
     columns += ["M params", "MFLOPs", *map(name_of_metric, metrics[1:]), *map(name_of_metric, fidelities)]
     columns += ["heads", "neurons", "layers"]
-    found = [_grid_row(row, metrics, fidelities, judge) for row in rows]
+    found = [_grid_row({"hidden": 1.0, **row} if hidden else row, metrics, fidelities, judge) for row in rows]
     if metrics:
-        _, *cells = _grid_row(whole, metrics, fidelities, judge)
+        _, *cells = _grid_row({"hidden": None, **whole} if hidden else whole, metrics, fidelities, judge)
         found.append([Cell("teacher", None), *cells])
     caption = f"FLOPs are of a row of {evaluation.get('length')} tokens; share: of the teacher's "
     return titled(f"Sizes of the {results.judged.name} stage. {caption}{name_of_metric(judge.metric)}.", columns, found)
@@ -67,7 +68,8 @@ def grid_table(results: Results, judge: Judge) -> Table | None:
 def _grid_row(row: Facts, metrics: Sequence[str], fidelities: Sequence[str], judge: Judge) -> list[Cell]:
     layers = row.get("layers", "")
     scores = [figure(part(row, "metrics").get(name), "{:.4f}") for name in metrics]
-    cells = [figure(row.get("width")), figure(row.get("depth")), *scores[:1]]
+    cells = [*(figure(row.get(axis)) for axis in ("width", "depth", "hidden") if axis in row or axis != "hidden")]
+    cells += scores[:1]
     cells += [figure(judge.share(judge.of(row)), "{:.1%}")] if judge.teacher is not None else []
     cells += [figure(row.get("parameters"), "{:,.2f}", 1e6), figure(row.get("flops"), "{:,.1f}", 1e6), *scores[1:]]
     cells += [figure(part(row, "fidelity").get(name), "{:.4f}") for name in fidelities]

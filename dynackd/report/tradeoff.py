@@ -86,11 +86,12 @@ def _measured_point(
 
 
 def label_of(student: Student) -> str:
-    """`0.5 x 0.75` for a student of the grid, its name for another."""
+    """`0.5 x 0.75` for a student of the grid, `0.5 x 0.75 x 0.5` where its hidden size is cut, its name for another."""
     width, depth = student.about.get("width"), student.about.get("depth")
     if number(width) is None or number(depth) is None:
         return student.place.rpartition("/")[2]
-    return f"{width:g} × {depth:g}"
+    hidden = number(student.about.get("hidden"))
+    return f"{width:g} × {depth:g}" + (f" × {hidden:g}" if hidden is not None else "")
 
 
 # --- counted ---------------------------------------------------------------------------------------------------------
@@ -116,16 +117,16 @@ def _grid_series(
     evaluation: Facts, key: str, scale: float, unit: str, judge: Judge, results: Results
 ) -> Iterable[Series]:
     rows = evaluation["subnetworks"]
-    for depth in dict.fromkeys(row.get("depth") for row in rows):
-        points = []
-        for row in (own for own in rows if own.get("depth") == depth):
+    for depth, hidden in dict.fromkeys((row.get("depth"), row.get("hidden", 1)) for row in rows):
+        points, cut = [], f", hidden {hidden:g}" if hidden < 1 else ""
+        for row in (own for own in rows if (own.get("depth"), own.get("hidden", 1)) == (depth, hidden)):
             x, y = number(row.get(key)), judge.of(row)
             if x and y is not None:
-                told = [f"width {row.get('width', '?')}, depth {depth}", metric_told(y, judge)]
+                told = [f"width {row.get('width', '?')}, depth {depth}{cut}", metric_told(y, judge)]
                 told += [f"{x / scale:,.1f} {unit}", *_share_told(x, evaluation, key), *_exported(row, results)]
                 points.append(Point(x / scale, y, f"{row.get('width', 0):g}", tuple(told)))
         if points:
-            yield Series(f"depth {depth:g}", tuple(points), joined=True)
+            yield Series(f"depth {depth:g}{cut}", tuple(points), joined=True)
     x = number(part(evaluation, "teacher").get(key))
     if x and judge.teacher is not None:
         told = ["teacher", metric_told(judge.teacher, judge, is_teacher=True), f"{x / scale:,.1f} {unit}"]

@@ -81,7 +81,8 @@ def _flops(row: Facts) -> float:
 
 
 def _size(row: Facts) -> str:
-    return f"width {row.get('width', 0):g} at depth {row.get('depth', 0):g}"
+    hidden = f" and hidden {row['hidden']:g}" if "hidden" in row else ""
+    return f"width {row.get('width', 0):g} at depth {row.get('depth', 0):g}{hidden}"
 
 
 def _on_rows(results: Results) -> str:
@@ -151,9 +152,11 @@ def missing(results: Results, judge: Judge, axes: Sequence[Axis], run: str) -> d
     best = recommended(results, judge)
     row = best[1] if best else {}
     if not any(row_of(own, results) is row for own in results.students) and (row or not results.students):
-        size = f"--width {row.get('width', 0.5):g} --depth {row.get('depth', 0.75):g}"
-        command = f"dynackd export {supernet} {size} --int8 --output {run}/students/{row.get('width', 0.5):g}"
-        command += f"x{row.get('depth', 0.75):g}"
+        shares = {"width": row.get("width", 0.5), "depth": row.get("depth", 0.75)}
+        shares |= {"hidden": row["hidden"]} if "hidden" in row else {}
+        size = " ".join(f"--{axis} {share:g}" for axis, share in shares.items())
+        command = f"dynackd export {supernet} {size} --int8 --output {run}/students/"
+        command += "x".join(f"{share:g}" for share in shares.values())
         which = "The size that the first paragraph names" if row else "No size"
         found["students"] = Missing(f"{which} has {'not been' if row else 'been'} cut out yet. This makes it:", command)
     if results.judged is None:

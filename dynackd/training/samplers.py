@@ -25,8 +25,8 @@ def sample_sandwich(subnets: list[Subnet], rng: random.Random, count: int) -> li
 
 
 def sample_mixed(subnets: list[Subnet], rng: random.Random, count: int) -> list[Subnet]:
-    """The largest, the smallest and `count` mixtures of all: as many layers as one of them has, but any, and each with
-    the heads of one and the neurons of another (what a search beyond the grid chooses from)."""
+    """The largest, the smallest and `count` mixtures of all: as many layers as one of them has, but any, each with the
+    heads of one and the neurons of another, and the hidden size of one (what a search beyond the grid chooses from)."""
     mixtures = [_mixture(subnets, rng) for _ in range(count)]
     # A mixture may be another or one of the ends, and these may be one; each trains once.
     return list(dict.fromkeys([subnets[0], *mixtures, subnets[-1]]))
@@ -36,7 +36,8 @@ def _mixture(subnets: list[Subnet], rng: random.Random) -> Subnet:
     kept = sorted(rng.sample(subnets[0].indices, len(rng.choice(subnets).layers)))
     widths = [[own.layers[0] for own in rng.choices(subnets, k=2)] for _ in kept]
     layers = (Layer(index, one.heads, other.neurons) for index, (one, other) in zip(kept, widths, strict=True))
-    return Subnet(tuple(layers), subnets[0].hidden)
+    sizes = sorted({own.hidden for own in subnets})  # of one nothing is drawn, which would change all that follows
+    return Subnet(tuple(layers), sizes[0] if len(sizes) == 1 else rng.choice(sizes))
 
 
 # name -> those of a step; one with a `count` is written `name(2)`.

@@ -35,6 +35,27 @@ def told(directory):
     return " ".join(lead(results, judge, latency_axes(results, judge)))
 
 
+def test_sizes_of_several_hidden_sizes_are_told_apart(tmp_path):
+    evaluated = evaluation()
+    small = [{**row, "hidden": 0.5, "flops": row["flops"] // 2, "metrics": {"accuracy": 0.795}, "parameters": 900}
+             for row in evaluated["subnetworks"]]  # fmt: skip
+    run = write_run(tmp_path / "run", {**evaluated, "subnetworks": [*evaluated["subnetworks"], *small]})
+    results = read_run(run)
+    judge = judge_of(results)
+    axes = counted_axes(results, judge)
+    names = [series.name for series in axes[0].series]
+    assert names == ["depth 1", "depth 0.5", "depth 1, hidden 0.5", "depth 0.5, hidden 0.5", "teacher"]
+    looks = {look["name"]: look for look in chart_data(results, judge, axes)["heat"]["looks"]}
+    assert looks["accuracy"]["values"] == [[0.70, 0.78], [0.796, 0.80]]
+    assert looks["accuracy, hidden 0.5"]["values"] == [[0.795, 0.795], [0.795, 0.795]]
+    table = grid_table(results, judge)
+    assert [name for name, _ in table.columns][:3] == ["width", "depth", "hidden"]
+    assert [row[2].text for row in table.rows] == ["1"] * 4 + ["0.5"] * 4 + ["–"]
+    assert "width 0.5 at depth 0.5 and hidden 0.5" in " ".join(lead(results, judge, axes))
+    export = missing(results, judge, axes, "run")["students"].command
+    assert "--width 0.5 --depth 0.5 --hidden 0.5 --int8 --output run/students/0.5x0.5x0.5" in export
+
+
 # --- where it is written ---------------------------------------------------------------------------------------------
 
 

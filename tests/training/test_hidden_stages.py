@@ -1,6 +1,7 @@
 """The whole way with several hidden sizes: trained, evaluated, polished, exported, loaded."""
 
 import json
+import random
 import shutil
 
 import numpy as np
@@ -12,15 +13,17 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from dynackd.cli import main
 from dynackd.distill import signals
 from dynackd.families.table import geometry_of
+from dynackd.grid import Grid
 from dynackd.measure.evaluation import this_device
 from dynackd.students.loading import load_student
-from dynackd.subnet import SubnetSpec
+from dynackd.subnet import Geometry, SubnetSpec
 from dynackd.supernet.importance import in_order_of
 from dynackd.supernet.network import load_supernet
 from dynackd.training import stages
 from dynackd.training.evaluating import evaluate
 from dynackd.training.recipe import load_recipe, make_recipe
 from dynackd.training.runs import RunMode
+from dynackd.training.samplers import SubnetSampler
 from dynackd.training.teachers import load_teacher
 from dynackd.training.trainer import metric_names
 
@@ -205,3 +208,17 @@ def test_files_of_a_recipe_without_smaller_hidden_sizes_say_nothing_of_them(tmp_
     for file in ("config.json", "metrics.json", "origin.json", "importance.json"):
         text = (tmp_path / "run" / "width" / file).read_text()
         assert not [word for word in ('"hidden"', "hidden_order", '"hidden_size": 16') if word in text], file
+
+
+def test_mixtures_have_any_of_the_hidden_sizes_and_of_one_size_draw_nothing_more():
+    geometry, sampler = Geometry(4, 4, 8, 40, 32), SubnetSampler.parse("mixed(3)")
+    flat, deep = Grid((1.0, 0.5), (1.0, 0.5)), Grid((1.0, 0.5), (1.0, 0.5), hidden=(1.0, 0.5))
+    steps = range(20)
+    several = [sampler.sample(list(deep.subnets(geometry).values()), 0, step) for step in steps]
+    assert {subnet.hidden for subnets in several for subnet in subnets[1:-1]} == {32, 16}
+    assert all((subnets[0].hidden, subnets[-1].hidden) == (32, 16) for subnets in several)
+    # What a recipe without smaller hidden sizes trains at a step stays what it was.
+    layers = [own.index for own in sampler.sample(list(flat.subnets(geometry).values()), 0, 1)[1].layers]
+    rng = random.Random("0/1")
+    every = list(flat.subnets(geometry).values())
+    assert layers == sorted(rng.sample(every[0].indices, len(rng.choice(every).layers)))
