@@ -83,7 +83,8 @@ def gradients(trainer):
     ids=["width", "depth", "hidden"],
 )
 def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_path, stage, grid):
-    trainer = trainer_of(tmp_path, stage, CKD | {"hidden_mse": 0.05}, grid=grid)
+    weights = CKD | ({"hidden_mse": 0.01} if grid is HIDDEN else {})
+    trainer = trainer_of(tmp_path, stage, weights, grid=grid)
     trainer.settings = replace(trainer.settings, width_power=1.0)
     loss, grads = gradients(trainer)
     # The same, written out: width stage from the full teacher, depth stage from the teacher at the same width.
@@ -110,7 +111,7 @@ def test_a_step_is_the_mean_over_all_subnetworks_each_from_its_own_teacher(tmp_p
         of_all = (grid, name) != (HIDDEN, "hidden_mse")
         assert trainer._terms_counts[name] == len(known) == (len(terms) if of_all else len(terms) / 2)
     for name, parameter in trainer.model.named_parameters():
-        torch.testing.assert_close(grads[name], parameter.grad, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(grads[name], parameter.grad, atol=5e-6 if grid is HIDDEN else 1e-6, rtol=1e-4)
 
 
 def test_layers_learn_from_those_that_the_teachers_rule_names(tmp_path, monkeypatch):
