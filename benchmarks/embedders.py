@@ -318,12 +318,12 @@ def train(options: argparse.Namespace) -> None:
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--sentences", type=int, default=20_000, help="that are read (default: 20000)")
+    parser.add_argument("--sentences", type=int, default=12_000, help="that are read (default: 12000)")
     parser.add_argument("--layers", nargs="+", type=int, default=[5, 3, 2], help="of the rivals' sizes")
     parser.add_argument("--alone", nargs="+", default=["0.5x0.75", "0.75x0.5", "0.5x0.5", "0.25x0.5"],
                         metavar="WIDTHxDEPTH", help="sizes of ours that are trained alone, too")  # fmt: skip
     parser.add_argument("--recipe", type=Path, default=RECIPE, help=f"of ours and alone (default: {RECIPE.name})")
-    parser.add_argument("--paragraphs", type=int, default=1000, help="that are searched")
+    parser.add_argument("--paragraphs", type=int, default=500, help="that are searched")
     parser.add_argument("--questions", type=int, help="that are asked (default: all 1,190)")
     parser.add_argument("--pairs", type=int, help="of STS-B, to train and to judge on (default: all)")
     fronts.add_options(parser, Path("runs/embedders"))
