@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import tiny_config, tiny_model, tiny_recipe, tiny_tokenizer
 from safetensors.torch import load_file
+from test_other_tokenizers import PIECES, piece_tokenizer, saved
 from transformers import AutoModelForSequenceClassification
 
 from dynackd.distill.projection import TERM, Projection
@@ -72,13 +73,12 @@ def test_words_are_projected_where_the_teacher_reads_other_tokens():
 
 def test_it_is_learned_survives_a_resume_and_is_no_part_of_the_result(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    config = tiny_config("electra", num_hidden_layers=6, hidden_size=48)
+    config = tiny_config("electra", num_hidden_layers=6, hidden_size=48, vocab_size=len(PIECES))
     content = tiny_recipe(tmp_path, task={"kind": "classification", "text": "sentence", "label": "label",
                                           "check_teacher": False})  # fmt: skip
-    for name, model in (("model", tiny_model()), ("teacher", AutoModelForSequenceClassification.from_config(config))):
-        content[name] = str(tmp_path / name)
-        model.save_pretrained(content[name])
-        tiny_tokenizer().save_pretrained(content[name])
+    content["model"] = saved(tiny_model(), tiny_tokenizer(), tmp_path / "model")
+    teacher = AutoModelForSequenceClassification.from_config(config)
+    content["teacher"] = saved(teacher, piece_tokenizer(), tmp_path / "teacher")  # which reads other tokens
     content["distillation"] = {"signal": "logits", "matching": "uniform", "weights": {TERM: 1.0}}
     content["training"] |= {"max_steps": 6, "save_steps": 2, "logging_steps": 2}
     whole, states = SupernetTrainer.training_step, []
