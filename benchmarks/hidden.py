@@ -118,7 +118,7 @@ def compare_orders(task, options):
         orders = rewire(model, importance, (HEAD, NEURON, HIDDEN, POOLED))
         supernet = Supernet(model, grid, hidden_order=orders[HIDDEN][0]).eval().requires_grad_(False)
         original = in_order_of(supernet, load_teacher(source, recipe.task.kind))
-        table = evaluate_subnets(supernet, original, rows, 64)
+        table = evaluate_subnets(supernet, original, rows, recipe.data.max_length)
         found[name] = {name_of(SubnetSpec(row["width"], row["depth"], row.get("hidden", 1.0))):
                        {**row["metrics"], **row["fidelity"]} for row in table["subnetworks"]}  # fmt: skip
         console.print(f"{task}, {name}: measured")
@@ -150,8 +150,6 @@ WIDTH_TOO = Stage("width", lambda grid: replace(grid, depths=(1.0,)), WIDTH_STAG
 OWN_SIZE = Stage("depth", everything, Subnet.at_full_depth)
 FROM_FULL = Stage("depth", everything, lambda _, geometry: full(geometry))
 FLAT = Stage("depth", without_hidden, DEPTH_STAGE.teacher_of)
-AFTERWARDS = Stage("depth", everything, lambda subnet, geometry: replace(subnet, hidden=geometry.hidden))
-AFTERWARDS_FULL = Stage("depth", everything, DEPTH_STAGE.teacher_of)
 LOGITS = {"distillation": {"signal": "logits"}}
 SAMPLED = {"grid.sampler": "sandwich(2)"}
 # name -> (overrides of the recipe, the width stage, the stages behind it, which share the depth stage's epochs)
@@ -160,8 +158,7 @@ VARIANTS = {
     "width too": (SAMPLED, WIDTH_TOO, [DEPTH_STAGE]),
     "width too, teacher of its own hidden size": (SAMPLED, WIDTH_TOO, [OWN_SIZE]),
     "depth, the full network for all": (SAMPLED, WIDTH_STAGE, [FROM_FULL]),
-    "a stage of its own, from the same width and depth": (SAMPLED, WIDTH_STAGE, [FLAT, AFTERWARDS]),
-    "a stage of its own, from the same width": (SAMPLED, WIDTH_STAGE, [FLAT, AFTERWARDS_FULL]),
+    "a stage of its own": (SAMPLED, WIDTH_STAGE, [FLAT, DEPTH_STAGE]),
     "depth, sandwich(1)": ({"grid.sampler": "sandwich(1)"}, WIDTH_STAGE, [DEPTH_STAGE]),
     "depth, sandwich(4)": ({"grid.sampler": "sandwich(4)"}, WIDTH_STAGE, [DEPTH_STAGE]),
     "depth, mixed(2)": ({"grid.sampler": "mixed(2)"}, WIDTH_STAGE, [DEPTH_STAGE]),
@@ -194,7 +191,7 @@ def trained(task, variant, options):
             if before is not None:  # what it has made is the next one's width stage
                 shutil.rmtree(place / "width")
                 (place / "depth").rename(place / "width")
-                stages.WIDTH_STAGE = before
+                stages.WIDTH_STAGE = replace(before, name=WIDTH_STAGE.name)
             stages.DEPTH_STAGE = stage
             stages.train_depth(recipe, RunMode())
     finally:
@@ -250,7 +247,8 @@ def space(run):
     if not latency.is_file():
         files = [file for place in places.values() for file in
                  (f"{place}/onnx/model.onnx", f"{place}/onnx/model_quantized.onnx")]  # fmt: skip
-        dynackd(["benchmark", str(run / "teacher"), *files, "--runtime", "onnxruntime", "--length", "32", "128",
+        teacher = [str(run / "teacher")] if (run / "teacher").is_dir() else []
+        dynackd(["benchmark", *teacher, *files, "--runtime", "onnxruntime", "--length", "32", "128",
                  "--json", str(latency)])  # fmt: skip
     timed = {(row["path"], row["length"]): row["latency_ms"]["p50"] for row in json.loads(latency.read_text())["rows"]}
     costs, title = ("MB", "ms at 32", "ms at 128"), f"{run}: teacher {table['teacher']['metrics'][metric]:.4f}"

@@ -62,12 +62,13 @@ def config_class(name: str) -> type[PreTrainedConfig]:
         with full_hidden(config, {"hidden_key": FAMILIES[name].hidden_key}):
             stock.validate(config)  # type: ignore[attr-defined]
 
-    lists, numbers = ("layer_heads", "layer_neurons", "kept_layers"), ("head_size", "full_layers", FULL_HIDDEN_KEY)
+    lists, numbers = ("layer_heads", "layer_neurons", "kept_layers"), ("head_size", "full_layers")
     annotations: dict[str, Any] = dict.fromkeys(lists, list[int] | None) | dict.fromkeys(numbers, int | None)
     fields = {
         "model_type": MODEL_TYPE_PREFIX + name,
         **dict.fromkeys(annotations),
         FAMILY_KEY: name,
+        FULL_HIDDEN_KEY: None,  # no field, so that a config of the full hidden size says nothing of it
         "__post_init__": forget_code,
         "validate": validate,
         "__module__": __name__,

@@ -34,11 +34,11 @@ class {config}({stock_config}):
 
     head_size: int | None = None
     full_layers: int | None = None
-    full_hidden: int | None = None
     layer_heads: list[int] | None = None
     layer_neurons: list[int] | None = None
     kept_layers: list[int] | None = None
     {family_key}: str = {family!r}
+    full_hidden = None
 
     def validate(self):
         with full_hidden(self, FAMILY):
