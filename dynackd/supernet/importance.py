@@ -169,8 +169,9 @@ def _residual_stream(layers: nn.ModuleList) -> Iterator[list[Tensor]]:
     stream: list[Tensor] = []
 
     def note(state: Tensor) -> None:
-        state.retain_grad()
-        stream.append(state)
+        if state.requires_grad:  # a kind may ask the model for its own labels first
+            state.retain_grad()
+            stream.append(state)
 
     def before(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         note(inputs[0] if inputs else named["hidden_states"])
@@ -199,8 +200,8 @@ def _gate_heads(model: PreTrainedModel, layer: nn.Module, mask: Tensor) -> Remov
 
 
 def _taylor(weight: Tensor) -> Tensor:
-    assert weight.grad is not None
-    return weight * weight.grad
+    # Without a gradient: of a pooler that no head reads.
+    return torch.zeros_like(weight) if weight.grad is None else weight * weight.grad
 
 
 def _pooled_sums(model: PreTrainedModel, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 
 from dynackd.data.sources import resolve_source
+from dynackd.distill.relations import RELATION_TERMS
 from dynackd.distill.settings import DistillationSettings
 from dynackd.distill.signals import Student, distillation_loss, term_counts
 from dynackd.distill.teacher import Teacher
-from dynackd.distill.terms import TERMS
 from dynackd.errors import UserError
 from dynackd.grid import Grid
 from dynackd.subnet import Subnet, SubnetSpec, full
@@ -181,7 +181,7 @@ def test_of_a_mixed_batch_every_term_learns_and_no_label_of_rows_without_is_read
     task, batch, alone = batch_of(tmp_path, name)
     assert 0 < int(batch[LABELLED].sum()) < len(batch[LABELLED])
     learns = bool(task.kind.label_columns) and name != "plain"
-    weights = {term: 1.0 for term in TERMS if learns or term != "ce"}
+    weights = dict.fromkeys(["logits", "hidden_mse", *RELATION_TERMS, *(["ce"] if learns else [])], 1.0)
     terms, grads = signal_of(task, batch, weights)
     assert all(torch.isfinite(value) for value in terms.values())
     if not learns:
