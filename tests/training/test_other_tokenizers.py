@@ -19,9 +19,14 @@ from transformers import (
 )
 
 from dynackd.cli.command_line import main
+from dynackd.data.sources import resolve_source
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import read_json
-from dynackd.tasks.common_words import Collator
+from dynackd.tasks.alignment import read_by_both
+from dynackd.tasks.common_words import NUMBERS, THEIRS, Collator
+from dynackd.tasks.loading import load_task_data
+from dynackd.tasks.task import resolve_task
+from dynackd.tasks.tokens import tokenize
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz",
           *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), "fi", "##lm", "the", "wa"]  # fmt: skip
@@ -231,3 +236,31 @@ def test_plain_text_learns_from_a_teacher_with_other_tokens_and_another_size(tmp
     assert main(["train-width", str(write_recipe(tmp_path, content))]) == 0
     rows = read_json(tmp_path / "run/width/metrics.json")["subnetworks"]
     assert [set(row["fidelity"]) for row in rows] == [{"relations"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        (
+            {"kind": "ranking", "query": "q", "passages": "p", "relevance": "r", "check_teacher": False},
+            {"q": "the film", "p": ["a fine day", "the book was dull"], "r": [1, 0]},
+        ),
+        ({"kind": "embedding", "pair": ["a", "b"], "score": "s"}, {"a": "the film", "b": "a dull day", "s": 0.5}),
+    ],
+)
+def test_rows_that_become_several_inputs_are_read_by_both_input_by_input(tmp_path, task, row):
+    (tmp_path / "t.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    source = resolve_source({"train": f"{tmp_path}/t.jsonl"})
+    data = load_task_data(resolve_task(task), source, ("train",))
+    tokens, _ = tokenize(data.train, data.task, tiny_tokenizer(), 16)
+    shared = read_by_both(data.train, data.task, tiny_tokenizer(), piece_tokenizer(), 16, 40)
+    assert len(tokens) == len(shared) == 6
+    for own, theirs, numbers in zip(
+        tokens["input_ids"], shared[THEIRS + "input_ids"], zip(shared[NUMBERS], shared[THEIRS + NUMBERS], strict=True),
+        strict=True,
+    ):  # fmt: skip
+        decoded = [tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "").replace("##", "")
+                   for tokenizer, ids in ((tiny_tokenizer(), own), (piece_tokenizer(), theirs))]  # fmt: skip
+        assert decoded[0] == decoded[1]
+        assert numbers[0] == list(range(len(own)))
+        assert max(numbers[1]) == len(own) - 1
