@@ -9,8 +9,8 @@ of them as both stages leave it and polished.
     python benchmarks/small_end.py --show
 
 Each task's shipped recipe in recipes/glue, all of its rows, three sub-networks a step; one teacher a task and seed for
-all variants, fine-tuned as the recipe says. Reports on the validation rows, by which nothing is chosen. Each run's
-figures are kept in a JSON file under --output, so a killed run goes on where it stopped.
+all variants, fine-tuned for the recipe's epochs at the default rate. Reports on the validation rows, by which nothing
+is chosen. Each run's figures are kept in a JSON file under --output, so a killed run goes on where it stopped.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from dynackd.training.stages import finetune, train_depth, train_width
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "glue"
 TASKS = ("sst2", "mrpc", "stsb", "rte-bge-small", "cola-bge-small")
+EPOCHS = 3  # of a stage whose recipe says nothing
 RATES_BEFORE = {"sst2": 1e-4}  # of the other recipes 5e-5
 SIZES = ((1, 1), (0.5, 0.75), (0.5, 0.5), (0.25, 0.5))
 POLISHED = ((0.5, 0.5), (0.25, 0.5))
@@ -39,6 +40,7 @@ POLISHED = ((0.5, 0.5), (0.25, 0.5))
 VARIANTS = {
     "before": {"before"},
     "rates": set(),
+    "longer": {"longer"},  # as many steps as with texts, on the labelled rows alone
     "text": {"text"},
     "layers": {"layers"},
     "general": {"general"},
@@ -59,6 +61,11 @@ def recipe_of(task, variant, seed, options, place):
     training.pop("learning_rate", None)
     if "before" in changes:
         training["learning_rate"] = RATES_BEFORE.get(task, 5e-5)
+    if "longer" in changes:
+        for stage in ("width", "depth", "polish"):
+            own = content.setdefault("stages", {}).setdefault(stage, {}).setdefault("training", {})
+            epochs = own.get("num_train_epochs", training.get("num_train_epochs", EPOCHS))
+            own["num_train_epochs"] = epochs / (1 - options.share)
     if "text" in changes:
         content["data"] |= {"unlabelled": str(options.unlabelled / f"{name}.jsonl"), "unlabelled_share": options.share}
     if "layers" in changes:
