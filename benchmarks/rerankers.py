@@ -29,14 +29,13 @@ import fronts
 import numpy as np
 import torch
 from front_tables import fronts_main
-from fronts import Sized, Task, Training
+from fronts import OURS, Sized, Task, Training
 from make_rerank import read
 
 from dynackd.data.origins import resolve_model
 from dynackd.grid import keep_last
 from dynackd.onnx.graphs import OnnxModel
 from dynackd.report.terminal import say
-from dynackd.subnet import SubnetSpec
 from dynackd.supernet.checkpoints import load_tokenizer
 from dynackd.tasks.kinds import KINDS
 from dynackd.tasks.loading import load_task_data
@@ -50,7 +49,6 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "ranking" / "squad-rerank.yaml"
 KIND = KINDS["ranking"]
 BATCH = 32  # pairs
-OURS = "dynackd"
 METHODS = ("drop", "ours", "alone")
 SMOKE = {"queries": 12, "questions": 10, "layers": [3], "alone": ["0.5x0.5"],
          "set": ["grid.widths=[1.0, 0.5]", "grid.depths=[1.0, 0.5]"]}  # fmt: skip
@@ -167,22 +165,10 @@ def dropped(kept: int, options: argparse.Namespace, seed: int, place: Path) -> d
 
 def trainings(options: argparse.Namespace) -> dict[str, list[Training]]:
     """By the name of a method, its trainings."""
-    label = f", {options.label}" if options.label else ""
-    tail = f"-{options.label.replace(' ', '_')}" if options.label else ""
-
-    def ours(seed: int, place: Path) -> Mapping[str, Sized]:
-        return fronts.supernet_sizes(with_teacher(options, seed), place)
-
-    def alone(spec: SubnetSpec, seed: int, place: Path) -> Mapping[str, Sized]:
-        return fronts.alone(with_teacher(options, seed), spec, place)
-
-    specs = [SubnetSpec(*map(float, size.split("x"))) for size in options.alone]
     return {
         "drop": [Training("layers dropped, MSE", f"drop{kept}", partial(dropped, kept, options))
                  for kept in options.layers],
-        "ours": [Training(OURS + label, f"ours{tail}", ours)],
-        "alone": [Training(f"{OURS}, each alone{label}", f"alone{spec.width:g}x{spec.depth:g}{tail}",
-                           partial(alone, spec)) for spec in specs],
+        **fronts.own_trainings(options, partial(with_teacher, options)),
     }  # fmt: skip
 
 
