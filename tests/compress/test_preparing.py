@@ -99,6 +99,12 @@ def test_layers_by_importance_are_planned_before_their_order_is_known(tmp_path):
     assert len(measured.plan.stages) == len(places.plan.stages)
 
 
+def test_the_polish_is_planned_at_what_no_choice_exceeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate, "_unit_s", lambda *_: 1.0)
+    stages = {own.stage: own for own in prepared(tmp_path, "regression").plan.stages}
+    assert stages["polish"].step_s == 4, "forward, backward and the teacher's forward of the full network"
+
+
 def test_of_many_rows_some_are_left_for_the_search_to_judge_by(tmp_path, monkeypatch):
     monkeypatch.setattr(drafting, "TOO_FEW", 3)
     found = prepared(tmp_path, "regression")
