@@ -20,6 +20,9 @@ often; matryoshka and adaptive read STS-B's pairs, whose scores the others never
 of the cosines on STS-B's validation pairs; the mean cosine to the teacher's vectors, of these sentences and of SQuAD's
 paragraphs; recall@1 and MRR@10 of SQuAD's questions (XQuAD's English rows) among their paragraphs and others, with the
 student's vectors on both sides, and ("mixed") with its questions in an index of the teacher's vectors.
+
+`--choose` is for the choice of a recipe: judged on pairs of STS-B's training rows, whose sentences nobody reads then,
+and on SQuAD's training questions.
 """
 
 import argparse
@@ -92,17 +95,28 @@ def pairs(file: Path) -> tuple[list[str], list[str], list[float]]:
     return [row["sentence1"] for row in rows], [row["sentence2"] for row in rows], [float(row["label"]) for row in rows]
 
 
+def judged_pairs(options: argparse.Namespace) -> tuple[list[str], list[str], list[float]]:
+    """Pairs of STS-B's validation rows; with `--choose` as many of its training rows, from all of its sources."""
+    if not options.choose:
+        first, second, scores = pairs(options.data / "glue" / "stsb" / "validation.tsv")
+        return first[: options.pairs], second[: options.pairs], scores[: options.pairs]
+    found = pairs(options.data / "glue" / "stsb" / "train.tsv")
+    some = range(0, len(found[0]), max(1, len(found[0]) // (options.pairs or 1500)))
+    first, second, scores = ([column[place] for place in some] for column in found)
+    return first, second, scores
+
+
 class Judge:
     """Metrics of an ONNX file, beside the teacher's own file."""
 
-    def __init__(self, data: Path, teacher: Path, paragraphs: int, questions: int | None, pairs_: int | None) -> None:
+    def __init__(self, options: argparse.Namespace, teacher: Path) -> None:
         self.teacher, self.tokenizer = teacher, AutoTokenizer.from_pretrained(resolve_model(MODEL))
-        first, second, self.scores = (part[:pairs_] for part in pairs(data / "glue" / "stsb" / "validation.tsv"))
-        own, asked, right = squad(data / "squad" / "dev-xquad-en.json.gz")
-        others, _, _ = squad(data / "squad" / "train-partial.json.gz")
-        known = set(own)
-        documents = [*own, *(text for text in others if text not in known)][: max(paragraphs, 1)]
-        chosen = [(text, place) for text, place in zip(asked, right, strict=True) if place < len(documents)][:questions]
+        first, second, self.scores = judged_pairs(options)
+        files = [options.data / "squad" / name for name in ("dev-xquad-en.json.gz", "train-partial.json.gz")]
+        (own, asked, right), (others, _, _) = map(squad, reversed(files) if options.choose else files)
+        documents = list(dict.fromkeys([*own, *others]))[: max(options.paragraphs, 1)]
+        chosen = [(text, place) for text, place in zip(asked, right, strict=True) if place < len(documents)]
+        chosen = chosen[: options.questions]
         self.right = np.array([place for _, place in chosen])
         self.texts = {"first": first, "second": second, "questions": [text for text, _ in chosen],
                       "documents": documents}  # fmt: skip
@@ -160,10 +174,12 @@ def content_of(options: argparse.Namespace, seed: int) -> dict[str, Any]:
 def sentences_file(options: argparse.Namespace) -> Path:
     file = options.output / "sentences.txt"
     if not file.is_file():
-        kept = sentences(options.data / "glue")
+        first, second, _ = judged_pairs(options)
+        unread = {*first, *second}
+        kept = [text for text in sentences(options.data / "glue") if text not in unread]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
-        say(f"{len(kept):,} sentences of GLUE's training rows, none of them in a validation row")
+        say(f"{len(kept):,} sentences of GLUE's training rows, none of them in a row that judges")
     return file
 
 
@@ -285,14 +301,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(options: argparse.Namespace) -> None:
-    budget = {key: getattr(options, key) for key in ("sentences", "paragraphs", "questions", "pairs")}
+    budget = {key: getattr(options, key) for key in ("sentences", "paragraphs", "questions", "pairs", "choose")}
     reads = options.sentences * fronts.epochs_of(make_recipe(content_of(options, 0)))
     fronts.same_budget(options.output, {**budget, "sentences read": reads})
     teacher = options.output / "teacher"
     if not (teacher / ONNX_FILE).is_file():
         own = plain(MODEL)
         fronts.export_student(own.network, own.tokenizer, own.which, teacher)
-    judge = Judge(options.data, teacher / ONNX_FILE, options.paragraphs, options.questions, options.pairs)
+    judge = Judge(options, teacher / ONNX_FILE)
     say(f"judged on {len(judge.scores):,} pairs, and {len(judge.right):,} questions among "
         f"{len(judge.texts['documents']):,} paragraphs")  # fmt: skip
     known = trainings(options)
@@ -313,6 +329,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--questions", type=int, help="that are asked (default: all 1,190)")
     parser.add_argument("--pairs", type=int, help="of STS-B, to train and to judge on (default: all)")
     fronts.add_options(parser, Path("runs/embedders"))
+    parser.add_argument("--choose", action="store_true", help="judge on training rows that nobody reads")
     parser.add_argument("--smoke", action="store_true", help=f"a budget of two minutes: {SMOKE}")
     options = parser.parse_args(arguments)
     if options.smoke:

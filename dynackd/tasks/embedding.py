@@ -28,6 +28,7 @@ from dynackd.tasks.pooling import MODULES, Pooling, pooling_of
 POOLING_KEY = "dynackd_pooling"  # of a config: a `Pooling`
 ROW, SCORES = "row", "scores"  # what a batch says of each text: the row that it is of, and that row's score
 SHARP = 0.05  # what cosines are divided by before a softmax, as is usual for embedders (a scale of 20)
+SIMILARITIES = 1.0
 MOST_COMPARED = 2000  # texts whose cosines with one another are compared, all pairs of them
 
 Metric = Literal["spearmanr", "pearson"]
@@ -53,6 +54,10 @@ class EmbeddingTask(Settings):
     metrics: Metric | list[Metric] | None = Field(
         default=None, description="What is measured, the main one first; by default spearmanr and pearson"
     )
+    similarities: float = Field(
+        default=SIMILARITIES, ge=0, description="How much a batch's cosines with one another count beside the nearness "
+        "to the teacher's vectors, which counts 1; where these have another size, they are all that counts"
+    )
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Embedding(Kind):
     """A row is a text, or two that are embedded one by one; the outputs are `sentence_embedding` [texts, hidden], and
     for clients that pool themselves `last_hidden_state` [texts, length, hidden].
 
-    text, pair, score, pooling, normalize: as the recipe's `task` says it.
+    text, pair, score, pooling, normalize, similarities: as the recipe's `task` says it.
     """
 
     name = "embedding"
@@ -89,6 +94,7 @@ class Embedding(Kind):
     score: str = ""
     pooling: str | None = None
     normalize: bool | None = None
+    similarities: float = SIMILARITIES
 
     # ------------------------------------------------------------------------------------------- a recipe's `task`
 
@@ -107,7 +113,8 @@ class Embedding(Kind):
         for key in ("score", "metrics"):
             if getattr(written, key) and not (pair and written.score):
                 raise UserError(f"task.{key}: it is about scored pairs; give 'pair' and 'score', or remove it")
-        own = Embedding(tuple(text), tuple(pair), written.score or "", written.pooling, written.normalize)
+        how = (written.pooling, written.normalize, written.similarities)
+        own = Embedding(tuple(text), tuple(pair), written.score or "", *how)
         metrics = own.chosen_metrics(value) if own.score else ()
         return Task("custom", own.read_from("validation"), own.score, own, metrics)
 
@@ -237,8 +244,10 @@ class Embedding(Kind):
         batch in parts each part is a batch of its own there.
         """
         ours, theirs = unit(outputs["sentence_embedding"]), unit(teacher["sentence_embedding"])
-        relations = _relations(ours, theirs, SHARP * temperature)
-        return relations + (1 - cosines(ours, theirs)).mean() if ours.shape == theirs.shape else relations
+        if ours.shape != theirs.shape:
+            return _relations(ours, theirs, SHARP * temperature)
+        near = (1 - cosines(ours, theirs)).mean()
+        return near + self.similarities * _relations(ours, theirs, SHARP * temperature) if self.similarities else near
 
     def importance_loss(self, model: Any, batch: Tensors) -> Tensor:
         """How far the vectors move: what a head says of a text does not depend on scores."""
