@@ -16,7 +16,7 @@ from dynackd.data.model_labels import ModelLabels
 from dynackd.data.rows import Column, Rows, read_number
 from dynackd.errors import UserError
 from dynackd.report.terminal import console
-from dynackd.system.settings import Settings, checked
+from dynackd.system.settings import Number, Settings, checked
 from dynackd.tasks.embedding_clients import EMBEDDING_CLIENTS
 from dynackd.tasks.guessing import IF_ASKED, Guess, Sample, Seen, as_written
 from dynackd.tasks.kind import RESERVED_COLUMNS, Kind, Task
@@ -54,7 +54,7 @@ class EmbeddingTask(Settings):
     metrics: Metric | list[Metric] | None = Field(
         default=None, description="What is measured, the main one first; by default spearmanr and pearson"
     )
-    similarities: float = Field(
+    similarities: Number = Field(
         default=SIMILARITIES, ge=0, description="How much a batch's cosines with one another count beside the nearness "
         "to the teacher's vectors, which counts 1; where these have another size, they are all that counts"
     )

@@ -45,6 +45,8 @@ CASES = [
              near="high"),
     embedded("single texts to fine-tune with", "task: an embedder learns from pairs (task.text: [one, other]); an "
              "embedder is its own teacher: run train-width", ", text: one", "finetune"),
+    embedded("relations that count less than nothing", "{d}/fresh.yaml: task.similarities must be a number from 0, "
+             "not -1", ", text: one, similarities: -1"),
     embedded("a module that is not followed", "{d}/encoder ends in a module Dense, and dynackd follows an embedder of "
              "Transformer, Pooling, Normalize alone; name another teacher", PAIR, files={"modules.json": DENSE}),
     embedded("a pooling that is not followed", "{d}/encoder pools by max, and dynackd follows mean or cls alone; name "

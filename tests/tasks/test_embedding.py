@@ -1,6 +1,7 @@
 """Embedding: which rows become which inputs, what is learned and measured, how a model pools, and the whole way on a
 tiny model."""
 
+import dataclasses
 import json
 import math
 import random
@@ -206,20 +207,27 @@ def slow_relations(ours, theirs, temperature):
     return total / len(ours)
 
 
-@pytest.mark.parametrize("size", [6, 9])
+@pytest.mark.parametrize(("size", "weight", "share"), [(6, 1.0, 1.0), (6, 0.25, 0.25), (6, 0.0, 0.0), (9, 0.25, 1.0)])
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_the_output_loss_is_its_slow_twin(size, temperature):
+def test_the_output_loss_is_its_slow_twin(size, weight, share, temperature):
+    """The texts' cosines with one another count as the task says, and 1 where there is nothing else to learn from."""
+    kind = dataclasses.replace(EMBEDDING, similarities=weight)
     generator = torch.Generator().manual_seed(0)
     ours = torch.randn(5, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     theirs = torch.randn(5, size, generator=generator, dtype=torch.float64)
-    expected = slow_relations(ours, theirs, temperature)
+    expected = share * slow_relations(ours, theirs, temperature)
     if size == 6:
         apart = [1 - torch.cosine_similarity(a, b, dim=0) for a, b in zip(ours, theirs, strict=True)]
         expected = expected + sum(apart) / 5
-    loss = EMBEDDING.output_loss({"sentence_embedding": ours}, {"sentence_embedding": theirs}, {}, temperature)
+    loss = kind.output_loss({"sentence_embedding": ours}, {"sentence_embedding": theirs}, {}, temperature)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
     slopes = [torch.autograd.grad(value, ours, retain_graph=True)[0] for value in (loss, expected)]
     torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
+
+
+def test_a_recipe_says_how_much_the_texts_relations_count():
+    assert resolve_task({"kind": "embedding", "text": "text", "similarities": 0.5}).kind.similarities == 0.5
+    assert resolve_task({"kind": "embedding", "text": "text"}).kind == dataclasses.replace(EMBEDDING, text=("text",))
 
 
 def test_the_output_loss_is_0_for_the_teachers_own_vectors_of_any_length_and_number():
