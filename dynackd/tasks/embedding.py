@@ -28,7 +28,7 @@ from dynackd.tasks.pooling import MODULES, Pooling, pooling_of
 POOLING_KEY = "dynackd_pooling"  # of a config: a `Pooling`
 ROW, SCORES = "row", "scores"  # what a batch says of each text: the row that it is of, and that row's score
 SHARP = 0.05  # what cosines are divided by before a softmax, as is usual for embedders (a scale of 20)
-SIMILARITIES = 1.0
+NEARNESS, SIMILARITIES = 10.0, 1.0  # weights in `output_loss`; chosen by `benchmarks/embedders.py --choose`
 MOST_COMPARED = 2000  # texts whose cosines with one another are compared, all pairs of them
 
 Metric = Literal["spearmanr", "pearson"]
@@ -55,8 +55,8 @@ class EmbeddingTask(Settings):
         default=None, description="What is measured, the main one first; by default spearmanr and pearson"
     )
     similarities: Number = Field(
-        default=SIMILARITIES, ge=0, description="How much a batch's cosines with one another count beside the nearness "
-        "to the teacher's vectors, which counts 1; where these have another size, they are all that counts"
+        default=SIMILARITIES, ge=0, description="How much the cosines of a batch's texts with one another count: more "
+        "keeps the order of pairs in narrow sub-networks, less brings vectors nearer to the teacher's"
     )
 
 
@@ -237,7 +237,8 @@ class Embedding(Kind):
         return len(_pairs(batch[ROW])[0])
 
     def output_loss(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:
-        """1 - cosine to the teacher's vector, where that is as long, and how the texts of the batch lie to one another.
+        """10 (1 - cosine to the teacher's vector) and, `similarities` times, how the texts of the batch lie to one
+        another; where the teacher's vectors are of another length, the latter alone, once.
 
         The latter is the KL divergence of the softmax over a text's cosines with the others, as CKD's pair term is for
         words, at the temperature at which embedders are trained (SEED, Fang et al. 2021, over a queue of texts). Of a
@@ -246,7 +247,7 @@ class Embedding(Kind):
         ours, theirs = unit(outputs["sentence_embedding"]), unit(teacher["sentence_embedding"])
         if ours.shape != theirs.shape:
             return _relations(ours, theirs, SHARP * temperature)
-        near = (1 - cosines(ours, theirs)).mean()
+        near = NEARNESS * (1 - cosines(ours, theirs)).mean()
         return near + self.similarities * _relations(ours, theirs, SHARP * temperature) if self.similarities else near
 
     def importance_loss(self, model: Any, batch: Tensors) -> Tensor:

@@ -218,7 +218,7 @@ def test_the_output_loss_is_its_slow_twin(size, weight, share, temperature):
     expected = share * slow_relations(ours, theirs, temperature)
     if size == 6:
         apart = [1 - torch.cosine_similarity(a, b, dim=0) for a, b in zip(ours, theirs, strict=True)]
-        expected = expected + sum(apart) / 5
+        expected = expected + 10 * sum(apart) / 5
     loss = kind.output_loss({"sentence_embedding": ours}, {"sentence_embedding": theirs}, {}, temperature)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
     slopes = [torch.autograd.grad(value, ours, retain_graph=True)[0] for value in (loss, expected)]
@@ -234,11 +234,11 @@ def test_the_output_loss_is_0_for_the_teachers_own_vectors_of_any_length_and_num
     vectors = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     for some in (vectors, vectors[:1]):
         loss = EMBEDDING.output_loss({"sentence_embedding": 3 * some}, {"sentence_embedding": some}, {}, 1.0)
-        assert abs(float(loss)) < 1e-6
+        assert abs(float(loss)) < 1e-5
     with torch.autocast("cpu", torch.bfloat16):
         loss = EMBEDDING.output_loss({"sentence_embedding": vectors}, {"sentence_embedding": vectors}, {}, 1.0)
     assert loss.dtype == torch.float32
-    assert abs(float(loss)) < 1e-6
+    assert abs(float(loss)) < 1e-5
 
 
 def test_the_second_text_of_a_pair_is_to_be_nearer_than_those_of_others():
