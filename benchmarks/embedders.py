@@ -100,10 +100,13 @@ def judged_pairs(options: argparse.Namespace) -> tuple[list[str], list[str], lis
     if not options.choose:
         first, second, scores = pairs(options.data / "glue" / "stsb" / "validation.tsv")
         return first[: options.pairs], second[: options.pairs], scores[: options.pairs]
-    found = pairs(options.data / "glue" / "stsb" / "train.tsv")
-    some = range(0, len(found[0]), max(1, len(found[0]) // (options.pairs or 1500)))
-    first, second, scores = ([column[place] for place in some] for column in found)
-    return first, second, scores
+    return spread(pairs(options.data / "glue" / "stsb" / "train.tsv"), options.pairs or 1500)
+
+
+def spread(found: tuple[list[str], list[str], list[float]], most: int | None) -> Any:
+    """So many of the pairs, from all of the file: STS-B's sources come one after the other."""
+    some = np.linspace(0, len(found[0]) - 1, min(most or len(found[0]), len(found[0]))).round().astype(int)
+    return tuple([column[place] for place in some] for column in found)
 
 
 class Judge:
@@ -251,7 +254,7 @@ def left_early(name: str, options: argparse.Namespace, seed: int, place: Path) -
     from sentence_transformers.sentence_transformer import losses
 
     def work() -> int:
-        first, second, scores = (part[: options.pairs] for part in pairs(options.data / "glue/stsb/train.tsv"))
+        first, second, scores = spread(pairs(options.data / "glue/stsb/train.tsv"), options.pairs)
         near = [score / 5 for score in scores]
         rows = Dataset.from_dict({"sentence1": first, "sentence2": second, "label": near})
         student = student_of()
@@ -322,7 +325,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--sentences", type=int, default=12_000, help="that are read (default: 12000)")
     parser.add_argument("--layers", nargs="+", type=int, default=[5, 3, 2], help="of the rivals' sizes")
-    parser.add_argument("--alone", nargs="+", default=["0.5x0.75", "0.75x0.5", "0.5x0.5", "0.25x0.5"],
+    parser.add_argument("--alone", nargs="+", default=["1x0.5", "0.5x0.5"],
                         metavar="WIDTHxDEPTH", help="sizes of ours that are trained alone, too")  # fmt: skip
     parser.add_argument("--recipe", type=Path, default=RECIPE, help=f"of ours and alone (default: {RECIPE.name})")
     parser.add_argument("--paragraphs", type=int, default=500, help="that are searched")

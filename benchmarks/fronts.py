@@ -262,7 +262,7 @@ def add_options(parser: argparse.ArgumentParser, output: Path) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--label", default="", help="what the front of a changed recipe is called")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change of the recipe")
-    parser.add_argument("--drop-rate", type=float, default=2e-4, help="learning rate of layer dropping (2e-4)")
+    parser.add_argument("--drop-rate", type=float, default=4e-4, help="learning rate of layer dropping (4e-4)")
     parser.add_argument("--threads", type=int, default=1, help="of the trainings (default: 1)")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--output", type=Path, default=output)
