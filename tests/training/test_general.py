@@ -1,8 +1,13 @@
 """The general stage: all sizes of an encoder on plain text, and the supernet of a task that starts from them."""
 
 import json
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -35,12 +40,18 @@ def road(tmp_path_factory):
     content = tiny_recipe(directory)
     write_rows(directory / "train.tsv", 48, 1)
     write_rows(directory / "validation.tsv", 24, 2)
-    plain = {
-        **content, "task": {"kind": "plain", "text": "text"}, "output_dir": str(directory / "plain"),
+    assert main(["train-general", plain_recipe(directory, "plain", content["training"])]) == 0
+    return directory
+
+
+def plain_recipe(directory, output, training):
+    """The file of a recipe for the general stage."""
+    content = {
+        **tiny_recipe(directory), "task": {"kind": "plain", "text": "text"}, "output_dir": str(directory / output),
+        "model": str(directory / "encoder"), "training": training,
         "data": {"train": f"{directory}/text.txt", "validation_share": 0.25, "max_length": 12},
     }  # fmt: skip
-    assert main(["train-general", str(write_recipe(directory, plain))]) == 0
-    return directory
+    return str(write_recipe(directory, content))
 
 
 def of_task(road, output, **changes):
@@ -113,3 +124,41 @@ def test_an_encoder_that_is_gone_is_told(road, tmp_path):
     shutil.copytree(road / "plain" / "general", tmp_path / "a" / "general")
     with pytest.raises(UserError, match=r"the teacher of .*general is not at"):
         stages.finetune(of_task(road, "gone", model=str(tmp_path / "a" / "general")), FRESH)
+
+
+# --- killed, and in several processes ---------------------------------------------------------------------------------
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "dynackd"]
+
+
+def weights_of(directory):
+    return load_file(directory / "general" / "model.safetensors")
+
+
+def test_a_general_run_killed_for_good_resumes_to_the_very_same_weights(road):
+    recipe = plain_recipe(road, "killed", {**tiny_recipe(road)["training"], "save_steps": 1})
+    command = [sys.executable, "-m", "dynackd", "train-general", recipe]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        while run.poll() is None and not (road / "killed" / "general-checkpoints" / "checkpoint-2").exists():
+            time.sleep(0.001)
+        run.send_signal(signal.SIGKILL)
+    assert run.returncode == -signal.SIGKILL
+    assert not (road / "killed" / "general").exists()
+    assert main(["train-general", recipe, "--resume"]) == 0
+    resumed, unbroken = weights_of(road / "killed"), weights_of(road / "plain")
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+def test_two_processes_train_a_general_supernet_as_one_does(road):
+    # 36 rows in batches of 8, the last of 4: 8 at once, or 4 in each process, the last 4 and none.
+    training = {**tiny_recipe(road)["training"], "optim": "sgd", "learning_rate": 1e-2, "num_train_epochs": 1}
+    assert main(["train-general", plain_recipe(road, "alone", training)]) == 0
+    recipe = plain_recipe(road, "together", {**training, "per_device_train_batch_size": 4})
+    done = subprocess.run(
+        [*LAUNCHER, "train-general", recipe], capture_output=True, text=True, timeout=300, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone, together = weights_of(road / "alone"), weights_of(road / "together")
+    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-5

@@ -116,7 +116,7 @@ def test_two_processes_and_accumulated_steps_train_as_one(tmp_path):
     config = tmp_path / "encoder" / "config.json"
     config.write_text(config.read_text().replace('dropout_prob": 0.1', 'dropout_prob": 0.0'))
     content["training"] |= {"optim": "sgd", "learning_rate": 1e-2, "num_train_epochs": 1, "logging_steps": 1}
-    content["grid"] = {"widths": [0.5, 1.0], "depths": [0.5, 0.75, 1.0], "kept_layers": "importance"}
+    content["grid"] = {"widths": [0.5, 1.0], "depths": [0.5, 1.0], "hidden": [0.5, 1.0], "kept_layers": "importance"}
     names = {"teacher": "finetune", "width": "train-width", "depth": "train-depth"}
     for command in names.values():
         assert main([command, str(write_recipe(tmp_path, content))]) == 0
