@@ -118,6 +118,10 @@ def width(**training):
 PLAIN = trainer.SupernetTrainer
 VARIANTS = {
     "base": ({}, PLAIN),
+    "random(3)": ({"grid.sampler": "random(3)"}, PLAIN),
+    "half width, random(3)": (width(num_train_epochs=0.5) | depth(num_train_epochs=2.5) | {"grid.sampler": "random(3)"},
+                              PLAIN),
+    "half width": (width(num_train_epochs=0.5) | depth(num_train_epochs=2.5), PLAIN),
     "depth x2": (depth(learning_rate=2 * RATE), PLAIN),
     "depth x2, in place": (depth(learning_rate=2 * RATE), InplaceTrainer),
     "depth x2, averaged": (depth(learning_rate=2 * RATE), AveragingTrainer),

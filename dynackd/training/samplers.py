@@ -24,6 +24,13 @@ def sample_sandwich(subnets: list[Subnet], rng: random.Random, count: int) -> li
     return [largest, *rng.sample(between, min(count, len(between))), smallest]
 
 
+def sample_random(subnets: list[Subnet], rng: random.Random, count: int) -> list[Subnet]:
+    """`count` of them, each as likely as any other: no time goes into the largest at every step, which begins as good
+    as its teacher is."""
+    chosen = set(rng.sample(range(len(subnets)), min(count, len(subnets))))
+    return [subnet for place, subnet in enumerate(subnets) if place in chosen]
+
+
 def sample_mixed(subnets: list[Subnet], rng: random.Random, count: int) -> list[Subnet]:
     """The largest, the smallest and `count` mixtures of all: as many layers as one of them has, but any, each with the
     heads of one and the neurons of another, and the hidden size of one (what a search beyond the grid chooses from)."""
@@ -44,8 +51,12 @@ def _mixture(subnets: list[Subnet], rng: random.Random) -> Subnet:
 SAMPLERS: dict[str, Callable[..., list[Subnet]]] = {
     "all": sample_all,
     "sandwich": sample_sandwich,
+    "random": sample_random,
     "mixed": sample_mixed,
 }
+
+
+LEAST = {"random": 1}  # of a count, where 0 would leave nothing to train
 
 
 @dataclass(frozen=True)
@@ -57,12 +68,14 @@ class SubnetSampler:
 
     @classmethod
     def parse(cls, text: Any) -> "SubnetSampler":
-        """From a recipe's `all`, `sandwich(2)` or `mixed(2)`; `UserError` otherwise."""
+        """From a recipe's `all`, `sandwich(2)`, `random(2)` or `mixed(2)`; `UserError` otherwise."""
         written = {name: "(2)" * ("count" in inspect.signature(own).parameters) for name, own in SAMPLERS.items()}
         found = re.fullmatch(r"(\w+)(?:\(([0-9]{1,4})\))?", text) if isinstance(text, str) else None
         if found is None or found[1] not in SAMPLERS or bool(found[2]) != bool(written[found[1]]):
             known = ", or ".join(name + count for name, count in written.items())
             raise UserError(f"grid.sampler {shown(text)} is unknown; it is {known}")
+        if found[2] and int(found[2]) < LEAST.get(found[1], 0):
+            raise UserError(f"grid.sampler {text} would train nothing; it is {found[1]}(1) or more")
         return cls(found[1], (int(found[2]),) if found[2] else ())
 
     def sample(self, subnets: list[Subnet], seed: int, step: int) -> list[Subnet]:

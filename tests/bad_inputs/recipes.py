@@ -90,7 +90,9 @@ CASES = [
          "grid.hidden: a smaller hidden size than the teacher's leaves the distillation term 'hidden_mse' nothing to "
          "compare, and no other looks inside; set distillation.signal to ckd+mse or ckd, which compare relations"),
     says("a sampler without its end", "grid.sampler=sandwich(2",
-         "grid.sampler 'sandwich(2' is unknown; it is all, or sandwich(2), or mixed(2)"),
+         "grid.sampler 'sandwich(2' is unknown; it is all, or sandwich(2), or random(2), or mixed(2)"),
+    says("a sampler of nothing", "grid.sampler=random(0)",
+         "grid.sampler random(0) would train nothing; it is random(1) or more"),
     says("a dropout in quotes", "stages.width.dropout='0.1'",
          "stages.width.dropout must be a number from 0 to below 1, or null, not '0.1'"),
     # --- fields of TrainingArguments, whatever the stage that is run

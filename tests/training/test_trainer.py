@@ -245,6 +245,17 @@ def test_the_sampler_keeps_the_largest_and_smallest_and_depends_on_the_step_alon
     assert sampler.sample([FULL], 42, 0) == [FULL]  # a grid of one has no between
 
 
+def test_random_sizes_are_each_as_likely_and_depend_on_the_step_alone():
+    specs = Grid((1.0, 0.75, 0.5, 0.25), (1.0, 0.5)).specs()
+    sampler = SubnetSampler.parse("random(3)")
+    chosen = [sampler.sample(specs, 42, step) for step in range(800)]
+    assert chosen == [sampler.sample(specs, 42, step) for step in range(800)]
+    assert all(len(set(own)) == 3 and own == sorted(own, key=specs.index) for own in chosen), "largest first"
+    counts = [sum(spec in own for own in chosen) for spec in specs]
+    assert max(abs(count - 300) for count in counts) < 50  # of 800 · 3 / 8, with a standard deviation of 14
+    assert SubnetSampler.parse("random(9)").sample(specs, 42, 0) == specs
+
+
 def test_mixtures_have_layers_and_widths_of_their_own_between_the_largest_and_the_smallest():
     subnets = list(Supernet(tiny_model(num_hidden_layers=4), DEEP).subnets.values())
     sampler = SubnetSampler.parse("mixed(2)")
@@ -408,7 +419,7 @@ def test_a_warm_up_that_never_ends_is_told(tmp_path):
 
 @pytest.mark.parametrize("text", ["sandwich(2", "sandwich", "sandwich()", "sandwich(-1)", "all(2)", "some", "", None])
 def test_a_sampler_that_there_is_not_is_refused(text):
-    with pytest.raises(UserError, match=r"is unknown; it is all, or sandwich\(2\), or mixed\(2\)"):
+    with pytest.raises(UserError, match=r"is unknown; it is all, or sandwich\(2\), or random\(2\), or mixed\(2\)"):
         SubnetSampler.parse(text)
 
 
