@@ -331,7 +331,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--paragraphs", type=int, default=500, help="that are searched")
     parser.add_argument("--questions", type=int, help="that are asked (default: all 1,190)")
     parser.add_argument("--pairs", type=int, help="of STS-B, to train and to judge on (default: all)")
-    fronts.add_options(parser, Path("runs/embedders"))
+    fronts.add_options(parser, Path("runs/embedders"), drop_rate=4e-4)
     parser.add_argument("--choose", action="store_true", help="judge on training rows that nobody reads")
     parser.add_argument("--smoke", action="store_true", help=f"a budget of two minutes: {SMOKE}")
     options = parser.parse_args(arguments)

@@ -257,12 +257,12 @@ def same_budget(output: Path, budget: Mapping[str, Any]) -> None:
     write_json(file, budget)
 
 
-def add_options(parser: argparse.ArgumentParser, output: Path) -> None:
+def add_options(parser: argparse.ArgumentParser, output: Path, drop_rate: float) -> None:
     """The options that both benchmarks have."""
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--label", default="", help="what the front of a changed recipe is called")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change of the recipe")
-    parser.add_argument("--drop-rate", type=float, default=4e-4, help="learning rate of layer dropping (4e-4)")
+    parser.add_argument("--drop-rate", type=float, default=drop_rate, help=f"of layer dropping ({drop_rate:g})")
     parser.add_argument("--threads", type=int, default=1, help="of the trainings (default: 1)")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--output", type=Path, default=output)

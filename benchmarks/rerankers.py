@@ -201,7 +201,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--alone", nargs="+", default=["0.5x0.5"], metavar="WIDTHxDEPTH",
                         help="sizes of ours that are trained alone, too")  # fmt: skip
     parser.add_argument("--recipe", type=Path, default=RECIPE, help=f"of all (default: {RECIPE.name})")
-    fronts.add_options(parser, Path("runs/rerankers"))
+    fronts.add_options(parser, Path("runs/rerankers"), drop_rate=2e-4)
     parser.add_argument("--smoke", action="store_true", help=f"a budget of two minutes: {SMOKE}")
     options = parser.parse_args(arguments)
     if options.smoke:

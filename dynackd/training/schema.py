@@ -79,9 +79,9 @@ class GridSection(Grid):
     sampler: Annotated[SubnetSampler, PlainValidator(SubnetSampler.parse, json_schema_input_type=str)] = Field(
         default="all",
         validate_default=True,
-        description="Which of them train at a step: all, random(k) for any k, sandwich(k) for the largest, the smallest "
-        "and k others, or mixed(k) for k with layers and widths of their own, as a search finds them, in the others' "
-        "place",
+        description="Which of them train at a step: all, random(k) for any k, sandwich(k) for the largest, the "
+        "smallest and k others, or mixed(k) for k with layers and widths of their own, as a search finds them, in the "
+        "others' place",
     )
 
 
