@@ -67,6 +67,26 @@ def refuse_other(directory: Path, now: Record, keys: Sequence[str], advice: str)
         raise UserError(f"{directory} was made from something else than the recipe names: {what}; {advice}")
 
 
+def refuse_other_models(directory: Path, now: Record, advice: str) -> None:
+    """`UserError` where the supernet in `directory` has another teacher than `now` says, or began as another model."""
+    refuse_other(directory, now, MODELS, advice)
+    if other := _other_start(read_origin(directory), now):
+        raise UserError(f"{directory} was made from something else than the recipe names: {other}; {advice}")
+
+
+def _other_start(before: Record, now: Record) -> str:
+    """In words, where only one of two supernets' records names a model beside the teacher, or a general supernet, as
+    what it began as; the other began as its teacher."""
+    starts = [
+        next((key for key in (SUPERNET, "model") if record.get(key)), "teacher") if record.get("teacher") else ""
+        for record in (before, now)
+    ]
+    if starts[0] == starts[1] or not all(starts):
+        return ""
+    was, now_is = (f"the {key} {record[key]['name']}" for key, record in zip(starts, (before, now), strict=True))
+    return f"it began as {was}, and would begin as {now_is} now"
+
+
 def refuse_changed_recipe(recipe: Recipe, checkpoints: Path) -> None:
     """A resumed run must follow the recipe that it began with, or its result is neither's. Where things lie does not
     count: what lies there does (`refuse_changed_content`)."""
@@ -84,6 +104,7 @@ def refuse_changed_content(now: Record, checkpoints: Path) -> None:
     """A resumed run must go on with the very models and rows that it began with."""
     before = read_origin(checkpoints)
     changed = differences(before, now, [key for key in before if key not in ("format", "dynackd")])
+    changed += [other] if (other := _other_start(before, now)) else []
     if changed:
         raise UserError(
             f"something has changed since the run in {checkpoints} began: {', '.join(changed)}; undo that to resume, "

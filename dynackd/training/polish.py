@@ -11,7 +11,7 @@ from dynackd.subnet import Subnet, SubnetSpec
 from dynackd.supernet.importance import in_order_of
 from dynackd.supernet.network import Origin, Supernet, check_supernet, load_supernet, only_of
 from dynackd.system.places import occupied_run
-from dynackd.training.lineage import INHERITED, MODELS, record_of, refuse_other
+from dynackd.training.lineage import INHERITED, record_of, refuse_other, refuse_other_models
 from dynackd.training.recipe import Recipe
 from dynackd.training.rows import tokenized
 from dynackd.training.runs import POLISH, RESULTS, TEACHER, RunMode, checked, prepare
@@ -53,7 +53,7 @@ def _polish(parent: Path, which: SubnetSpec | Subnet, result: str, recipe: Recip
     source = teacher_of(recipe)
     known = models_of(recipe, run.directory)
     own = model_record(str(parent), run.directory)
-    refuse_other(parent, known, MODELS, AGAIN["depth"])
+    refuse_other_models(parent, known, AGAIN["depth"])
     before, tokenizer = load_supernet(parent)
     subnet = before.resolve(which)
     data = load_rows(run, before)

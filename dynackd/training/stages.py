@@ -43,7 +43,7 @@ from dynackd.tasks.loading import TaskData, load_task_data
 from dynackd.tasks.task import compute_metrics
 from dynackd.training.evaluating import evaluate_subnets
 from dynackd.training.finetuner import FineTuner
-from dynackd.training.lineage import INHERITED, MODELS, SUPERNET, record_of, refuse_other, write_record
+from dynackd.training.lineage import INHERITED, SUPERNET, record_of, refuse_other, refuse_other_models, write_record
 from dynackd.training.loop import choose_rate, run_training
 from dynackd.training.mixing import mixed_in
 from dynackd.training.progress import LOG_FILE, predicting, write_log
@@ -196,7 +196,7 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     source = teacher_of(recipe)
     known = models_of(recipe, run.directory)
     own = model_record(str(parent), run.directory)
-    refuse_other(parent, known, MODELS, AGAIN["width"])
+    refuse_other_models(parent, known, AGAIN["width"])
     teacher, tokenizer = load_supernet(parent)
     grid = recipe.grid.ordered(teacher.grid.layer_order)  # as the width stage measured it
     if teacher.grid != WIDTH_STAGE.grid_of(grid):

@@ -22,9 +22,10 @@ from dynackd.supernet.joining import ORDERS_FILE
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import read_json
 from dynackd.training import stages
+from dynackd.training.lineage import refuse_changed_content
 from dynackd.training.recipe import make_recipe
 from dynackd.training.runs import RunMode
-from dynackd.training.teachers import load_pair, start_of, teacher_of
+from dynackd.training.teachers import load_pair, models_of, start_of, teacher_of
 
 FRESH = RunMode()
 
@@ -118,6 +119,21 @@ def test_a_result_that_began_from_another_general_supernet_is_refused(road):
     other = of_task(road, "other", model=str(road / "plain2" / "general"))
     with pytest.raises(UserError, match="the supernet general has other weights"):
         stages.train_depth(other, FRESH)
+
+
+def test_a_recipe_that_leaves_out_the_general_supernet_behind_the_width_stage_is_refused(road, tmp_path):
+    recipe = of_task(road, "left")
+    stages.finetune(recipe, FRESH)
+    stages.train_width(recipe, FRESH)
+    plain, place = of_task(road, "left", model=str(road / "encoder")), road / "left" / "width"
+    other = "it began as the supernet general, and would begin as the teacher teacher now"
+    with pytest.raises(UserError, match=other):
+        stages.train_depth(plain, FRESH)
+    # A run that was cut short keeps such a record beside its checkpoints.
+    shutil.copy(place / "origin.json", tmp_path)
+    refuse_changed_content(models_of(recipe, place), tmp_path)
+    with pytest.raises(UserError, match=other):
+        refuse_changed_content(models_of(plain, place), tmp_path)
 
 
 def test_an_encoder_that_is_gone_is_told(road, tmp_path):
