@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from fronts import FILES, Point, Task, at, best_within, costs_of, points_of, time_shapes
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -59,9 +58,13 @@ def show(task: Task, output: Path, own: str, markdown: bool) -> None:
 
 
 def _markdown(table: Table) -> None:
-    console.print(f"\n{table.title}:\n")
-    table.title, table.box = None, box.MARKDOWN
-    console.print(table, width=1000, crop=False)
+    """No cell is wrapped, whatever the terminal's width: a row of Markdown is a line."""
+    print(f"\n{table.title}:\n")
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    for number, row in enumerate(zip(*columns, strict=True)):
+        print(f"| {' | '.join(row)} |")
+        if number == 0:
+            print(f"|{'---|' * len(row)}")
 
 
 def spread(values: Sequence[float]) -> str:
