@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
-from dynackd.compress.plan import ALL, FEWER
+from dynackd.compress.plan import ALL, SANDWICH
 from dynackd.distill.teacher import Teacher
 from dynackd.measure.evaluation import batches_of
 from dynackd.subnet import Subnet
@@ -62,7 +62,7 @@ def calibrate(
     batch = recipe.stages[WIDTH_STAGE.name].arguments(Path(tempfile.gettempdir())).per_device_train_batch_size
     some = _batches(rows, batch, task)
     steps: dict[str, dict[str, float]] = {}
-    samplers = {name: SubnetSampler.parse(name) for name in {name_of_sampler(recipe.sampler), ALL, FEWER}}
+    samplers = {name: SubnetSampler.parse(name) for name in {name_of_sampler(recipe.sampler), ALL, SANDWICH}}
     with tempfile.TemporaryDirectory(prefix="dynackd-") as scratch:
         if finetunes:
             arguments = _arguments(recipe, "finetune", Path(scratch))
@@ -123,7 +123,7 @@ def _unit_s(
     scratch: Path,
 ) -> float:
     """Seconds of a step for what `_work_of` counts as one: those of a few steps of few sub-networks."""
-    sampler = SubnetSampler.parse(FEWER)
+    sampler = SubnetSampler.parse(SANDWICH)
     grid = stage.grid_of(recipe.grid.supposed(teacher.geometry))
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid)
     arguments = _arguments(recipe, stage.name, scratch)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from dynackd.errors import UserError
 
-ALL, FEWER = "all", "random(3)"
+ALL, SANDWICH = "all", "sandwich(1)"
 FEWEST_EPOCHS, USUAL_STEPS, MOST_EPOCHS = 3, 300, 20  # of a stage where nobody says: few rows are read more often
 LEAST_STEPS = 8  # of a stage, or it learns nothing
 # Of the time for training, what each stage may take where that is not enough for all; what one leaves goes to others.
@@ -75,10 +75,10 @@ def make_plan(
     whole = _planned(costs, other_s, sampler, {own.stage: own.wanted for own in costs})
     if seconds is None or whole.seconds <= seconds:
         return whole
-    few = _planned(costs, other_s, FEWER, {own.stage: own.wanted for own in costs})
+    few = _planned(costs, other_s, SANDWICH, {own.stage: own.wanted for own in costs})
     fewer, told = sampler, tuple[str, ...]()
     if few.seconds < whole.seconds:
-        fewer, told = FEWER, (f"sampler {FEWER} instead of {sampler}",)
+        fewer, told = SANDWICH, (f"sampler {SANDWICH} instead of {sampler}",)
     if few.seconds <= seconds:
         return replace(few, changed=told, usual_s=whole.seconds)
     usual_s = min(few.seconds, whole.seconds)

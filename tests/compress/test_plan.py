@@ -6,9 +6,9 @@ from dynackd.compress.plan import LEAST_STEPS, SHARES, StageCost, make_plan, usu
 from dynackd.errors import UserError
 
 COSTS = [
-    StageCost("finetune", 100, {"all": 0.1, "random(3)": 0.1}, 300),
-    StageCost("width", 100, {"all": 1.0, "random(3)": 0.5}, 300),
-    StageCost("depth", 100, {"all": 3.0, "random(3)": 0.5}, 300),
+    StageCost("finetune", 100, {"all": 0.1, "sandwich(1)": 0.1}, 300),
+    StageCost("width", 100, {"all": 1.0, "sandwich(1)": 0.5}, 300),
+    StageCost("depth", 100, {"all": 3.0, "sandwich(1)": 0.5}, 300),
 ]
 
 
@@ -22,9 +22,9 @@ def test_all_that_is_wanted_is_trained_where_there_is_time():
 
 def test_first_fewer_sub_networks_are_trained_at_a_step():
     plan = make_plan(COSTS, 50, "all", 1279)
-    assert plan.sampler == "random(3)"
+    assert plan.sampler == "sandwich(1)"
     assert plan.seconds == pytest.approx(50 + 30 + 150 + 150)
-    assert plan.changed == ("sampler random(3) instead of all",)
+    assert plan.changed == ("sampler sandwich(1) instead of all",)
     assert plan.usual_s == pytest.approx(1280), "what all would take"
 
 
@@ -36,7 +36,7 @@ def test_then_steps_are_left_out_by_share_and_what_one_stage_leaves_goes_to_the_
     assert 0.98 * 230 < plan.seconds <= 230
     assert plan.share == 1
     assert plan.usual_s == pytest.approx(380)
-    assert plan.changed == ("sampler random(3) instead of all", "fewer epochs")
+    assert plan.changed == ("sampler sandwich(1) instead of all", "fewer epochs")
 
 
 def test_below_one_epoch_of_every_stage_rows_are_left_out():

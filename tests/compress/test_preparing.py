@@ -114,13 +114,13 @@ def test_of_many_rows_some_are_left_for_the_search_to_judge_by(tmp_path, monkeyp
 
 
 def test_a_bound_is_written_into_the_recipe_as_the_steps_that_fit(tmp_path, monkeypatch):
-    steps = {stage: {"all": 9.0, "random(3)": 5.0} for stage in ("finetune", "width", "depth")}
+    steps = {stage: {"all": 9.0, "sandwich(1)": 5.0} for stage in ("finetune", "width", "depth")}
     monkeypatch.setattr(preparing, "calibrate", lambda *_: Timing(steps, row_s=0.0))
     found = prepared(tmp_path, "regression", max_minutes=10.0)
     assert 400 < found.plan.seconds <= 600, "80 steps a stage would take 1,200 s"
-    assert found.plan.changed == ("sampler random(3) instead of all", "fewer epochs")
+    assert found.plan.changed == ("sampler sandwich(1) instead of all", "fewer epochs")
     assert found.plan.usual_s > 1200
-    assert found.recipe.content["grid"]["sampler"] == "random(3)"
+    assert found.recipe.content["grid"]["sampler"] == "sandwich(1)"
     for own in found.plan.stages:
         epochs = found.recipe.stages[own.stage].training["num_train_epochs"]
         assert epochs == pytest.approx(own.epochs, abs=1e-3)
