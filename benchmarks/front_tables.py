@@ -138,6 +138,7 @@ def draw(task: Task, output: Path, file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "dynackd"})  # small, and the same every time
     import matplotlib.pyplot as plt
 
     points, shape, metrics = ordered(points_of(output)), at(*task.shapes[-1]), task.compared
