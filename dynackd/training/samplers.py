@@ -25,8 +25,8 @@ def sample_sandwich(subnets: list[Subnet], rng: random.Random, count: int) -> li
 
 
 def sample_random(subnets: list[Subnet], rng: random.Random, count: int) -> list[Subnet]:
-    """`count` of them, each as likely as any other: no time goes into the largest at every step, which begins as good
-    as its teacher is."""
+    """`count` of them, each as likely as any other: the largest, which begins as good as its teacher, is not trained at
+    every step."""
     chosen = set(rng.sample(range(len(subnets)), min(count, len(subnets))))
     return [subnet for place, subnet in enumerate(subnets) if place in chosen]
 
