@@ -13,6 +13,7 @@ All start from MiniLM, which is the teacher, too:
                 protocol of Starbucks, arXiv 2410.13230): one training, left after any layer
     adaptive    AdaptiveLayerLoss, the same otherwise
     ours        a recipe of dynackd (recipes/embedding): all sizes of its grid out of its two stages
+    polished    the same, and then some of its sizes (`--polished`) each trained on alone (`dynackd polish`)
     alone       some of these sizes (`--alone`), each trained alone by the same signal (`dynackd polish`)
 
 drop, ours and alone read the same `--sentences` of GLUE's training rows, without those of any validation row, equally
@@ -62,7 +63,7 @@ LONGEST = 256  # tokens, where MiniLM's own files cut a text
 BATCH = 32
 DIMENSIONS = [384, 256, 128, 64, 32]  # of MatryoshkaLoss; all are judged by all 384
 SMOKE = {"sentences": 64, "paragraphs": 30, "questions": 40, "pairs": 60, "layers": [3], "alone": ["0.5x0.5"],
-         "set": ["grid.widths=[1.0, 0.5]", "grid.depths=[1.0, 0.5]"]}  # fmt: skip
+         "polished": ["0.5x0.5"], "set": ["grid.widths=[1.0, 0.5]", "grid.depths=[1.0, 0.5]"]}  # fmt: skip
 Texts = Sequence[str]
 
 
@@ -287,7 +288,7 @@ def trainings(options: argparse.Namespace) -> dict[str, list[Training]]:
     }  # fmt: skip
 
 
-METHODS = ("drop", "matryoshka", "adaptive", "ours", "alone")
+METHODS = ("drop", "matryoshka", "adaptive", "ours", "polished", "alone")
 TEACHER = Training("teacher", "teacher", lambda _seed, _place: {"6 layers": plain(MODEL)})
 
 

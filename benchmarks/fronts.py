@@ -144,19 +144,41 @@ def alone(content: Mapping[str, Any], spec: SubnetSpec, place: Path) -> dict[str
     return {size_name(spec): Sized(network, tokenizer, name)}
 
 
+def polished(content: Mapping[str, Any], specs: Sequence[SubnetSpec], place: Path) -> dict[str, Sized]:
+    """Some sizes of a recipe's supernet, each polished: trained on alone, by the recipe's `stages.polish`."""
+    recipe = make_recipe({**content, "output_dir": str(place)})
+    supernet_sizes(content, place)
+    models = {}
+    for spec in specs:
+        name = f"w{spec.width:g}-d{spec.depth:g}"
+
+        def work(spec: SubnetSpec = spec, name: str = name) -> int:
+            return rows_read(polish(place / "depth", spec, name, recipe, RunMode(overwrite=True)))
+
+        step(place, f"polish-{name}", work)
+        network, tokenizer = load_supernet(place / f"polished-{name}")
+        (only,) = network.subnets
+        models[size_name(spec)] = Sized(network, tokenizer, only)
+    return models
+
+
 def own_trainings(options: argparse.Namespace, content_of: Callable[[int], Json]) -> dict[str, list[Training]]:
-    """dynackd's, by the name of a method: all sizes of a recipe at once, and some of them each alone. content_of: the
-    recipe's content for a seed."""
+    """dynackd's, by the name of a method: all sizes of a recipe at once, some of them polished after it, and some each
+    alone. content_of: the recipe's content for a seed."""
     label = f", {options.label}" if options.label else ""
     tail = f"-{options.label.replace(' ', '_')}" if options.label else ""
-    specs = [SubnetSpec(*map(float, size.split("x"))) for size in options.alone]
+
+    def specs(sizes: Sequence[str]) -> list[SubnetSpec]:
+        return [SubnetSpec(*map(float, size.split("x"))) for size in sizes]
 
     def each_alone(spec: SubnetSpec) -> Training:
         name = f"alone{spec.width:g}x{spec.depth:g}{tail}"
         return Training(f"{OURS}, each alone{label}", name, lambda seed, place: alone(content_of(seed), spec, place))
 
     every = Training(OURS + label, f"ours{tail}", lambda seed, place: supernet_sizes(content_of(seed), place))
-    return {"ours": [every], "alone": [each_alone(spec) for spec in specs]}
+    some = Training(f"{OURS}, polished{label}", f"polished{tail}",
+                    lambda seed, place: polished(content_of(seed), specs(options.polished), place))  # fmt: skip
+    return {"ours": [every], "polished": [some], "alone": [each_alone(spec) for spec in specs(options.alone)]}
 
 
 def size_name(spec: SubnetSpec) -> str:
@@ -263,6 +285,8 @@ def add_options(parser: argparse.ArgumentParser, output: Path, drop_rate: float)
     parser.add_argument("--label", default="", help="what the front of a changed recipe is called")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change of the recipe")
     parser.add_argument("--drop-rate", type=float, default=drop_rate, help=f"of layer dropping ({drop_rate:g})")
+    parser.add_argument("--polished", nargs="+", default=["1x0.5", "0.5x0.5"], metavar="WIDTHxDEPTH",
+                        help="sizes of ours that are polished, too")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="of the trainings (default: 1)")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--output", type=Path, default=output)

@@ -10,6 +10,7 @@ The teacher is a cross-encoder, which `finetune` makes of MiniLM by the recipe, 
     drop        layers dropped (`--layers`), each size trained alone by the mean squared error of the scores, in
                 sentence-transformers' CrossEncoder trainer
     ours        a recipe of dynackd (recipes/ranking): all sizes of its grid out of its two stages
+    polished    the same, and then some of its sizes (`--polished`) each trained on alone (`dynackd polish`)
     alone       some of these sizes (`--alone`), each trained alone by the same signal (`dynackd polish`)
 
 All read the same questions with their sentences, equally often, and no label. Judged by the ONNX files on questions of
@@ -49,8 +50,8 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "ranking" / "squad-rerank.yaml"
 KIND = KINDS["ranking"]
 BATCH = 32  # pairs
-METHODS = ("drop", "ours", "alone")
-SMOKE = {"queries": 12, "questions": 10, "layers": [3], "alone": ["0.5x0.5"],
+METHODS = ("drop", "ours", "polished", "alone")
+SMOKE = {"queries": 12, "questions": 10, "layers": [3], "alone": ["0.5x0.5"], "polished": ["0.5x0.5"],
          "set": ["grid.widths=[1.0, 0.5]", "grid.depths=[1.0, 0.5]"]}  # fmt: skip
 
 
