@@ -232,6 +232,7 @@ def dropped(kept: int, options: argparse.Namespace, seed: int, place: Path) -> d
 
     content = content_of(options, seed)
     recipe = make_recipe(content)
+    epochs = options.drop_epochs or fronts.epochs_of(recipe)
 
     def work() -> int:
         texts = training_texts(content)
@@ -239,7 +240,7 @@ def dropped(kept: int, options: argparse.Namespace, seed: int, place: Path) -> d
         cut(student, keep_last(kept, len(student[0].auto_model.encoder.layer)))
         teacher.max_seq_length = student.max_seq_length = recipe.data.max_length
         rows = Dataset.from_dict({"sentence": texts, "label": list(teacher.encode(texts, batch_size=64))})
-        own = {"learning_rate": options.drop_rate, "num_train_epochs": fronts.epochs_of(recipe),
+        own = {"learning_rate": options.drop_rate, "num_train_epochs": epochs,
                "per_device_train_batch_size": BATCH}  # fmt: skip
         seen = fit(student, rows, MSELoss(student), place, seed, **own)
         student.save(str(place / "trained"))
@@ -279,9 +280,10 @@ def left_early(name: str, options: argparse.Namespace, seed: int, place: Path) -
 
 def trainings(options: argparse.Namespace) -> dict[str, list[Training]]:
     """By the name of a method, its trainings."""
+    longer = f"{options.drop_epochs:g} epochs" if options.drop_epochs else ""
+    name, tail = ", ".join(filter(None, ["layers dropped, MSE", longer])), longer and f"-{longer.replace(' ', '')}"
     return {
-        "drop": [Training("layers dropped, MSE", f"drop{kept}", partial(dropped, kept, options))
-                 for kept in options.layers],
+        "drop": [Training(name, f"drop{kept}{tail}", partial(dropped, kept, options)) for kept in options.layers],
         "matryoshka": [Training("Matryoshka2dLoss", "matryoshka", partial(left_early, "matryoshka", options))],
         "adaptive": [Training("AdaptiveLayerLoss", "adaptive", partial(left_early, "adaptive", options))],
         **fronts.own_trainings(options, partial(content_of, options)),
@@ -333,6 +335,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--questions", type=int, help="that are asked (default: all 1,190)")
     parser.add_argument("--pairs", type=int, help="of STS-B, to train and to judge on (default: all)")
     fronts.add_options(parser, Path("runs/embedders"), drop_rate=4e-4)
+    parser.add_argument("--drop-epochs", type=float, help="of layer dropping (default: as many as of ours)")
     parser.add_argument("--choose", action="store_true", help="judge on training rows that nobody reads")
     parser.add_argument("--smoke", action="store_true", help=f"a budget of two minutes: {SMOKE}")
     options = parser.parse_args(arguments)

@@ -159,6 +159,17 @@ def test_a_supernet_and_a_size_alone_read_equally_much(content, tmp_path):
     assert fronts.cost_of(tmp_path / "ours")["seen"] == fronts.cost_of(tmp_path / "alone")["seen"] == 3 * 16
 
 
+def test_a_polished_size_has_the_supernet_and_its_own_training_behind_it(content, tmp_path):
+    more = {**content, "stages": {**content["stages"], "polish": {"training": {"num_train_epochs": 1}}}}
+    models = fronts.polished(more, [SubnetSpec(0.5, 1), SubnetSpec(0.5, 0.5)], tmp_path)
+    before, _ = load_supernet(tmp_path / "depth")
+    assert fronts.cost_of(tmp_path)["seen"] == (1 + 2 + 1 + 1) * 16
+    for name, model in models.items():
+        assert model.network.only == before.resolve(SubnetSpec(*map(float, name.split(" x "))))
+        assert not torch.equal(*(net.model.state_dict()["encoder.layer.1.attention.output.dense.weight"]
+                                 for net in (before, model.network)))  # fmt: skip
+
+
 def test_a_size_alone_begins_at_the_teacher_itself(content, tmp_path):
     fronts.alone(content, SubnetSpec(0.5, 0.5), tmp_path)
     start, _ = load_supernet(tmp_path / "width")
@@ -179,7 +190,7 @@ def test_dropped_layers_learn_from_the_same_texts_as_often(content, tmp_path, mo
     monkeypatch.setattr(embedders, "content_of", lambda _options, _seed: content)
     before = embedders.training_texts
     monkeypatch.setattr(embedders, "training_texts", lambda own: read.extend(before(own)) or read)
-    options = SimpleNamespace(drop_rate=1e-3)
+    options = SimpleNamespace(drop_rate=1e-3, drop_epochs=None)
     (name, model), = embedders.dropped(1, options, 0, tmp_path).items()
     assert (name, model.network.geometry.layers) == ("1 layers", 1)
     assert fronts.cost_of(tmp_path)["seen"] == 3 * len(read) == 48
