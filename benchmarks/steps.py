@@ -122,6 +122,10 @@ VARIANTS = {
     "half width, random(3)": (width(num_train_epochs=0.5) | depth(num_train_epochs=2.5) | {"grid.sampler": "random(3)"},
                               PLAIN),
     "half width": (width(num_train_epochs=0.5) | depth(num_train_epochs=2.5), PLAIN),
+    # as long as 3 + 3 epochs: --width-epochs 3 --depth-epochs 3
+    "width 1, depth 4": (width(num_train_epochs=1) | depth(num_train_epochs=4), PLAIN),
+    "width 1, depth 4, depth x2": (
+        width(num_train_epochs=1) | depth(num_train_epochs=4, learning_rate=2 * RATE), PLAIN),
     "depth x2": (depth(learning_rate=2 * RATE), PLAIN),
     "depth x2, in place": (depth(learning_rate=2 * RATE), InplaceTrainer),
     "depth x2, averaged": (depth(learning_rate=2 * RATE), AveragingTrainer),

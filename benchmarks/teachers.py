@@ -14,7 +14,8 @@ MiniLM, so that only what teaches differs. Each is trained by the same rows, ste
     projected   the outputs and the squared error of hidden states through a learned projection (TinyBERT, 2020)
 
 A tenth of the training rows is cut off, from teachers too, and reported on; GLUE's validation rows are not read.
-Fidelity is that to the teacher which taught. Each run's figures are kept in a JSON file under --output, so a killed run goes on.
+Fidelity is that to the teacher which taught. Each run's figures are kept in a JSON file under --output, so a killed run
+goes on.
 """
 
 import argparse
