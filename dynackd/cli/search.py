@@ -11,7 +11,7 @@ from dynackd.system.places import refuse_json, write_json
 EFFORT = {
     "evaluations": "sub-networks that are evaluated",
     "rows": "held-out training rows on which these are compared; four times as many for the choice",
-    "samples": "sizes that are exported and timed to learn what latency depends on",
+    "samples": "sizes (of each hidden size) that are exported and timed to learn what latency depends on",
     "seed": "same seed, same result",
 }
 

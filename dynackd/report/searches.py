@@ -44,6 +44,7 @@ def _point(row: Facts, key: str, unit: str, scale: float, judge: Judge, told: st
         lines = [told, f"{judge.metric} {y:.4f} on rows of its own"]
         lines += [f"on the validation rows: {metric_told(judged, judge)}"] if judged is not None else []
         lines += [f"{x / scale:.3g} {unit}", f"heads {sizes(row.get('heads')).text}"]
+        lines += [f"hidden {share:g}"] if (share := number(row.get("hidden"))) and share < 1 else []
         lines += [f"neurons {sizes(row.get('neurons')).text}", f"layers {sizes(row.get('layers')).text}"]
         yield Point(x / scale, y, "" if told == "front" else told, tuple(lines))
 

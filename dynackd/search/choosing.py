@@ -231,9 +231,10 @@ def told(cost: str, value: Any) -> str:
 
 def refuse_impossible(budget: Budget, costs: Mapping[str, Cost], space: Space) -> None:
     """`UserError` where even the smallest sub-network exceeds a bound."""
+    smallest_hidden = f" at hidden size {space.hidden_sizes[0]}" if len(space.hidden_sizes) > 1 else ""
     for name, most in budget.bounds.items():
         if name in costs and (least := costs[name](space.smallest)) > most:
             raise UserError(
                 f"{bound_of(name)} {most:,.10g} is less than the smallest sub-network has: one layer of one head and "
-                f"{space.neurons[0]:,} neurons comes to {told(name, least)}"
+                f"{space.neurons[0]:,} neurons{smallest_hidden} comes to {told(name, least)}"
             )

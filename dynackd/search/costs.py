@@ -1,6 +1,6 @@
 """What any sub-network costs, at once: sums over its layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from dynackd.search.latency_model import Weights
@@ -12,7 +12,8 @@ Cost = Callable[[Subnet], float]
 @dataclass(frozen=True)
 class Additive:
     """A count that is a sum over layers, in each so much for being there, for a head and for a neuron; and so much for
-    each head of the widest layer, as of a bias that all layers share. Exact, and a thousand times as quick as counting.
+    each head of the widest layer, as of a bias that all layers share; at one hidden size. Exact, and a thousand times
+    as quick as counting.
     """
 
     base: int
@@ -20,9 +21,10 @@ class Additive:
     widest: int
 
     @classmethod
-    def of(cls, count: Callable[[Subnet], int], geometry: Geometry) -> "Additive":
-        """Of what `count` counts, from as many sub-networks as it takes."""
-        whole = full(geometry)
+    def of(cls, count: Callable[[Subnet], int], geometry: Geometry, hidden: int | None = None) -> "Additive":
+        """Of what `count` counts, from as many sub-networks as it takes. hidden: the hidden size, the full one's where
+        none is named."""
+        whole = replace(full(geometry), hidden=hidden or geometry.hidden)
         known = count(whole)
 
         def without(index: int, heads: int = 0, neurons: int = 0) -> Subnet:
@@ -56,3 +58,13 @@ class Additive:
         sums = (layer + head * own.heads + neuron * own.neurons
                 for (layer, head, neuron), own in zip(costs, subnet.layers, strict=True))
         return self.base + self.widest * subnet.most_heads + sum(sums)
+
+
+@dataclass(frozen=True)
+class ByHidden:
+    """What a sub-network costs by the law of its own hidden size."""
+
+    laws: Mapping[int, Cost]
+
+    def __call__(self, subnet: Subnet) -> float:
+        return self.laws[subnet.hidden](subnet)

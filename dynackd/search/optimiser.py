@@ -24,6 +24,7 @@ Config.warnings["not_compiled"] = False  # pure Python does for some hundred row
 POPULATION = 24
 FILLED = 0.5  # share of the new ones that grow until they fill the budget, where most of the best lie
 TRIES = 400  # steps to fit one
+HIDDEN = 0.1  # share of the steps that change the hidden size, which costs as much as many others
 MISSES = 4  # steps that are too dear, or lead nowhere, after which one counts as grown
 MOST_IDLE = 5  # generations that bring nothing new before a space counts as known
 
@@ -56,8 +57,12 @@ class Fitter:
         return genes
 
     def _step(self, genes: np.ndarray, by: int, rng: np.random.Generator) -> np.ndarray:
-        """One gene of a kept layer moved by a step or two; a layer that has nothing left to lose is dropped."""
-        genes, kept = genes.copy(), np.flatnonzero(genes[::GENES])
+        """One gene of a kept layer moved by a step or two; a layer that has nothing left to lose is dropped. Of several
+        hidden sizes now and then the next, and always where nothing else can become smaller."""
+        genes, kept, sizes = genes.copy(), np.flatnonzero(genes[self.space.kept]), self.space.hidden_sizes
+        if len(sizes) > 1 and (rng.random() < HIDDEN or (by < 0 and self._least(genes, kept))):
+            genes[-1] = np.clip(genes[-1] + by, 0, len(sizes) - 1)
+            return genes
         layer = GENES * rng.choice(kept)
         gene = layer + rng.integers(1, GENES)
         low, high = self.space.lowest[gene], self.space.highest[gene]
@@ -67,9 +72,14 @@ class Fitter:
             genes[gene] = np.clip(genes[gene] + by * rng.integers(1, 3), low, high)
         return genes
 
+    def _least(self, genes: np.ndarray, kept: np.ndarray) -> bool:
+        """Whether one layer is left that has nothing to lose."""
+        layer = GENES * kept[0]
+        return len(kept) == 1 and bool((genes[layer + 1 : layer + GENES] == self.space.lowest[1:GENES]).all())
+
     def _with_a_layer(self, genes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         genes = genes.astype(int).copy()
-        if not genes[::GENES].any():
+        if not genes[self.space.kept].any():
             genes[GENES * rng.integers(self.space.geometry.layers)] = 1
         return genes
 
@@ -84,7 +94,7 @@ class _Fit(Repair):
 
 
 class _Steps(Mutation):
-    """A layer comes or goes, or its heads or neurons move by some steps: about two genes of a row."""
+    """A layer comes or goes, its heads or neurons or the hidden size move by some steps: about two genes of a row."""
 
     def __init__(self, space: Space) -> None:
         super().__init__()
@@ -94,7 +104,8 @@ class _Steps(Mutation):
         low, high = self.space.lowest, self.space.highest
         reach = np.maximum(1, np.rint((high - low) / 4)).astype(int)
         moved = random_state.integers(-reach, reach + 1, size=X.shape)
-        moved[:, ::GENES] = 1 - 2 * X[:, ::GENES].astype(int)  # there or not
+        kept = self.space.kept
+        moved[:, kept] = 1 - 2 * X[:, kept].astype(int)  # there or not
         chosen = random_state.random(X.shape) < 2 / X.shape[1]
         return np.clip(X + np.where(chosen, moved, 0), low, high).astype(int)
 

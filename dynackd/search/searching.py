@@ -1,7 +1,7 @@
 """The search for the best sub-network within a budget."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ from dynackd.families.table import max_positions
 from dynackd.measure.evaluation import this_device
 from dynackd.report.terminal import machine_name
 from dynackd.search.choosing import Candidate, Chooser, refuse_impossible
-from dynackd.search.costs import Additive, Cost
+from dynackd.search.costs import Additive, ByHidden, Cost
 from dynackd.search.held_out import HeldOut, hold_out
 from dynackd.search.keeping import Lines, add_measured, kept_directory, read_measured
 from dynackd.search.latency_model import Fit, fit
@@ -26,7 +26,7 @@ from dynackd.search.timing import PARTS, Measured, Workshop, check_device, stead
 from dynackd.search.validating import validated
 from dynackd.subnet import Subnet
 from dynackd.supernet.cost import FlopCounter, count_parameters
-from dynackd.supernet.network import CONFIG_KEY, check_supernet, load_supernet, only_of
+from dynackd.supernet.network import check_supernet, load_supernet, only_of
 from dynackd.system.places import new_directory, occupied_output, refuse_existing, write_json
 from dynackd.training.recipe import Recipe, load_recipe
 
@@ -66,11 +66,6 @@ def search(
     config = check_supernet(directory)
     if only_of(config):
         raise UserError(f"{directory} is good for one sub-network, which was polished; search what that came from")
-    if "hidden" in getattr(config, CONFIG_KEY)["grid"]:
-        raise UserError(
-            f"{directory} has several hidden sizes, and a search looks at widths and depths of the full one alone: "
-            "compare its sizes with dynackd evaluate and benchmark, and export one with --hidden"
-        )
     check_device(setting)
     recipe = recipe or load_recipe(directory / "recipe.yaml")
     with occupied_output(output):
@@ -100,9 +95,10 @@ class _Search:
         self.length = setting.length or recipe.data.max_length
         if self.length > (most := max_positions(self.supernet.model.config)):
             raise UserError(f"--length {self.length} is beyond the {most} tokens that {directory} takes")
-        self.space = Space(self.supernet.geometry)
+        sizes = dict.fromkeys(own.hidden for own in self.supernet.subnets.values())
+        self.space = Space(self.supernet.geometry, tuple(sizes))
         self.flops = FlopCounter(self.supernet)
-        self.fit: Fit | None = None
+        self.fits: dict[int, Fit] = {}  # by the hidden size
         self.files: dict[str, Lines] = {}
 
     def run(self, output: Path) -> dict[str, Any]:
@@ -141,7 +137,7 @@ class _Search:
             "metric": {"name": chooser.metric.name, "lower_is_better": chooser.metric.lower_is_better},
             "evaluated": len(asked),
             "rows": held_out.to_dict(),
-            "latency_model": self.fit.to_dict() if self.fit else None,
+            "latency_model": self._fits_told(),
             "budget": self.budget.to_dict(),
             "setting": self.setting.to_dict() | {"length": self.length},
             "effort": asdict(self.effort),
@@ -154,36 +150,55 @@ class _Search:
 
     def _counted(self) -> dict[str, Cost]:
         """The costs that are counted."""
-        geometry = self.supernet.geometry
-        self.parameters = Additive.of(lambda subnet: count_parameters(self.supernet, subnet), geometry)
-        return {
-            "parameters": self.parameters,
-            "flops": Additive.of(lambda subnet: self.flops.count(subnet, self.length), geometry),
-        }
+        geometry, sizes = self.supernet.geometry, self.space.hidden_sizes
+
+        def counted(count: Callable[[Subnet], int]) -> dict[int, Additive]:
+            return {hidden: Additive.of(count, geometry, hidden) for hidden in sizes}
+
+        self.parameters = counted(lambda subnet: count_parameters(self.supernet, subnet))
+        flops = counted(lambda subnet: self.flops.count(subnet, self.length))
+        return {"parameters": ByHidden(self.parameters), "flops": ByHidden(flops)}
 
     def _measured(self) -> dict[str, Cost]:
         """The costs that follow from sub-networks that are written and measured, those that the budget is about;
-        latency where it names none."""
+        latency where it names none. Each hidden size has laws of its own."""
         bounds, timed = self.budget.bounds, "latency_ms" in self.budget.bounds or not self.budget.bounds
         costs: dict[str, Cost] = {}
         self.usual_ms: tuple[float, ...] | None = None
         if timed:
             found = self._samples("sampled", self.effort.samples, self.workshop.time)
-            self.usual_ms = usual_references_ms(found)
-            latencies_ms = [steady_ms(own, self.usual_ms) for own in found]
-            subnets = [own.subnet for own in found]
-            self.fit = fit(subnets, latencies_ms, max(1, len(found) // UNSEEN), self.parameters.weights)
-            costs["latency_ms"] = self.fit.model
+            self.usual_ms = usual_references_ms([own for some in found.values() for own in some])
+            self.fits = {hidden: self._fitted(hidden, some) for hidden, some in found.items()}
+            costs["latency_ms"] = ByHidden({hidden: own.model for hidden, own in self.fits.items()})
         if "size_mb" in bounds:
-            costs["size_mb"] = size_model(found if timed else self._samples("weighed", ENOUGH, self.workshop.weigh))
+            found = found if timed else self._samples("weighed", ENOUGH, self.workshop.weigh)
+            costs["size_mb"] = ByHidden({hidden: size_model(some) for hidden, some in found.items()})
         return costs
+
+    def _fitted(self, hidden: int, found: Sequence[Measured]) -> Fit:
+        latencies_ms = [steady_ms(own, self.usual_ms) for own in found]
+        weights = self.parameters[hidden].weights
+        return fit([own.subnet for own in found], latencies_ms, max(1, len(found) // UNSEEN), weights)
+
+    def _fits_told(self) -> dict[str, Any] | None:
+        """The latency model of the full hidden size, and below "smaller" those of the others."""
+        told = {hidden: own.to_dict() for hidden, own in self.fits.items()}
+        if not told:
+            return None
+        whole = told.pop(self.supernet.geometry.hidden)
+        return {**whole, **({"smaller": {str(hidden): own for hidden, own in told.items()}} if told else {})}
 
     def _samples(
         self, name: str, count: int, measure: Callable[[Sequence[Subnet]], Iterator[list[Measured]]]
-    ) -> list[Measured]:
-        """Sub-networks of all sizes, measured now or earlier; the smallest first."""
-        wanted = dict.fromkeys([self.space.smallest, self.supernet.whole, *self.space.sample(count, seed=0)])
-        return self._known(name, list(wanted)[:count], measure, "measuring sizes")
+    ) -> dict[int, list[Measured]]:
+        """By hidden size `count` sub-networks of all sizes, measured now or earlier; the smallest first."""
+        wanted: dict[int, list[Subnet]] = {}
+        for hidden in self.space.hidden_sizes:
+            own, whole = self.space.at(hidden), replace(self.supernet.whole, hidden=hidden)
+            wanted[hidden] = list(dict.fromkeys([own.smallest, whole, *own.sample(count, seed=0)]))[:count]
+        every = [subnet for some in wanted.values() for subnet in some]
+        found = {own.subnet: own for own in self._known(name, every, measure, "measuring sizes")}
+        return {hidden: [found[subnet] for subnet in some] for hidden, some in wanted.items()}
 
     def _known(
         self,
@@ -242,8 +257,8 @@ class _Search:
         """What candidates may cost by the models: of latency a little less than the budget, since a model that is off
         by some percent would let half of the best exceed it."""
         bounds = dict(self.budget.bounds)
-        if self.fit and "latency_ms" in bounds:
-            bounds["latency_ms"] *= 1 - min(MOST_MARGIN, self.fit.median_error)
+        if self.fits and "latency_ms" in bounds:
+            bounds["latency_ms"] *= 1 - min(MOST_MARGIN, max(own.median_error for own in self.fits.values()))
         return bounds
 
     @cached_property
@@ -283,7 +298,8 @@ class _Search:
         trained = [subnet for subnet in self.supernet.subnets.values() if fitter.fits(subnet)]
         even = [subnet for subnet in self.space.even(self.supernet.grid) if fitter.fits(subnet)]
         if self.budget.bounds:
-            widest = {subnet.indices: subnet for subnet in even}  # the last of a depth is its widest
+            # Of a depth and a hidden size the last is the widest.
+            widest = {(subnet.indices, subnet.hidden): subnet for subnet in even}
             return list(dict.fromkeys([*widest.values(), *trained]))
         even.sort(key=axis)
         return list(dict.fromkeys([*trained, *even[:: max(1, len(even) // 12)], even[-1]]))
@@ -301,12 +317,13 @@ class _Search:
             "layers": list(own.subnet.indices),
             "width": own.subnet.width(geometry),
             "depth": len(own.subnet.layers) / geometry.layers,
+            "hidden": own.subnet.hidden / geometry.hidden,
             "trained": named is not None,
             "parameters": count_parameters(self.supernet, own.subnet),
             "flops": self.flops.count(own.subnet, self.length),
             "size_mb": round(own.size_mb, 3),
             "latency_ms": round(own.latency_ms, 4),
-            "modelled_ms": round(self.fit.model(own.subnet), 4) if self.fit else None,
+            "modelled_ms": round(self.fits[own.subnet.hidden].model(own.subnet), 4) if self.fits else None,
             "loss": own.loss,
             "metric": own.metric,
             "validation": reported.get(own.subnet, {}),

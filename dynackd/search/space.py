@@ -2,9 +2,10 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 
@@ -18,14 +19,32 @@ STEPS_PER_HEAD = 2  # steps of neurons in a head's share of them
 @dataclass(frozen=True)
 class Space:
     """Any layers, each with as many of its first heads as it likes, and of its first neurons in steps of half a head's
-    share, which hold all sizes of the same share everywhere. The hidden size is the full network's.
+    share, which hold all sizes of the same share everywhere; at one of the hidden sizes that were trained.
 
     A sub-network is a row of genes [layers * 3]: of each layer of the full network, one behind the other, whether it is
     kept (0 or 1), its heads (1 to all) and its place in `neurons` (from 0). What a layer that is not kept would have
-    stays there, for when it comes back.
+    stays there, for when it comes back. Where there are several hidden sizes a last gene is the place of its own in
+    `hidden_sizes` (from 0).
+
+    hidden: the hidden sizes in dimensions; none means the full network's alone.
     """
 
     geometry: Geometry
+    hidden: tuple[int, ...] = ()
+
+    @cached_property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """The hidden sizes, ascending."""
+        return tuple(sorted(self.hidden)) or (self.geometry.hidden,)
+
+    @property
+    def kept(self) -> slice:
+        """Where in a row the genes stand that say whether a layer is kept."""
+        return slice(0, GENES * self.geometry.layers, GENES)
+
+    def at(self, hidden: int) -> "Space":
+        """What of it has this hidden size."""
+        return Space(self.geometry, (hidden,))
 
     @cached_property
     def neurons(self) -> tuple[int, ...]:
@@ -38,38 +57,45 @@ class Space:
     @cached_property
     def lowest(self) -> np.ndarray:
         """The least of each gene."""
-        return np.tile([0, 1, 0], self.geometry.layers)
+        return self._row(np.tile([0, 1, 0], self.geometry.layers), 0)
 
     @cached_property
     def highest(self) -> np.ndarray:
         """The most of each gene."""
-        return np.tile([1, self.geometry.heads, len(self.neurons) - 1], self.geometry.layers)
+        most = np.tile([1, self.geometry.heads, len(self.neurons) - 1], self.geometry.layers)
+        return self._row(most, len(self.hidden_sizes) - 1)
+
+    def _row(self, genes: np.ndarray, hidden: int) -> np.ndarray:
+        """The genes of layers, with that of the hidden size where there are several."""
+        return np.append(genes, hidden) if len(self.hidden_sizes) > 1 else genes
 
     def subnet(self, genes: Sequence[int] | np.ndarray) -> Subnet:
         """The sub-network of a row of genes, which keeps at least one layer."""
-        rows, neurons = np.asarray(genes, dtype=int).reshape(-1, GENES), self.neurons
+        whole, neurons = np.asarray(genes, dtype=int), self.neurons
+        rows = whole[: GENES * self.geometry.layers].reshape(-1, GENES)
+        hidden = self.hidden_sizes[whole[-1] if len(self.hidden_sizes) > 1 else 0]
         kept = [Layer(index, int(heads), neurons[step]) for index, (kept, heads, step) in enumerate(rows) if kept]
-        return Subnet(tuple(kept), self.geometry.hidden)
+        return Subnet(tuple(kept), hidden)
 
     def genes(self, subnet: Subnet) -> np.ndarray:
         """The row of a sub-network of this space; a layer that it lacks would have the sizes of the next that it has,
         else of its last."""
         wide, steps = subnet.at_full_depth(self.geometry), {count: step for step, count in enumerate(self.neurons)}
         rows = [(own.index in subnet.indices, own.heads, steps[own.neurons]) for own in wide.layers]
-        return np.asarray(rows, dtype=int).reshape(-1)
+        return self._row(np.asarray(rows, dtype=int).reshape(-1), self.hidden_sizes.index(subnet.hidden))
 
     def even(self, grid: Grid | None = None) -> Iterator[Subnet]:
         """Every size of the same share in all layers, its layers by the grid's rule: the smallest first."""
-        grid = grid or Grid()
-        for depth in range(1, self.geometry.layers + 1):
-            for heads in range(1, self.geometry.heads + 1):
-                spec = SubnetSpec(heads / self.geometry.heads, depth / self.geometry.layers)
-                yield grid.resolve(spec, self.geometry)
+        grid, sizes = grid or Grid(), self.geometry
+        for hidden, depth in product(self.hidden_sizes, range(1, sizes.layers + 1)):
+            for heads in range(1, sizes.heads + 1):
+                spec = SubnetSpec(heads / sizes.heads, depth / sizes.layers)
+                yield replace(grid.resolve(spec, sizes), hidden=hidden)
 
     @property
     def smallest(self) -> Subnet:
         """One layer, the last, with the least of everything."""
-        return Subnet((Layer(self.geometry.layers - 1, 1, self.neurons[0]),), self.geometry.hidden)
+        return Subnet((Layer(self.geometry.layers - 1, 1, self.neurons[0]),), self.hidden_sizes[0])
 
     def sample(self, count: int, seed: int) -> list[Subnet]:
         """Different sub-networks to measure: of all depths in turn, around sizes that are drawn for each, so that they
@@ -92,10 +118,11 @@ class Space:
             return round(min(1.0, max(0.0, level + rng.uniform(-0.3, 0.3))) * most)
 
         kept = sorted(rng.sample(range(self.geometry.layers), depth))
+        hidden = rng.choice(self.hidden_sizes) if len(self.hidden_sizes) > 1 else self.hidden_sizes[0]
         return Subnet(
             tuple(
                 Layer(index, 1 + near(levels[0], self.geometry.heads - 1), neurons[near(levels[1], len(neurons) - 1)])
                 for index in kept
             ),
-            self.geometry.hidden,
+            hidden,
         )

@@ -20,22 +20,24 @@ def front_table(found: Mapping[str, Any]) -> Table:
     table = Table(title=f"{runtime}, {shape}", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     table.add_column("layers", no_wrap=True)
-    for column in ("heads", "neurons", "ms", "M params", "MB", "MFLOPs", "distance", metric):
+    hidden = ["hidden"] if any(map(_hidden, found["front"])) else []
+    for column in (*hidden, "heads", "neurons", "ms", "M params", "MB", "MFLOPs", "distance", metric):
         table.add_column(column, justify="right", no_wrap=True)
     choice = found["choice"]
     for row in found["front"]:
-        table.add_row("best" if row["subnet"] == choice["subnet"] else "", *_cells(row))
+        table.add_row("best" if row["subnet"] == choice["subnet"] else "", *_cells(row, bool(hidden)))
     table.add_section()
     for name in ("grid", "full"):
         if found[name]:
-            table.add_row(name, *_cells(found[name]))
+            table.add_row(name, *_cells(found[name], bool(hidden)))
     return table
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any], hidden: bool) -> list[str]:
     layers = row["subnet"]["layers"]
     return [
         layer_ranges(row["layers"]),
+        *([str(row["subnet"]["hidden"])] if hidden else []),
         *(f"{sum(own[what] for own in layers):,}" for what in ("heads", "neurons")),
         f"{row['latency_ms']:.2f}",
         f"{row['parameters'] / 1e6:.2f}",
@@ -56,9 +58,10 @@ def sentences(found: Mapping[str, Any]) -> Iterator[str]:
         yield from _why_even(found)
     else:
         yield f"  heads, neurons: {_profile(choice)}"
+        size = f"width {grid['width']:g}, depth {grid['depth']:g}{_hidden(grid)}"
         yield (
-            f"grid: the best of the same share everywhere within this budget (width {grid['width']:g}, depth "
-            f"{grid['depth']:g}): {_costs(grid, found)}, {metric} {grid['metric']:.4f}{_validation(grid)}"
+            f"grid: the best of the same share everywhere within this budget ({size}): {_costs(grid, found)}, {metric} "
+            f"{grid['metric']:.4f}{_validation(grid)}"
         )
     yield f"full: {told('latency_ms', full['latency_ms'])}, {metric} {full['metric']:.4f}{_validation(full)}"
     rows, called = found["rows"], found["rows"]["called"]
@@ -69,10 +72,21 @@ def sentences(found: Mapping[str, Any]) -> Iterator[str]:
     if found["setting"]["int8"]:
         yield "metrics are those of the float32 weights: export --int8 says what the int8 file loses"
     if model := found["latency_model"]:
-        yield (
-            f"latency model: off by {model['median_error']:.1%} in the median and {model['worst_error']:.1%} at worst "
-            f"on {model['unseen']} sub-networks that it was not fitted to ({model['fitted']} were)"
-        )
+        yield _model("latency model", model)
+        for hidden, own in model.get("smaller", {}).items():
+            yield _model(f"at hidden size {hidden}", own)
+
+
+def _model(name: str, model: Mapping[str, Any]) -> str:
+    return (
+        f"{name}: off by {model['median_error']:.1%} in the median and {model['worst_error']:.1%} at worst on "
+        f"{model['unseen']} sub-networks that it was not fitted to ({model['fitted']} were)"
+    )
+
+
+def _hidden(row: Mapping[str, Any]) -> str:
+    share = row.get("hidden", 1.0)  # a search of an earlier version has none
+    return f", hidden {share:g}" if share < 1 else ""
 
 
 def _why_even(found: Mapping[str, Any]) -> Iterator[str]:
@@ -91,8 +105,10 @@ def _why_even(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _profile(row: Mapping[str, Any]) -> str:
-    """Each kept layer's heads and neurons."""
-    return "; ".join(f"layer {own['index']}: {own['heads']}, {own['neurons']}" for own in row["subnet"]["layers"])
+    """The hidden size where it is cut, and each kept layer's heads and neurons."""
+    hidden = [f"hidden size {row['subnet']['hidden']}"] if _hidden(row) else []
+    layers = row["subnet"]["layers"]
+    return "; ".join([*hidden, *(f"layer {own['index']}: {own['heads']}, {own['neurons']}" for own in layers)])
 
 
 def _costs(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """A tiny supernet for the search's tests, and machines whose latencies are known."""
 
-from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
+from conftest import tiny_config, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
 
 from dynackd.data.origins import rows_record
 from dynackd.grid import Grid
@@ -11,27 +11,31 @@ from dynackd.tasks.loading import load_task_data
 from dynackd.training.recipe import make_recipe
 
 
-def made_supernet(directory, rows=400, **data):
+def made_supernet(directory, rows=400, hidden=(1.0,), **data):
     """A supernet directory with its recipe over `rows` training rows, and a record of those that it was trained on."""
     content = tiny_recipe(directory)
     write_rows(directory / "train.tsv", rows, 1)
     content["data"] |= data
     recipe = make_recipe(content)
     place = directory / "run" / "depth"
-    grid = Grid((1.0, 0.5), (1.0, 0.5))
-    Supernet(tiny_model(), grid).save(place, tiny_tokenizer())
+    model, grid = tiny_model(), Grid((1.0, 0.5), (1.0, 0.5), hidden=hidden)
+    order = range(model.config.hidden_size) if len(hidden) > 1 else None
+    Supernet(model, grid, hidden_order=order).save(place, tiny_tokenizer())
     trained = load_task_data(recipe.task, recipe.data, ("train",)).train
     write_json(place / "origin.json", {"training": rows_record(trained)})
     write_recipe(place, content)
     return place
 
 
+HIDDEN = tiny_config("bert").hidden_size
 LUCK = (1.0, 1.3, 1.0, 1.0)  # of the references' processes: what their weights' place in memory costs
 
 
 def law_ms(subnet):
-    """What a sub-network takes on the machine of these tests."""
-    return 0.2 + sum(0.1 + 0.05 * own.heads + 0.01 * own.neurons for own in subnet.layers)
+    """What a sub-network takes on the machine of these tests: of half the hidden size half of what heads and neurons
+    do."""
+    share = subnet.hidden / HIDDEN
+    return 0.2 + sum(0.1 + share * (0.05 * own.heads + 0.01 * own.neurons) for own in subnet.layers)
 
 
 def install_machine(monkeypatch, weighed=False):

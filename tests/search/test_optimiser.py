@@ -1,5 +1,6 @@
 """The optimiser finds a best that is known, within the budget, and the same again."""
 
+import numpy as np
 import pytest
 
 from dynackd.search.optimiser import Fitter, optimise
@@ -93,6 +94,29 @@ def test_the_start_is_evaluated_as_it_is_and_counts():
     assert found[: len(start)] == asked[: len(start)] == start
     assert len(set(found)) == len(found)
     assert len(found) == 40
+
+
+def test_a_smaller_hidden_size_is_found_where_it_is_the_better_way_to_be_cheap():
+    """Half of the hidden size costs half, and loses hardly anything."""
+    space = Space(GEOMETRY, (16, 32))
+    halved = lambda own: cost(own) * own.hidden / 32  # noqa: E731
+    worse = lambda own: loss(own) + 0.01 * (own.hidden < 32)  # noqa: E731
+    fitter = Fitter(space, {"cost": halved}, {"cost": 12.0})
+    start = [own for own in space.even() if fitter.fits(own) and own.hidden == 32]
+    found = optimise(space, start, lambda some: [worse(own) for own in some], halved, fitter, 400, 0)
+    assert max(map(halved, found)) <= 12.0
+    best, least = min(found, key=worse), best_of_all(24.0)
+    assert best.hidden == 16
+    assert worse(best) < least + 0.15 * (min(map(worse, start)) - least)
+
+
+def test_what_only_the_smallest_hidden_size_meets_is_reached_from_anywhere():
+    space = Space(GEOMETRY, (8, 16, 32))
+    halved = lambda own: cost(own) * own.hidden / 32  # noqa: E731
+    fitter = Fitter(space, {"cost": halved}, {"cost": halved(space.smallest)})
+    rng = np.random.default_rng(0)
+    for row in rng.integers(space.lowest, space.highest + 1, size=(20, len(space.lowest))):
+        assert halved(space.subnet(fitter.fitted(row, False, rng))) == halved(space.smallest)
 
 
 def test_a_space_of_a_few_sizes_comes_to_an_end():

@@ -73,6 +73,27 @@ def test_the_choice_meets_every_bound_and_can_be_exported(supernet_directory, ma
     assert max(row["latency_ms"] for row in found["front"]) <= 1.2
 
 
+def test_a_budget_that_only_a_smaller_hidden_size_meets_is_met_and_told(machine, tmp_path, capsys):
+    """Of this machine one layer of the full hidden size takes .4 ms at least, one of half of it .375."""
+    place = made_supernet(tmp_path, train_rows=100, hidden=(1.0, 0.5))
+    effort = ["--evaluations", "40", "--rows", "16", "--samples", "12", "--length", "9"]
+    assert main(["search", str(place), "--max-latency-ms", "0.39", *effort, "--output", str(tmp_path / "s")]) == 0
+    found, supernet = found_in(tmp_path / "s"), load_supernet(place)[0]
+    chosen = read_subnet(tmp_path / "s" / "best.json", supernet.geometry)
+    assert chosen.hidden == supernet.geometry.hidden // 2
+    assert law_ms(chosen) <= 0.39
+    assert found["choice"]["hidden"] == 0.5
+    assert found["choice"]["parameters"] == count_parameters(supernet, chosen)
+    models = found["latency_model"]
+    assert [own["worst_error"] < 0.01 for own in (models, *models["smaller"].values())] == [True, True]
+    told = capsys.readouterr().out
+    assert f"at hidden size {chosen.hidden}: off by" in " ".join(told.split())
+    assert f"3 {chosen.hidden}" in " ".join(told.split())  # the table: the last of four layers, and the hidden size
+    student = ["--spec", str(tmp_path / "s" / "best.json"), "--output", str(tmp_path / "st")]
+    assert main(["export", str(place), *student]) == 0
+    assert load_student(tmp_path / "st")[0].config.hidden_size == chosen.hidden
+
+
 def test_the_same_seed_gives_the_same_and_measures_nothing_again(supernet_directory, machine, tmp_path):
     setting = Setting(length=9)
     first = search(supernet_directory, FAST, setting, EFFORT, output=tmp_path / "s")

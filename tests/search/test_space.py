@@ -52,5 +52,23 @@ def test_a_tiny_space_has_no_more_samples_than_it_has_sizes():
     assert 1 <= len(space.sample(50, seed=0)) <= 2
 
 
+def test_of_several_hidden_sizes_a_last_gene_names_one_and_every_size_of_a_grid_is_in_it():
+    space, rng = Space(MINILM, (384, 192, 288)), np.random.default_rng(0)
+    grid = Grid((1.0, 0.5), (1.0, 0.5), hidden=(1.0, 0.75, 0.5))
+    even = list(space.even(grid))
+    assert set(grid.subnets(MINILM).values()) <= set(even)
+    assert len(set(even)) == 3 * 12 * 6
+    assert (even[0].hidden, even[-1].hidden) == (192, 384)
+    for genes in rng.integers(space.lowest, space.highest + 1, size=(50, len(space.lowest))):
+        genes[0] = 1
+        subnet = space.subnet(genes)
+        assert subnet.hidden == (192, 288, 384)[genes[-1]]
+        assert subnet.indices == tuple(np.flatnonzero(genes[space.kept]))
+        assert space.subnet(space.genes(subnet)) == subnet
+    assert space.smallest == Subnet((Layer(5, 1, 64),), 192)
+    assert {own.hidden for own in space.sample(24, seed=0)} == {192, 288, 384}
+    assert {own.hidden for own in space.at(288).sample(24, seed=0)} == {288}
+
+
 def test_the_smallest_is_the_least_of_all_in_the_last_layer():
     assert Space(MINILM).smallest == Subnet((Layer(5, 1, 64),), 384)

@@ -161,11 +161,6 @@ def test_a_small_hidden_size_is_polished_and_exported_by_itself(road, tmp_path):
     assert load_student(tmp_path / "student")[0].config.dynackd["hidden"] == 0.5
 
 
-def test_a_search_says_that_it_looks_at_one_hidden_size(road, capsys):
-    assert main(["search", str(road / "run" / "depth"), "--max-params", "1e6"]) == 2
-    assert "has several hidden sizes, and a search looks at widths and depths of the full" in capsys.readouterr().err
-
-
 def test_an_embedder_keeps_its_vectors_in_the_teachers_order_and_says_how_long_they_are(tmp_path):
     model = randomise(AutoModel.from_config(tiny_config("bert"), add_pooling_layer=False)).eval()
     model.save_pretrained(tmp_path / "embedder")
