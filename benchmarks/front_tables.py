@@ -16,7 +16,7 @@ from dynackd.errors import UserError
 from dynackd.system.places import read_json
 
 console = Console(width=220)
-MARKERS = "osD^vP*X"
+MARKERS = "osD^vP*X<>"
 ORDER = ("teacher", "layers dropped", "Matryoshka2dLoss", "AdaptiveLayerLoss", "dynackd")  # of methods, by their heads
 
 
@@ -52,7 +52,8 @@ def show(task: Task, output: Path, own: str, markdown: bool) -> None:
     if (output / "latency.json").is_file():
         about = read_json(output / "latency.json")
         console.print(f"latencies: {about['machine']}, one thread, load {about['load']:.1f} when they were taken")
-    for table in (sizes(task, points), costs(output), *against(task, points, own)):
+    compared = (table for mine in (own, f"{own}, polished") for table in against(task, points, mine))
+    for table in (sizes(task, points), costs(output), *compared):
         if table.row_count:
             (_markdown if markdown else console.print)(table)
 
@@ -114,7 +115,7 @@ def against(task: Task, points: Sequence[Point], own: str) -> Iterator[Table]:
         for column in ("other", "size", metric, *(f"{name}, {at(*s)}" for name in FILES for s in task.shapes)):
             table.add_column(column)
         for point in points:
-            if point.method != own and ours:
+            if ours and point.method != own:
                 cells = [_less(point, ours, name, at(*shape), metric) for name in FILES for shape in task.shapes]
                 if any(cells):
                     table.add_row(point.method, point.size, spread(point.values(metric)), *cells)
