@@ -55,12 +55,18 @@ class _Clock(TrainerCallback):
 
 
 def calibrate(
-    recipe: Recipe, task: Task, teacher: Supernet, tokenizer: PreTrainedTokenizerBase, rows: Dataset, finetunes: bool
+    recipe: Recipe,
+    task: Task,
+    teacher: Supernet,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    finetunes: bool,
+    distilled: Dataset | None = None,
 ) -> Timing:
     """Time a few steps of every stage. teacher: of the shape that will be trained, whatever its weights; rows: the
-    tokenised training rows."""
+    tokenised training rows; distilled: what the stages of the supernet read, where that is not the same."""
     batch = recipe.stages[WIDTH_STAGE.name].arguments(Path(tempfile.gettempdir())).per_device_train_batch_size
-    some = _batches(rows, batch, task)
+    some, taught = _batches(rows, batch, task), _batches(distilled or rows, batch, task)
     steps: dict[str, dict[str, float]] = {}
     samplers = {name: SubnetSampler.parse(name) for name in {name_of_sampler(recipe.sampler), ALL, SANDWICH}}
     with tempfile.TemporaryDirectory(prefix="dynackd-") as scratch:
@@ -70,7 +76,7 @@ def calibrate(
             tuner = FineTuner(model, task.kind, arguments, train_dataset=some, processing_class=tokenizer)
             steps["finetune"] = dict.fromkeys(samplers, fmean(_timed(tuner)))
         for stage in (WIDTH_STAGE, DEPTH_STAGE):
-            unit_s = _unit_s(recipe, task, teacher, tokenizer, some, stage, Path(scratch))
+            unit_s = _unit_s(recipe, task, teacher, tokenizer, taught, stage, Path(scratch))
             grid = stage.grid_of(recipe.grid.supposed(teacher.geometry))
             subnets = list(grid.subnets(teacher.geometry).values())
             steps[stage.name] = {

@@ -4,10 +4,11 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dynackd.compress.calibrate import Timing, calibrate, name_of_sampler
@@ -26,9 +27,9 @@ from dynackd.supernet.checkpoints import load_config, load_model, load_tokenizer
 from dynackd.supernet.cost import count_parameters
 from dynackd.supernet.layer_order import passes
 from dynackd.supernet.network import Supernet
-from dynackd.tasks.loading import TaskData
+from dynackd.tasks.loading import TaskData, taken
 from dynackd.tasks.tokens import tokenize
-from dynackd.tasks.unlabelled import read_unlabelled
+from dynackd.tasks.unlabelled import mixed, read_unlabelled, tokenize_unlabelled
 from dynackd.training.order import others_an_epoch
 from dynackd.training.rates import default_learning_rate
 from dynackd.training.recipe import Recipe, load_recipe
@@ -37,6 +38,7 @@ from dynackd.training.teachers import load_teacher, refuse_student
 
 FINETUNE = "finetune"
 STAGE_S, EXPORT_S = 4.0, 20.0  # beside what depends on the rows: loading, writing; graphs, latencies, the report
+FEW = 512  # training rows beside which those without labels are looked at
 CHECKED_ROWS = 512  # on which the teacher of each stage is tried, and heads are judged
 
 
@@ -78,7 +80,7 @@ def prepare(request: Request, output: Path, started: float) -> Prepared:
     if finetunes and not kind.can_finetune(draft.recipe.task):
         raise UserError(f"{source} is no {kind.noun}, and the task {kind.not_finetuned}")
     data = leave_rows(draft, data)
-    read_unlabelled(data.task, draft.recipe.data)  # a file that cannot be used is told now
+    data = replace(data, unlabelled=read_unlabelled(data.task, draft.recipe.data))
     cut_texts(draft, data, load_tokenizer(source, config, kind), config)
     return _planned(request, draft, source, config, data, finetunes, started)
 
@@ -99,7 +101,8 @@ def _planned(
         network, tokenizer = _network(source, recipe, data, finetunes), load_tokenizer(source, config, kind)
         rows, _ = tokenize(data.train, data.task, tokenizer, recipe.data.max_length, max_positions=positions)
         loading_s = time.monotonic() - began
-        timing = calibrate(recipe, data.task, network, tokenizer, rows, finetunes)
+        others = _others_too(rows, data, recipe, tokenizer)
+        timing = calibrate(recipe, data.task, network, tokenizer, rows, finetunes, others)
         export_s = _export_s(network, tokenizer)
     effort = effort_for(request.max_minutes and request.max_minutes * 60, timing.row_s, export_s)
     other_s = search_s(effort, timing.row_s, export_s) + _other_s(recipe, data, network, timing, loading_s)
@@ -136,6 +139,17 @@ def _network(source: str, recipe: Recipe, data: TaskData, finetunes: bool) -> Su
     config.problem_type = kind.problem_type
     torch.manual_seed(0)  # of the head
     return Supernet(load_model(source, config, kind, new_head=True), Grid((1.0,), (1.0,))).frozen_copy()
+
+
+def _others_too(rows: Dataset, data: TaskData, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
+    """Some training inputs and some without labels, as many of each as their share says: these may be longer.
+    None where there are no others, or where inputs come in groups, whose first ones are timed."""
+    texts, source = data.unlabelled, recipe.data
+    if texts is None or data.task.kind.together:
+        return None
+    some = rows.select(taken(len(rows), FEW, source.seed)[0])
+    others = texts.select(taken(len(texts), others_an_epoch(len(some), source.unlabelled_share), source.seed)[0])
+    return mixed(some, tokenize_unlabelled(others, data.task, tokenizer, source.max_length, rows, len(rows)))
 
 
 def _export_s(network: Supernet, tokenizer: PreTrainedTokenizerBase) -> float:

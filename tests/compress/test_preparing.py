@@ -91,6 +91,22 @@ def test_rows_without_labels_make_the_stages_of_the_supernet_as_much_longer(tmp_
         prepared(tmp_path, "regression", unlabelled=(str(tmp_path / "others.txt"),))
 
 
+def test_steps_are_timed_on_rows_without_labels_too_which_may_be_longer(tmp_path, monkeypatch):
+    """Eight rows of a few tokens and three times as many of the most: of the four middle batches three are long."""
+    lengths, unit_s = {}, calibrate._unit_s
+    monkeypatch.setattr(calibrate, "_unit_s", lambda *given: lengths.update({given[5].name: given[4]["length"][:]})
+                        or unit_s(*given))  # fmt: skip
+    (tmp_path / "others.txt").write_text("\n".join(text(30) for _ in range(200)))
+    share = ("data.unlabelled_share=0.75", "data.max_length=16", *QUICK)
+    found = prepared(tmp_path, "regression", overrides=share, unlabelled=(str(tmp_path / "others.txt"),))
+    assert found.plan.stages[0].stage == "finetune"
+    for stage in ("width", "depth"):
+        assert len(lengths[stage]) == 5 * 8
+        assert sum(length == 16 for length in lengths[stage]) == 4 * 8
+    prepared(tmp_path, "regression", overrides=share[1:])
+    assert max(lengths["width"]) < 16
+
+
 def test_layers_by_importance_are_planned_before_their_order_is_known(tmp_path):
     rule = "grid.kept_layers=importance"
     places, measured = (prepared(tmp_path, "regression", overrides=QUICK + more) for more in ((), (rule,)))
