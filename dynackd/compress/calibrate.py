@@ -153,13 +153,13 @@ def _unit_s(
 
 def _work_of(stage: Stage, subnets: Sequence[Subnet], teacher: Supernet) -> float:
     """What a step of a stage computes, in forward passes of the full network: a backward pass is two; first layers that
-    sub-networks have in common run once."""
+    sub-networks of a hidden size have in common run once; every product is as much smaller as the hidden size."""
     geometry = teacher.geometry
     teachers = {stage.teacher_of(subnet, geometry) for subnet in subnets}
-    shared = {subnet.layers[: count + 1] for subnet in subnets for count in range(len(subnet.layers))}
-    learned = sum(layers[-1].heads for layers in shared)
-    taught = sum(layer.heads for teacher in teachers for layer in teacher.layers)
-    return (3 * learned + taught) / (geometry.heads * geometry.layers)
+    shared = {(own.hidden, own.layers[: count + 1]) for own in subnets for count in range(len(own.layers))}
+    learned = sum(hidden * layers[-1].heads for hidden, layers in shared)
+    taught = sum(own.hidden * layer.heads for own in teachers for layer in own.layers)
+    return (3 * learned + taught) / (geometry.hidden * geometry.heads * geometry.layers)
 
 
 @torch.no_grad()

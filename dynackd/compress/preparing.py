@@ -104,8 +104,9 @@ def _planned(
         others = _others_too(rows, data, recipe, tokenizer)
         timing = calibrate(recipe, data.task, network, tokenizer, rows, finetunes, others)
         export_s = _export_s(network, tokenizer)
-    effort = effort_for(request.max_minutes and request.max_minutes * 60, timing.row_s, export_s)
-    other_s = search_s(effort, timing.row_s, export_s) + _other_s(recipe, data, network, timing, loading_s)
+    looked = timing.row_s, export_s, len(recipe.grid.hidden)
+    effort = effort_for(request.max_minutes and request.max_minutes * 60, *looked)
+    other_s = search_s(effort, *looked) + _other_s(recipe, data, network, timing, loading_s)
     costs = [_cost(recipe, stage, timing, len(rows)) for stage in timing.steps]
     bound = None if request.max_minutes is None else request.max_minutes * 60 - (time.monotonic() - started)
     plan = make_plan(costs, other_s, name_of_sampler(recipe.sampler), bound, request.gives_way)

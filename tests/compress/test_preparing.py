@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from dynackd.compress import calibrate, drafting, preparing
 from dynackd.compress.calibrate import Timing
+from dynackd.compress.effort import TIMED_S
 from dynackd.compress.guess import Said
 from dynackd.compress.plan import LEAST_STEPS
 from dynackd.compress.preparing import prepare
@@ -105,6 +106,21 @@ def test_steps_are_timed_on_rows_without_labels_too_which_may_be_longer(tmp_path
         assert sum(length == 16 for length in lengths[stage]) == 4 * 8
     prepared(tmp_path, "regression", overrides=share[1:])
     assert max(lengths["width"]) < 16
+
+
+def test_hidden_sizes_take_time_of_the_stages_and_of_the_search(tmp_path, monkeypatch):
+    """At a unit a pass: widths 1 and .5, depths 1 and .5, each learning from its width's network at the full hidden
+    size; of half the hidden size all is half as much, but for that teacher."""
+    monkeypatch.setattr(calibrate, "_unit_s", lambda *_: 1.0)
+    said = (*QUICK, "grid.sampler=all")
+    one, two = (prepared(tmp_path, "regression", overrides=said + more) for more in ((), ("grid.hidden=[0.5, 1.0]",)))
+    step_s = [{own.stage: own.step_s for own in found.plan.stages} for found in (one, two)]
+    assert step_s[0]["width"] == step_s[1]["width"]
+    learned = 3 * (1 + 0.5) * (1 + 0.5)  # the last layers of four begin further up, so that nothing is in common
+    assert step_s[0]["depth"] == learned + 1.5
+    assert step_s[1]["depth"] == learned * 1.5 + 1.5
+    assert two.plan.other_s - one.plan.other_s > 0.5 * one.effort.samples * TIMED_S
+    assert two.recipe.grid.hidden == (1.0, 0.5)
 
 
 def test_layers_by_importance_are_planned_before_their_order_is_known(tmp_path):

@@ -114,6 +114,16 @@ def test_the_recipe_that_is_written_says_what_was_decided_and_gives_the_same_aga
     assert load_recipe(other / "recipe.yaml").stages == recipe.stages
 
 
+def test_a_smaller_hidden_size_goes_the_whole_road(tmp_path):
+    given = asked(tmp_path, overrides=(*QUICK, "grid.hidden=[0.5, 1.0]"))
+    summary = road.compress(given, RunMode())
+    model, _ = load_student(tmp_path / "out" / summary["student"]["path"])
+    teacher, _ = load_supernet(tmp_path / "out" / "depth")
+    assert model.config.hidden_size == teacher.geometry.hidden // 2
+    assert sum(own.numel() for own in model.parameters()) == summary["student"]["parameters"]
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
 def polish_of(output):
     return json.loads((output / "polish.json").read_text())
 
