@@ -16,6 +16,7 @@ EVEN = 3  # of the same share everywhere
 SHOWN = 6  # of the front, beside those
 ROUNDS = 4  # of sub-networks that are timed before it is given up
 ALONG = 10  # of the front where the budget bounds no cost
+OF_WORDS = ("parameters", "size_mb")  # most of which the embeddings of words have, in each size of a hidden size
 WRITTEN = {
     "latency_ms": "{:.2f} ms",
     "parameters": "{:,.0f} parameters",
@@ -231,10 +232,12 @@ def told(cost: str, value: Any) -> str:
 
 def refuse_impossible(budget: Budget, costs: Mapping[str, Cost], space: Space) -> None:
     """`UserError` where even the smallest sub-network exceeds a bound."""
-    smallest_hidden = f" at hidden size {space.hidden_sizes[0]}" if len(space.hidden_sizes) > 1 else ""
+    several = len(space.hidden_sizes) > 1
+    smallest_hidden = f" at hidden size {space.hidden_sizes[0]}" if several else ""
     for name, most in budget.bounds.items():
         if name in costs and (least := costs[name](space.smallest)) > most:
             raise UserError(
                 f"{bound_of(name)} {most:,.10g} is less than the smallest sub-network has: one layer of one head and "
                 f"{space.neurons[0]:,} neurons{smallest_hidden} comes to {told(name, least)}"
+                + ("" if several or name not in OF_WORDS else "; one of a smaller hidden size (grid.hidden) has less")
             )

@@ -34,6 +34,9 @@ CASES = [
     Bad("a directory of rows", "compress {d}/encoder --data {d}/run", "{d}/run: unknown kind of file ''; known: ..."),
     Bad("rows beside a recipe", "compress {d}/recipe.yaml --data {d}/train.tsv",
         "--data is in the recipe {d}/recipe.yaml already; remove it, or use --set"),
+    Bad("a size that no student has", f"{COMPRESS} --max-params 10",
+        "--max-params 10 is less than the smallest sub-network has: one layer of one head and 5 neurons comes to ... "
+        "parameters; one of a smaller hidden size (grid.hidden) has less"),
     Bad("a kind that there is not", f"{COMPRESS} --kind clasification",
         "--kind: 'clasification' is unknown, did you mean 'classification'? known: ..."),
     Bad("a kind that the rows are not", f"{COMPRESS} --kind token_classification",

@@ -25,7 +25,7 @@ CASES = [
         "a budget below the smallest",
         f"{SEARCH} --max-params 10",
         "--max-params 10 is less than the smallest sub-network has: one layer of one head and 5 neurons comes to ... "
-        "parameters",
+        "parameters; one of a smaller hidden size (grid.hidden) has less",
     ),
     Bad(
         "no such runtime",

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dynackd.compress.plan import LEAST_STEPS
 from dynackd.compress.preparing import prepare
 from dynackd.compress.request import Request
 from dynackd.errors import UserError
+from dynackd.search.settings import Budget
 from dynackd.training.recipe import load_recipe, make_recipe
 
 RNG = random.Random(0)
@@ -121,6 +123,22 @@ def test_hidden_sizes_take_time_of_the_stages_and_of_the_search(tmp_path, monkey
     assert step_s[1]["depth"] == learned * 1.5 + 1.5
     assert two.plan.other_s - one.plan.other_s > 0.5 * one.effort.samples * TIMED_S
     assert two.recipe.grid.hidden == (1.0, 0.5)
+
+
+@pytest.mark.parametrize("bound", ["max_params", "max_size_mb", "max_flops"])
+def test_a_bound_that_no_size_can_meet_is_told_before_anything_is_trained(tmp_path, bound):
+    """Each bound lies between the smallest of the full hidden size and that of half of it."""
+    smallest = []
+    for more in ((), ("grid.hidden=[0.5, 1.0]",)):
+        with pytest.raises(UserError, match="less than the smallest sub-network has") as told:
+            prepared(tmp_path, "regression", overrides=QUICK + more, budget=Budget(**{bound: 1e-9}))
+        smallest.append(float(re.search(r"comes to ([\d.,]+)", str(told.value))[1].replace(",", "")))
+        assert ("grid.hidden" in str(told.value)) == (not more and bound != "max_flops")
+    assert smallest[1] < smallest[0]
+    between = Budget(**{bound: sum(smallest) / 2})
+    prepared(tmp_path, "regression", overrides=(*QUICK, "grid.hidden=[0.5, 1.0]"), budget=between)
+    with pytest.raises(UserError, match="less than the smallest sub-network has"):
+        prepared(tmp_path, "regression", budget=between)
 
 
 def test_layers_by_importance_are_planned_before_their_order_is_known(tmp_path):
