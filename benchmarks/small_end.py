@@ -6,9 +6,10 @@ of them as both stages leave it and polished.
     dynackd train-general recipes/general/minilm.yaml     # for the variants from a general supernet
     python benchmarks/small_end.py --bf16                 # what is missing, then the tables
     python benchmarks/small_end.py --bf16 --tasks mrpc stsb --variants rates text --seeds 0
+    python benchmarks/small_end.py --bf16 --rows 2000 --output runs/small-end-2000     # what can be seen sooner
     python benchmarks/small_end.py --show
 
-Each task's shipped recipe in recipes/glue, all of its rows, three sub-networks a step; one teacher a task and seed for
+Each task's shipped recipe in recipes/glue, its rows, three sub-networks a step; one teacher a task and seed for
 all variants, fine-tuned for the recipe's epochs at the default rate. Reports on the validation rows, by which nothing
 is chosen. Each run's figures are kept in a JSON file under --output, so a killed run goes on where it stopped.
 """
@@ -44,6 +45,7 @@ VARIANTS = {
     "text": {"text"},
     "layers": {"layers"},
     "general": {"general"},
+    "general, its head alone": {"general", "head"},  # join: head, where the other adds the teacher's difference
     "text, layers": {"text", "layers"},
     "text, general": {"text", "general"},
     "together": {"text", "layers", "general"},
@@ -72,6 +74,10 @@ def recipe_of(task, variant, seed, options, place):
         content["grid"]["kept_layers"] = "importance"
     if "general" in changes:
         content |= {"model": str(options.general), "teacher": str(place / "teacher")}
+    if "head" in changes:
+        content["join"] = "head"
+    if options.rows:
+        content["data"]["train_rows"] = options.rows
     return make_recipe(content)
 
 
@@ -141,6 +147,7 @@ def main():
     parser.add_argument("--unlabelled", type=Path, default=Path("runs/unlabelled"), help="of make_unlabelled.py")
     parser.add_argument("--share", type=float, default=0.75, help="of the rows without labels in an epoch")
     parser.add_argument("--general", type=Path, default=Path("runs/general/minilm/general"), help="of train-general")
+    parser.add_argument("--rows", type=int, help="of training, in the place of the recipe's")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--keep", action="store_true", help="leave the supernets under --output")
     parser.add_argument("--output", type=Path, default=Path("runs/small-end"))
