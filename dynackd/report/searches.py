@@ -66,10 +66,12 @@ def _setting(about: Facts) -> str:
 def search_table(search: Search, judge: Judge) -> Table | None:
     """What was chosen, what it is compared with, and the front."""
     found = [(told, part(search.about, own)) for own, told in NAMED.items()]
-    rows = [_row(told, row, judge) for told, row in [*found, *(("front", row) for row in _front(search.about))] if row]
+    every = [(told, row) for told, row in [*found, *(("front", row) for row in _front(search.about))] if row]
+    cut = ["hidden"] if any((number(row.get("hidden")) or 1.0) < 1 for _, row in every) else []
+    rows = [[*_row(told, row, judge), *(figure(row.get(name), "{:g}") for name in cut)] for told, row in every]
     metric = name_of_metric(str(part(search.about, "metric").get("name", "metric")))
     columns = ["network", f"{metric}, own rows", f"{name_of_metric(judge.metric)}, validation", "ms", "M params"]
-    columns += ["MFLOPs", "MB", "layers", "heads", "neurons"]
+    columns += ["MFLOPs", "MB", "layers", "heads", "neurons", *cut]
     asked = ", ".join(f"{name} {value:g}" for name, value in part(search.about, "budget").items() if number(value))
     caption = f"{search.place}, asked for {asked or 'the best'}{_setting(search.about)}"
     return titled(caption, columns, rows) if rows else None

@@ -1,5 +1,7 @@
 """The report of a run: what it tells, what it leaves out, and where it is written."""
 
+import copy
+import dataclasses
 import itertools
 import json
 import re
@@ -16,7 +18,7 @@ from dynackd.report.charts import chart_data, importance
 from dynackd.report.html import write_report
 from dynackd.report.judging import Judge, judge_of
 from dynackd.report.reading import place_of, read_run
-from dynackd.report.searches import searched_axes
+from dynackd.report.searches import search_table, searched_axes
 from dynackd.report.tables import grid_table, student_table
 from dynackd.report.tradeoff import counted_axes, latency_axes
 from dynackd.report.words import lead, missing, recommended
@@ -294,6 +296,21 @@ def test_a_search_is_shown_by_its_metric_on_rows_of_its_own_without_the_teachers
     chosen = next(series for series in axis.series if series.name == "chosen").points[0]
     assert "on the validation rows: accuracy 0.7900, 98.8% of the teacher's" in chosen.told
     assert "asked for max_latency_ms 3, onnxruntime, 16 tokens" in write_report(whole).read_text()
+
+
+def test_a_smaller_hidden_size_that_a_search_found_stands_in_its_table_and_beside_its_point(whole):
+    results = read_run(whole)
+    (search,), judge = results.searches, judge_of(results)
+    assert "hidden" not in [name for name, _ in search_table(search, judge).columns]
+    about = copy.deepcopy(search.about)
+    for own, share in (("choice", 0.5), ("grid", 1.0), ("full", 1.0)):
+        about[own]["hidden"] = share
+    cut = dataclasses.replace(search, about=about)
+    assert column(search_table(cut, judge), "hidden")[:3] == ["0.5", "1", "1"]
+    (axis,) = searched_axes(dataclasses.replace(results, searches=[cut]), judge)
+    told = {series.name: series.points[0].told for series in axis.series}
+    assert "hidden 0.5" in told["chosen"]
+    assert not any("hidden" in line for line in told["best of the grid"])
 
 
 # --- tables, heat maps, curves ---------------------------------------------------------------------------------------
