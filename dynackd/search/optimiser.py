@@ -58,9 +58,9 @@ class Fitter:
 
     def _step(self, genes: np.ndarray, by: int, rng: np.random.Generator) -> np.ndarray:
         """One gene of a kept layer moved by a step or two; a layer that has nothing left to lose is dropped. Of several
-        hidden sizes now and then the next, and always where nothing else can become smaller."""
+        hidden sizes now and then the next."""
         genes, kept, sizes = genes.copy(), np.flatnonzero(genes[self.space.kept]), self.space.hidden_sizes
-        if len(sizes) > 1 and (rng.random() < HIDDEN or (by < 0 and self._least(genes, kept))):
+        if len(sizes) > 1 and rng.random() < HIDDEN:
             genes[-1] = np.clip(genes[-1] + by, 0, len(sizes) - 1)
             return genes
         layer = GENES * rng.choice(kept)
@@ -71,11 +71,6 @@ class Fitter:
         else:
             genes[gene] = np.clip(genes[gene] + by * rng.integers(1, 3), low, high)
         return genes
-
-    def _least(self, genes: np.ndarray, kept: np.ndarray) -> bool:
-        """Whether one layer is left that has nothing to lose."""
-        layer = GENES * kept[0]
-        return len(kept) == 1 and bool((genes[layer + 1 : layer + GENES] == self.space.lowest[1:GENES]).all())
 
     def _with_a_layer(self, genes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         genes = genes.astype(int).copy()
