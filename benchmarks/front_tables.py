@@ -33,7 +33,7 @@ def fronts_main(options: argparse.Namespace, train: Callable[[Any], None], task:
         return 2
     show(task, options.output, own, options.markdown)
     if options.picture:
-        draw(task, options.output, options.picture)
+        draw(task, options.output, options.picture, own)
     return 0
 
 
@@ -134,8 +134,9 @@ def _less(other: Point, ours: Sequence[Point], precision: str, shape: str, metri
     return f"{difference:+.4f}" + (f" ({difference / deviation:+.1f})" if deviation else "") + f" {best.size}"
 
 
-def draw(task: Task, output: Path, file: Path) -> None:
-    """The fronts: what is compared against the p50 latency of the float32 and int8 files at the longest input."""
+def draw(task: Task, output: Path, file: Path, own: str) -> None:
+    """The fronts: what is compared against the p50 latency of the float32 and int8 files at the longest input, down to
+    the least of `own` method."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -144,21 +145,31 @@ def draw(task: Task, output: Path, file: Path) -> None:
 
     points, shape, metrics = ordered(points_of(output)), at(*task.shapes[-1]), task.compared
     methods = list(dict.fromkeys(point.method for point in points))
-    figure, panels = plt.subplots(len(metrics), len(FILES), figsize=(11, 4 * len(metrics)), squeeze=False, sharey="row")
+    figure, panels = plt.subplots(
+        len(metrics), len(FILES), figsize=(11, 4 * len(metrics)), squeeze=False, sharey="row", layout="constrained"
+    )
     for row, metric in zip(panels, metrics, strict=True):
         for panel, precision in zip(row, FILES, strict=True):
             for marker, method in zip(MARKERS, methods, strict=False):
-                own = [p for p in points if p.method == method and shape in p.p50_ms.get(precision, {})]
-                own.sort(key=lambda point: point.p50_ms[precision][shape])
-                _draw_method(panel, own, marker, precision, shape, metric)
+                some = [p for p in points if p.method == method and shape in p.p50_ms.get(precision, {})]
+                some.sort(key=lambda point: point.p50_ms[precision][shape])
+                _draw_method(panel, some, marker, precision, shape, metric)
             panel.set(xscale="log", xlabel=f"p50 in ms, {precision}, {shape}, one thread")
             panel.grid(alpha=0.3, which="both")
         row[0].set_ylabel(metric)
-    panels[0][0].legend(fontsize="small", loc="lower right")
-    figure.tight_layout()
+        row[0].set_ylim(bottom=_floor(points, metric, own))
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize="small")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
     plt.close(figure)
+
+
+def _floor(points: Sequence[Point], metric: str, own: str) -> float | None:
+    """Below this nothing is drawn: what is far worse would leave no room for what is to be told apart."""
+    every = [point.mean(metric, name) for point in points for name in FILES]
+    ours = [point.mean(metric, name) for point in points if point.method.startswith(own) for name in FILES]
+    return min(ours) - 0.25 * (max(every) - min(ours)) if ours else None
 
 
 def _draw_method(panel, own, marker, precision, shape, metric):
