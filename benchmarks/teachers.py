@@ -24,8 +24,7 @@ import shutil
 import statistics
 from pathlib import Path
 
-import learning_rate
-from learning_rate import SIZES, TASKS, recipe_of
+from learning_rate import MODELS, SIZES, TASKS, recipe_of
 from rich.console import Console
 from rich.table import Table
 
@@ -34,7 +33,7 @@ from dynackd.training.runs import RunMode
 from dynackd.training.stages import finetune, train_depth, train_width
 
 console = Console(width=180)
-ENCODERS = {"own": "minilm", "bge-small": "bge-small", "mpnet": "mpnet"}
+ENCODERS = ("own", "bge-small", "mpnet")
 RATES = {"mpnet": 5e-5}  # the others' are the defaults
 SIGNALS = {
     "ckd": {"signal": "ckd"},
@@ -48,8 +47,9 @@ def teacher_of(task, name, seed, options):
     """The directory of a fine-tuned teacher, trained where it is missing."""
     place = options.output / "teachers" / f"{task}-{name}-{seed}"
     if not (place / "teacher").is_dir():
-        encoder = ENCODERS[name]
-        finetune(recipe_of(encoder, task, options, place, {"finetune": RATES.get(encoder)}), RunMode(overwrite=True))
+        models = {"own": MODELS["minilm"], "bge-small": MODELS["bge-small"], "mpnet": options.mpnet}
+        content = recipe_of("minilm", task, options, place, {"finetune": RATES.get(name)}).content
+        finetune(make_recipe({**content, "model": models[name]}), RunMode(overwrite=True))
     return (place / "teacher").resolve()
 
 
@@ -113,7 +113,6 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("runs/teachers"))
     parser.add_argument("--show", action="store_true", help="print the tables only")
     options = parser.parse_args()
-    learning_rate.MODELS["mpnet"] = options.mpnet
     wanted = [(task, name, signal, seed) for seed in options.seeds for task in options.tasks
               for name in options.teachers for signal in options.signals]  # fmt: skip
     for task, name, signal, seed in [] if options.show else wanted:
