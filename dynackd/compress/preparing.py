@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from dynackd.compress.bounds import refuse_hopeless
 from dynackd.compress.calibrate import Timing, calibrate, name_of_sampler
 from dynackd.compress.drafting import Draft, check_grid, cut_texts, first_draft, hold_out, leave_rows, teacher_or_not
 from dynackd.compress.effort import effort_for, search_s
@@ -19,16 +20,12 @@ from dynackd.compress.request import Request
 from dynackd.data.origins import resolve_model
 from dynackd.errors import UserError
 from dynackd.families.table import family_of, max_positions
-from dynackd.grid import Grid, hidden_size
+from dynackd.grid import Grid
 from dynackd.onnx.graphs import export_onnx, input_names
 from dynackd.report.terminal import progress
-from dynackd.search.choosing import refuse_impossible
 from dynackd.search.settings import Effort
-from dynackd.search.space import Space
-from dynackd.search.timing import Workshop
-from dynackd.subnet import Subnet
 from dynackd.supernet.checkpoints import load_config, load_model, load_tokenizer, name_outputs
-from dynackd.supernet.cost import FlopCounter, count_parameters
+from dynackd.supernet.cost import count_parameters
 from dynackd.supernet.layer_order import passes
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.loading import TaskData, taken
@@ -103,7 +100,7 @@ def _planned(
     with progress("measuring what the steps of each stage take here"):
         began = time.monotonic()
         network, tokenizer = _network(source, recipe, data, finetunes), load_tokenizer(source, config, kind)
-        _refuse_hopeless(request, recipe, network, tokenizer)
+        refuse_hopeless(request, recipe, network, tokenizer)
         rows, _ = tokenize(data.train, data.task, tokenizer, recipe.data.max_length, max_positions=positions)
         loading_s = time.monotonic() - began
         others = _others_too(rows, data, recipe, tokenizer)
@@ -145,25 +142,6 @@ def _network(source: str, recipe: Recipe, data: TaskData, finetunes: bool) -> Su
     config.problem_type = kind.problem_type
     torch.manual_seed(0)  # of the head
     return Supernet(load_model(source, config, kind, new_head=True), Grid((1.0,), (1.0,))).frozen_copy()
-
-
-def _refuse_hopeless(
-    request: Request, recipe: Recipe, network: Supernet, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """`UserError` for a bound that no size can meet, where it is counted or weighed: nothing is trained for it."""
-    sizes, length = network.geometry, request.setting.length or recipe.data.max_length
-    space = Space(sizes, tuple({hidden_size(share, sizes.hidden) for share in recipe.grid.hidden}))
-
-    def weighed(subnet: Subnet) -> float:
-        with tempfile.TemporaryDirectory(prefix="dynackd-") as scratch:
-            return Workshop(network, tokenizer, request.setting, length).export(subnet, Path(scratch))[1] / 1e6
-
-    costs = {
-        "parameters": lambda subnet: count_parameters(network, subnet),
-        "flops": lambda subnet: FlopCounter(network).count(subnet, length),
-        "size_mb": weighed,
-    }
-    refuse_impossible(request.budget, costs, space)
 
 
 def _others_too(rows: Dataset, data: TaskData, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
