@@ -1,35 +1,76 @@
 """Bounds of what can be counted or weighed before anything is trained."""
 
 import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from dynackd.compress.drafting import Draft
 from dynackd.compress.request import Request
+from dynackd.errors import UserError
 from dynackd.grid import hidden_size
-from dynackd.search.choosing import refuse_impossible
+from dynackd.search.choosing import OF_WORDS, bound_of, refuse_impossible, told
+from dynackd.search.costs import Cost
 from dynackd.search.space import Space
 from dynackd.search.timing import Workshop
 from dynackd.subnet import Subnet
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet
-from dynackd.training.recipe import Recipe
+from dynackd.tasks.kind import Kind
+
+SMALLER = 0.5  # the share of the hidden size that is trained beside the full one where a bound asks for it
 
 
-def refuse_hopeless(
-    request: Request, recipe: Recipe, network: Supernet, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """`UserError` for a bound that no size can meet, where it is counted or weighed: nothing is trained for it."""
-    sizes, length = network.geometry, request.setting.length or recipe.data.max_length
-    space = Space(sizes, tuple({hidden_size(share, sizes.hidden) for share in recipe.grid.hidden}))
+def meet_bounds(request: Request, draft: Draft, network: Supernet, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Train half of the hidden size, too, where a bound is below all widths and depths of the full one.
+
+    `UserError` for a bound that no size can meet: nothing is trained for it.
+    """
+    costs = _costs(request, draft, network, tokenizer)
+    _halve(request, draft, network, costs)
+    sizes = network.geometry
+    space = Space(sizes, tuple({hidden_size(share, sizes.hidden) for share in draft.recipe.grid.hidden}))
+    refuse_impossible(request.budget, costs, space)
+
+
+def _costs(
+    request: Request, draft: Draft, network: Supernet, tokenizer: PreTrainedTokenizerBase
+) -> Mapping[str, Cost]:
+    length = request.setting.length or draft.recipe.data.max_length
 
     def weighed(subnet: Subnet) -> float:
         with tempfile.TemporaryDirectory(prefix="dynackd-") as scratch:
             return Workshop(network, tokenizer, request.setting, length).export(subnet, Path(scratch))[1] / 1e6
 
-    costs = {
+    return {
         "parameters": lambda subnet: count_parameters(network, subnet),
         "flops": lambda subnet: FlopCounter(network).count(subnet, length),
         "size_mb": weighed,
     }
-    refuse_impossible(request.budget, costs, space)
+
+
+def _halve(request: Request, draft: Draft, network: Supernet, costs: Mapping[str, Cost]) -> None:
+    """Embeddings of words are most of a small network, and only a smaller hidden size makes them smaller. Where the
+    hidden states themselves are what is asked for, how long these are is for the user to say."""
+    recipe, sizes = draft.recipe, network.geometry
+    if recipe.file or draft.says("grid.hidden") or _gives_hidden(recipe.task.kind):
+        return
+    smallest = list(recipe.grid.supposed(sizes).subnets(sizes).values())[-1]
+    halved = replace(smallest, hidden=hidden_size(SMALLER, sizes.hidden))
+    bounds = {name: most for name, most in request.budget.bounds.items() if name in OF_WORDS}
+    least = {name: costs[name](smallest) for name in bounds}
+    beyond = [name for name, most in bounds.items() if least[name] > most]
+    if not beyond or any(costs[name](halved) > most for name, most in bounds.items()):
+        return
+    below = [f"{bound_of(name)} {bounds[name]:,.10g} is below the {told(name, least[name])}" for name in beyond]
+    half = "half of the hidden size is trained, too (grid.hidden)"
+    try:
+        draft.decide("grid.hidden", [1.0, SMALLER], f"{' and '.join(below)} of the smallest width and depth: {half}")
+    except UserError:  # a signal that would have nothing to compare there
+        return
+
+
+def _gives_hidden(kind: Kind) -> bool:
+    return any("hidden" in output.axes for output in kind.outputs if output.judged)

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from dynackd.compress.bounds import refuse_hopeless
+from dynackd.compress.bounds import meet_bounds
 from dynackd.compress.calibrate import Timing, calibrate, name_of_sampler
 from dynackd.compress.drafting import Draft, check_grid, cut_texts, first_draft, hold_out, leave_rows, teacher_or_not
 from dynackd.compress.effort import effort_for, search_s
@@ -100,7 +100,8 @@ def _planned(
     with progress("measuring what the steps of each stage take here"):
         began = time.monotonic()
         network, tokenizer = _network(source, recipe, data, finetunes), load_tokenizer(source, config, kind)
-        refuse_hopeless(request, recipe, network, tokenizer)
+        meet_bounds(request, draft, network, tokenizer)
+        recipe = draft.recipe
         rows, _ = tokenize(data.train, data.task, tokenizer, recipe.data.max_length, max_positions=positions)
         loading_s = time.monotonic() - began
         others = _others_too(rows, data, recipe, tokenizer)
@@ -218,7 +219,8 @@ def _apply(draft: Draft, plan: Plan, costs: list[StageCost], rows: int, max_minu
         why = f"--max-minutes {max_minutes:g}: {', '.join(plan.changed)}"
         draft.decided.append(f"{why}; all that is usual would take {plan.usual_s / 60:.0f} minutes")
     draft.comments["stages"] = "\n".join(filter(None, ["How long each stage trains.", why]))
-    draft.comments["grid"] = "The shares of heads and neurons, and of layers, that are trained."
+    shares = "The shares of heads and neurons, and of layers, that are trained."
+    draft.comments["grid"] = "\n".join(filter(None, [shares, draft.comments.get("grid")]))
 
 
 def _epochs(epochs: float) -> float | int:

@@ -19,6 +19,9 @@ from dynackd.compress.preparing import prepare
 from dynackd.compress.request import Request
 from dynackd.errors import UserError
 from dynackd.search.settings import Budget
+from dynackd.subnet import SubnetSpec
+from dynackd.supernet.cost import count_parameters
+from dynackd.tasks.loading import load_task_data
 from dynackd.training.recipe import load_recipe, make_recipe
 
 RNG = random.Random(0)
@@ -138,7 +141,48 @@ def test_a_bound_that_no_size_can_meet_is_told_before_anything_is_trained(tmp_pa
     between = Budget(**{bound: sum(smallest) / 2})
     prepared(tmp_path, "regression", overrides=(*QUICK, "grid.hidden=[0.5, 1.0]"), budget=between)
     with pytest.raises(UserError, match="less than the smallest sub-network has"):
-        prepared(tmp_path, "regression", budget=between)
+        prepared(tmp_path, "regression", overrides=(*QUICK, "grid.hidden=[1.0]"), budget=between)
+
+
+def smallest_of(found, hidden=1.0):
+    """The parameters of the smallest width and depth of a recipe."""
+    recipe = found.recipe
+    data = load_task_data(recipe.task, recipe.data)
+    network = preparing._network(recipe.model, recipe, data, recipe.task.kind.can_finetune(recipe.task))
+    spec = SubnetSpec(min(recipe.grid.widths), min(recipe.grid.depths), hidden)
+    return count_parameters(network, recipe.grid.resolve(spec, network.geometry))
+
+
+def test_where_no_width_and_depth_is_small_enough_half_of_the_hidden_size_is_trained_too(tmp_path):
+    """A bound of parameters or megabytes may be below what the embeddings of words leave room for."""
+    usual = prepared(tmp_path, "regression")
+    whole, half = smallest_of(usual), smallest_of(usual, 0.5)
+    assert prepared(tmp_path, "regression", budget=Budget(max_params=whole)).recipe.grid.hidden == (1.0,)
+    found = prepared(tmp_path, "regression", budget=Budget(max_params=whole - 1))
+    assert found.recipe.grid.hidden == (1.0, 0.5)
+    told = f"--max-params {whole - 1:,} is below the {whole:,} parameters of the smallest width and depth: half of the"
+    assert any(line.startswith(told) for line in found.decided)
+    assert told in found.comments["grid"]
+    assert found.comments["grid"].startswith("The shares of heads")
+    assert prepared(tmp_path, "regression", budget=Budget(max_params=half)).recipe.grid.hidden == (1.0, 0.5)
+    # what half of it does not reach either is judged by the usual sizes
+    large = (*QUICK[:1], "grid.widths=[1.0]", "grid.depths=[1.0]")
+    beyond = prepared(tmp_path, "regression", overrides=large, budget=Budget(max_params=half))
+    assert beyond.recipe.grid.hidden == (1.0,)
+
+
+def test_a_smaller_hidden_size_is_the_users_to_choose_where_it_was_said_or_is_what_is_asked_for(tmp_path):
+    usual = prepared(tmp_path, "regression")
+    budget = Budget(max_params=smallest_of(usual) - 1)
+    for more in ("grid.hidden=[1.0]", "distillation.signal=dynabert"):
+        assert prepared(tmp_path, "regression", overrides=(*QUICK, more), budget=budget).recipe.grid.hidden == (1.0,)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(usual.recipe.to_yaml(tmp_path))
+    request = Request(str(file), budget=budget)
+    assert prepare(request, tmp_path / "out", time.monotonic()).recipe.grid.hidden == (1.0,)
+    vectors = prepared(tmp_path, "embedding")
+    less = prepared(tmp_path, "embedding", budget=Budget(max_params=smallest_of(vectors) - 1))
+    assert less.recipe.grid.hidden == (1.0,)
 
 
 def test_layers_by_importance_are_planned_before_their_order_is_known(tmp_path):
