@@ -46,7 +46,7 @@ def ordered(points: Sequence[Point]) -> list[Point]:
     return sorted(points, key=lambda point: (place(point), point.method, -point.parameters))
 
 
-def show(task: Task, output: Path, own: str, markdown: bool) -> None:
+def show(task: Task, output: Path, own: str, as_markdown: bool) -> None:
     """Every size, what the trainings took, and `own` method's best at each latency of the others."""
     points = ordered(points_of(output))
     if (output / "latency.json").is_file():
@@ -55,10 +55,10 @@ def show(task: Task, output: Path, own: str, markdown: bool) -> None:
     compared = (table for mine in (own, f"{own}, polished") for table in against(task, points, mine))
     for table in (sizes(task, points), costs(output), *compared):
         if table.row_count:
-            (_markdown if markdown else console.print)(table)
+            (markdown if as_markdown else console.print)(table)
 
 
-def _markdown(table: Table) -> None:
+def markdown(table: Table) -> None:
     """No cell is wrapped, whatever the terminal's width: a row of Markdown is a line."""
     print(f"\n{table.title}:\n")
     columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from front_tables import markdown
 from learning_rate import TASKS, recipe_of
 from rich.console import Console
 from rich.table import Table
@@ -151,6 +152,7 @@ OWN_SIZE = Stage("depth", everything, Subnet.at_full_depth)
 FROM_FULL = Stage("depth", everything, lambda _, geometry: full(geometry))
 FLAT = Stage("depth", without_hidden, DEPTH_STAGE.teacher_of)
 LOGITS = {"distillation": {"signal": "logits"}}
+PROJECTED = {"distillation": {"signal": "logits", "weights": {"hidden_projected_mse": 1.0}, "schedule": "linear"}}
 SAMPLED = {"grid.sampler": "sandwich(2)"}
 # name -> (overrides of the recipe, the width stage, the stages behind it, which share the depth stage's epochs)
 VARIANTS = {
@@ -163,6 +165,7 @@ VARIANTS = {
     "depth, sandwich(4)": ({"grid.sampler": "sandwich(4)"}, WIDTH_STAGE, [DEPTH_STAGE]),
     "depth, mixed(2)": ({"grid.sampler": "mixed(2)"}, WIDTH_STAGE, [DEPTH_STAGE]),
     "logits": (SAMPLED | LOGITS, WIDTH_STAGE, [DEPTH_STAGE]),
+    "projected": (SAMPLED | PROJECTED, WIDTH_STAGE, [DEPTH_STAGE]),  # TinyBERT's, beside the outputs
 }
 
 
@@ -209,29 +212,43 @@ def show_roads(options):
     runs = [json.loads(file.read_text()) for file in sorted(options.output.glob("*.json"))]
     for task in sorted({run["task"] for run in runs}):
         mine = [run for run in runs if run["task"] == task]
-        metric = mine[0]["result"]["metric"]
-        teacher = statistics.fmean(run["result"]["teacher"][metric] for run in mine)
-        table = Table("variant", *map(name_of, SIZES), "mean of hidden < 1", "seconds",
-                      title=f"{task}: {metric} (teacher {teacher:.4f}) / KL or RMSE, held-out rows")  # fmt: skip
+        keys = measures_of(mine[0]["result"])
+        teacher = statistics.fmean(run["result"]["teacher"][keys[0]] for run in mine)
+        table = Table("variant", *map(name_of, SIZES), "mean of hidden < 1", "minutes",
+                      title=f"{task}: {' / '.join(keys)} (teacher {teacher:.4f}), held-out rows")  # fmt: skip
         for variant in [name for name in VARIANTS if any(run["variant"] == name for run in mine)]:
             own = [run["result"] for run in mine if run["variant"] == variant]
-            cells = [_mean(own, name_of(spec), metric) for spec in SIZES]
-            small = [cell for cell, spec in zip(cells, SIZES, strict=True) if spec.hidden < 1]
-            means = [statistics.fmean(column) for column in zip(*small, strict=True)]
             seconds = statistics.fmean(result["seconds"] for result in own)
-            table.add_row(variant, *(f"{m:.4f} / {f:.4f}" for m, f in [*cells, means]), f"{seconds:.0f} ({len(own)})")
-        console.print(table)
+            table.add_row(variant, *(cell(own, [spec], keys) for spec in SIZES),
+                          cell(own, [spec for spec in SIZES if spec.hidden < 1], keys, spread=True),
+                          f"{seconds / 60:.1f} ({len(own)})")  # fmt: skip
+        present(table, options)
 
 
-def _mean(results, size, metric):
-    rows = [result["sizes"][size] for result in results]
-    return [statistics.fmean(row[key] for row in rows) for key in (metric, fidelity_of(rows[0]))]
+def measures_of(result):
+    """The metric, and what is known of the fidelity."""
+    known = result["sizes"][name_of(SIZES[0])]
+    return [result["metric"], *(key for key in ("agreement", fidelity_of(known)) if key in known)]
+
+
+def cell(results, specs, keys, spread=False):
+    """The mean of each measure over sizes, of that the mean over seeds, and the deviation between seeds."""
+    found = []
+    for key in keys:
+        means = [statistics.fmean(result["sizes"][name_of(spec)][key] for spec in specs) for result in results]
+        deviation = f" ± {statistics.stdev(means):.4f}" if spread and len(means) > 1 else ""
+        found.append(f"{statistics.fmean(means):.4f}{deviation}")
+    return " / ".join(found)
+
+
+def present(table, options):
+    (markdown if options.markdown else console.print)(table)
 
 
 # --- the space -------------------------------------------------------------------------------------------------------
 
 
-def space(run):
+def space(run, options):
     """Every size of a run as a float32 and an int8 file, timed beside the teacher, with its metric."""
     table = json.loads((run / "depth" / "metrics.json").read_text())
     metric, places = table["main_metric"], {}
@@ -251,16 +268,48 @@ def space(run):
         dynackd(["benchmark", *teacher, *files, "--runtime", "onnxruntime", "--length", "32", "128",
                  "--json", str(latency)])  # fmt: skip
     timed = {(row["path"], row["length"]): row["latency_ms"]["p50"] for row in json.loads(latency.read_text())["rows"]}
-    costs, title = ("MB", "ms at 32", "ms at 128"), f"{run}: teacher {table['teacher']['metrics'][metric]:.4f}"
-    shown = Table("width x depth x hidden", "M params", metric, *costs, f"int8: {metric}", *costs, title=title)
-    for row, (name, place) in zip(table["subnetworks"], places.items(), strict=True):
-        files = json.loads((place / "export.json").read_text())["files"]
-        cells = []
-        for file in ("onnx/model.onnx", "onnx/model_quantized.onnx"):
-            cells += [f"{files[file]['metrics'][metric]:.4f}", f"{files[file]['size_bytes'] / 1e6:.1f}"]
-            cells += [f"{timed[f'{place}/{file}', length]:.2f}" for length in (32, 128)]
-        shown.add_row(name, f"{row['parameters'] / 1e6:.2f}", *cells)
-    console.print(shown)
+    points = [point_of(row, name, place, metric, timed)
+              for row, (name, place) in zip(table["subnetworks"], places.items(), strict=True)]  # fmt: skip
+    costs = [f"{file} {cost}" for file in FILES for cost in ("MB", "ms at 32", "ms at 128")]
+    listed = Table("width x depth x hidden", "M params", metric, fidelity_of(table["subnetworks"][0]["fidelity"]),
+                   f"int8: {metric}", *costs, title=f"{run}: teacher {table['teacher']['metrics'][metric]:.4f}")
+    for point in points:
+        listed.add_row(point["name"], f"{point['parameters'] / 1e6:.2f}", f"{point['fp32']:.4f}",
+                       f"{point['fidelity']:.3f}", f"{point['int8']:.4f}", *(f"{point[cost]:.2f}" for cost in costs))
+    present(listed, options)
+    for cost in costs:
+        present(fronts(points, cost, metric), options)
+
+
+FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+
+
+def point_of(row, name, place, metric, timed):
+    """What a size costs as its two files, and is worth."""
+    files = json.loads((place / "export.json").read_text())["files"]
+    point = {"name": name, "hidden": row.get("hidden", 1.0), "parameters": row["parameters"],
+             "fidelity": row["fidelity"][fidelity_of(row["fidelity"])]}  # fmt: skip
+    for file, path in FILES.items():
+        point |= {file: files[path]["metrics"][metric], f"{file} MB": files[path]["size_bytes"] / 1e6}
+        point |= {f"{file} ms at {length}": timed[f"{place}/{path}", length] for length in (32, 128)}
+    return point
+
+
+def fronts(points, cost, metric):
+    """Beside each size of the front of two dials the one of all three that is nearest to the teacher at its cost. What
+    is nearest is told by the fidelity, which many sizes move less by luck than the metric."""
+    table = Table(cost, "two dials", "cost", "fidelity", metric, "three dials", "cost", "fidelity", metric,
+                  title=f"by {cost}: the nearest to the teacher within each size's cost")  # fmt: skip
+    file, best = cost.partition(" ")[0], float("inf")
+    for point in sorted((own for own in points if own["hidden"] == 1), key=lambda own: (own[cost], own["fidelity"])):
+        if point["fidelity"] >= best:
+            continue
+        best = point["fidelity"]
+        within = min((own for own in points if own[cost] <= point[cost]), key=lambda own: own["fidelity"])
+        cells = [(own["name"], f"{own[cost]:.2f}", f"{own['fidelity']:.3f}", f"{own[file]:.4f}")
+                 for own in (point, within)]  # fmt: skip
+        table.add_row(f"{point[cost]:.2f}", *cells[0], *cells[1])
+    return table
 
 
 def main():
@@ -276,10 +325,11 @@ def main():
     parser.add_argument("--width-epochs", type=float, default=1)
     parser.add_argument("--depth-epochs", type=float, default=4)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="print tables as Markdown")
     parser.add_argument("--output", type=Path, default=Path("runs/hidden"))
     options = parser.parse_args()
     if options.space:
-        space(options.space)
+        space(options.space, options)
     for seed in options.seeds:
         options.seed = seed
         for task in options.tasks if options.orders else ():
