@@ -144,6 +144,15 @@ VARIANTS = {
 }
 
 
+# All twelve sizes of the default grid, and the same time spent on three a step: how many more epochs that makes is what
+# `training.py --compare` measured of a stage's steps.
+TWELVE = {"grid.widths": [1.0, 0.75, 0.5, 0.25], "grid.depths": [1.0, 0.75, 0.5]}
+VARIANTS |= {
+    "12 sizes, all": (TWELVE | {"grid.sampler": "all"} | width(num_train_epochs=3) | depth(num_train_epochs=3), PLAIN),
+    "12 sizes, sandwich(1) as long": (TWELVE | width(num_train_epochs=4) | depth(num_train_epochs=7.4), PLAIN),
+}
+
+
 def widths_key(overrides):
     """Names the width stage of a variant, by what its overrides change there."""
     own = {key: value for key, value in overrides.items() if not key.startswith("stages.depth.")}
