@@ -42,6 +42,7 @@ from dynackd.training.evaluating import evaluate_subnets
 from dynackd.training.recipe import apply_overrides, make_recipe
 from dynackd.training.rows import tokenized
 from dynackd.training.runs import RunMode
+from dynackd.training.samplers import SAMPLERS, sample_sandwich
 from dynackd.training.teachers import load_teacher
 from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE, Stage
 
@@ -146,6 +147,25 @@ def everything(grid):
     return grid
 
 
+def corners(subnets, rng, count):
+    """The largest, the smallest, one that is largest in some dials and smallest in others, and `count` - 1 random."""
+    ends = [{*ends_of(own(subnet) for subnet in subnets)} for own in DIALS]
+    between = [own for own in subnets[1:-1] if all(dial(own) in end for dial, end in zip(DIALS, ends, strict=True))]
+    if not between:  # of one dial
+        return sample_sandwich(subnets, rng, count)
+    corner = rng.choice(between)
+    others = rng.sample([own for own in subnets[1:-1] if own is not corner], count - 1)
+    return [subnets[0], *sorted([corner, *others], key=subnets.index), subnets[-1]]
+
+
+def ends_of(values):
+    values = list(values)
+    return min(values), max(values)
+
+
+DIALS = (lambda own: own.layers[0].heads, lambda own: len(own.layers), lambda own: own.hidden)
+SAMPLERS["corners"] = corners
+
 # What the width stage trains, and the stages behind it; each of these learns from the one before.
 WIDTH_TOO = Stage("width", lambda grid: replace(grid, depths=(1.0,)), WIDTH_STAGE.teacher_of)
 OWN_SIZE = Stage("depth", everything, Subnet.at_full_depth)
@@ -164,6 +184,7 @@ VARIANTS = {
     "depth, sandwich(1)": ({"grid.sampler": "sandwich(1)"}, WIDTH_STAGE, [DEPTH_STAGE]),
     "depth, sandwich(4)": ({"grid.sampler": "sandwich(4)"}, WIDTH_STAGE, [DEPTH_STAGE]),
     "depth, mixed(2)": ({"grid.sampler": "mixed(2)"}, WIDTH_STAGE, [DEPTH_STAGE]),
+    "depth, corners(2)": ({"grid.sampler": "corners(2)"}, WIDTH_STAGE, [DEPTH_STAGE]),
     "logits": (SAMPLED | LOGITS, WIDTH_STAGE, [DEPTH_STAGE]),
     "projected": (SAMPLED | PROJECTED, WIDTH_STAGE, [DEPTH_STAGE]),  # TinyBERT's, beside the outputs
 }

@@ -127,6 +127,7 @@ VARIANTS = {
     "width 1, depth 4, depth x2": (
         width(num_train_epochs=1) | depth(num_train_epochs=4, learning_rate=2 * RATE), PLAIN),
     "depth 10": (depth(num_train_epochs=10), PLAIN),
+    "depth 20": (depth(num_train_epochs=20), PLAIN),
     "depth x2": (depth(learning_rate=2 * RATE), PLAIN),
     "depth x2, in place": (depth(learning_rate=2 * RATE), InplaceTrainer),
     "depth x2, averaged": (depth(learning_rate=2 * RATE), AveragingTrainer),
