@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from dynackd.errors import UserError
 
 ALL, SANDWICH = "all", "sandwich(1)"
-FEWEST_EPOCHS, USUAL_STEPS, MOST_EPOCHS = 3, 300, 20  # of a stage where nobody says: few rows are read more often
 LEAST_STEPS = 8  # of a stage, or it learns nothing
 # Of the time for training, what each stage may take where that is not enough for all; what one leaves goes to others.
 SHARES = {"finetune": 0.25, "width": 0.25, "depth": 0.3, "polish": 0.2}
@@ -55,12 +54,6 @@ class Plan:
     @property
     def seconds(self) -> float:
         return self.other_s + sum(own.seconds for own in self.stages)
-
-
-def usual_steps(epoch_steps: int) -> int:
-    """The steps of a stage where nobody says: three epochs, or as many as make some hundred steps."""
-    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(USUAL_STEPS / epoch_steps)))
-    return epochs * epoch_steps
 
 
 def make_plan(

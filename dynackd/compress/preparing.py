@@ -15,7 +15,7 @@ from dynackd.compress.bounds import meet_bounds
 from dynackd.compress.calibrate import Timing, calibrate, name_of_sampler
 from dynackd.compress.drafting import Draft, check_grid, cut_texts, first_draft, hold_out, leave_rows, teacher_or_not
 from dynackd.compress.effort import effort_for, search_s
-from dynackd.compress.plan import Plan, StageCost, make_plan, usual_steps
+from dynackd.compress.plan import Plan, StageCost, make_plan
 from dynackd.compress.request import Request
 from dynackd.data.origins import resolve_model
 from dynackd.errors import UserError
@@ -31,6 +31,7 @@ from dynackd.supernet.network import Supernet
 from dynackd.tasks.loading import TaskData, taken
 from dynackd.tasks.tokens import tokenize
 from dynackd.tasks.unlabelled import mixed, read_unlabelled, tokenize_unlabelled
+from dynackd.training.lengths import default_epochs
 from dynackd.training.order import others_an_epoch
 from dynackd.training.rates import default_learning_rate
 from dynackd.training.recipe import Recipe, load_recipe
@@ -173,12 +174,11 @@ def _cost(recipe: Recipe, stage: str, timing: Timing, inputs: int) -> StageCost:
     fields = settings.training
     batch = fields["per_device_train_batch_size"] * fields.get("gradient_accumulation_steps", 1)
     epoch = math.ceil(inputs / batch)
-    said = [name for name in ("max_steps", "num_train_epochs") if name in settings.places]
-    if "max_steps" in said and fields["max_steps"] > 0:
-        steps = fields["max_steps"]
-    else:
-        steps = math.ceil(fields["num_train_epochs"] * epoch) if said else usual_steps(epoch)
-    return StageCost(stage, epoch, timing.steps[stage], steps, bool(said))
+    steps, epochs = fields.get("max_steps", -1), fields.get("num_train_epochs")
+    said = steps > 0 or epochs is not None
+    if steps <= 0:
+        steps = math.ceil((default_epochs(stage, epoch) if epochs is None else epochs) * epoch)
+    return StageCost(stage, epoch, timing.steps[stage], steps, said)
 
 
 def _other_s(recipe: Recipe, data: TaskData, network: Supernet, timing: Timing, loading_s: float) -> float:

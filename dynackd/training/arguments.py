@@ -30,15 +30,14 @@ FIELDS = {known.name: known for known in dataclasses.fields(TrainingArguments) i
 HINTS = typing.get_type_hints(TrainingArguments)
 FINETUNE = "finetune"
 
-# What a recipe gets where it is silent, beside a learning rate that depends on the encoder (`rates.py`). A checkpoint
-# at every tenth of the way, so that a killed run loses little.
+# What a recipe gets where it is silent, beside a learning rate that depends on the encoder (`rates.py`) and epochs that
+# depend on the rows (`lengths.py`). A checkpoint at every tenth of the way, so that a killed run loses little.
 TRAINING_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
     "lr_scheduler_type": "linear",
     "warmup_steps": 0.1,
     "weight_decay": 0.01,
-    "num_train_epochs": 3,
     "train_sampling_strategy": "group_by_length",
     "length_column_name": "length",
     "save_steps": 0.1,
@@ -192,7 +191,10 @@ NEEDS: dict[str, Need] = _by_name({
 
 DEFAULTS = {name: known.default if known.default_factory is dataclasses.MISSING else known.default_factory()
             for name, known in FIELDS.items()}  # the library's own  # fmt: skip
-OWN_WORDS = {"learning_rate": "The highest learning rate; where no recipe says it, it depends on the encoder's size."}
+OWN_WORDS = {
+    "learning_rate": "The highest learning rate; where no recipe says it, it depends on the encoder's size.",
+    "num_train_epochs": "Passes over the training rows; where no recipe says it, 3, or more of few rows.",
+}
 
 
 def _type(name: str) -> Any:

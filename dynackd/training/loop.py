@@ -1,5 +1,6 @@
-"""The loop of every stage: its learning rate, its progress, what stops it, and whether it was long enough."""
+"""The loop of every stage: its rate and length, its progress, what stops it, and whether it was long enough."""
 
+import math
 import signal
 import time
 import warnings
@@ -17,6 +18,7 @@ from dynackd.families.table import family_of
 from dynackd.report.terminal import console
 from dynackd.system.interruption import Interrupted
 from dynackd.system.places import write_files, writing
+from dynackd.training.lengths import FEWEST_EPOCHS, default_epochs
 from dynackd.training.progress import LOG_FILE, TrainingProgress
 from dynackd.training.rates import default_learning_rate, still_falling
 from dynackd.training.resumable import ResumableTrainer
@@ -33,6 +35,21 @@ def choose_rate(run: Run, stage: str, config: PreTrainedConfig) -> None:
         f"learning rate {run.arguments.learning_rate:g}, the default of this stage for hidden size {hidden_size} "
         "(training.learning_rate)"
     )
+
+
+def choose_length(run: Run, stage: str, inputs: int) -> None:
+    """A recipe that names neither epochs nor steps gets the epochs that are usual for so many inputs an epoch, and is
+    told so where these are few."""
+    said, arguments = run.settings.training, run.arguments
+    if "num_train_epochs" in said or said.get("max_steps", -1) > 0:
+        return
+    at_once = arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
+    steps = math.ceil(inputs / at_once)
+    arguments.num_train_epochs = epochs = default_epochs(stage, steps)
+    if epochs > FEWEST_EPOCHS:
+        console.print(
+            f"{epochs} epochs of {steps:,} steps, the default of this stage for so few rows (training.num_train_epochs)"
+        )
 
 
 def run_training(

@@ -32,7 +32,7 @@ def mixed_in(run: Run, rows: Rows) -> tuple[Dataset, Mixture | None]:
             f"training.train_sampling_strategy: {run.arguments.train_sampling_strategy} is not possible with "
             f"data.unlabelled; take {' or '.join(STRATEGIES)}"
         )
-    wanted = others_an_epoch(len(rows.train), source.unlabelled_share)
+    wanted = others_of(run, rows)
     most = wanted * _epochs(run.arguments, len(rows.train) + wanted)
     chosen = np.sort(taken(len(texts), most, source.seed)[0])
     task = data.task
@@ -45,6 +45,11 @@ def mixed_in(run: Run, rows: Rows) -> tuple[Dataset, Mixture | None]:
         f"{task.kind.input_noun} with labels in an epoch" + _told(tokens, wanted, source.max_length)
     )
     return mixed(rows.taught, rows.for_teacher(used_texts, tokens)), Mixture(len(rows.train), len(tokens), wanted)
+
+
+def others_of(run: Run, rows: Rows) -> int:
+    """The inputs without labels of an epoch."""
+    return 0 if rows.data.unlabelled is None else others_an_epoch(len(rows.train), run.recipe.data.unlabelled_share)
 
 
 def _epochs(arguments: TrainingArguments, inputs: int) -> int:

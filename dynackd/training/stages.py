@@ -44,8 +44,8 @@ from dynackd.tasks.task import compute_metrics
 from dynackd.training.evaluating import evaluate_subnets
 from dynackd.training.finetuner import FineTuner
 from dynackd.training.lineage import INHERITED, SUPERNET, record_of, refuse_other, refuse_other_models, write_record
-from dynackd.training.loop import choose_rate, run_training
-from dynackd.training.mixing import mixed_in
+from dynackd.training.loop import choose_length, choose_rate, run_training
+from dynackd.training.mixing import mixed_in, others_of
 from dynackd.training.progress import LOG_FILE, predicting, write_log
 from dynackd.training.recipe import Recipe
 from dynackd.training.resumable import check_steps, set_dropout
@@ -96,6 +96,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     if is_new and (bias := kind.first_bias(labels)) is not None:
         begin_head(model, kind, bias)
     rows = tokenized(data, recipe, tokenizer, max_positions(config))
+    choose_length(run, "finetune", len(rows.train))
     trainer = FineTuner(
         model,
         kind,
@@ -271,6 +272,7 @@ def train_stage(
         told = describe_layers(subnet, supernet.geometry) if uneven else describe(spec, subnet, supernet.geometry)
         console.print(told)
     choose_rate(run, stage.name, supernet.model.config)
+    choose_length(run, stage.name, len(rows.train) + others_of(run, rows))
     task, tokenizer = rows.data.task, rows.tokenizer
     train, mixture = mixed_in(run, rows)
     trainer = SupernetTrainer(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynackd.compress.plan import LEAST_STEPS, SHARES, StageCost, make_plan, usual_steps
+from dynackd.compress.plan import LEAST_STEPS, SHARES, StageCost, make_plan
 from dynackd.errors import UserError
 
 COSTS = [
@@ -69,9 +69,3 @@ def test_a_sampler_that_costs_less_already_is_kept():
     plan = make_plan(costs, 0, "mixed(1)", 200)
     assert plan.sampler == "mixed(1)"
     assert plan.changed == ("fewer epochs",)
-
-
-def test_few_rows_are_read_more_often():
-    assert usual_steps(1000) == 3000
-    assert usual_steps(50) == 300
-    assert usual_steps(2) == 40

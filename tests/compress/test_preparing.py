@@ -82,6 +82,8 @@ def test_what_a_user_sets_is_kept(tmp_path):
     assert found.recipe.data.max_length == 24
     assert found.rows == 20
     assert "stages" not in found.recipe.content, "nothing was decided there"
+    few = prepared(tmp_path, "regression", overrides=(*QUICK, "training.max_steps=-1", "data.validation_share=0.5"))
+    assert [own.epochs for own in few.plan.stages] == [20] * 4, "the library's way to say that epochs count"
 
 
 def test_rows_without_labels_make_the_stages_of_the_supernet_as_much_longer(tmp_path):
