@@ -1,6 +1,6 @@
 """What half of the depth and half of the width keep of the teacher's metric, step by step: as the recipes were, with
-the default learning rates, with texts without labels, with layers chosen by importance, from a general supernet; each
-of them as both stages leave it and polished.
+the default learning rates and epochs, with texts without labels, with layers chosen by importance, from a general
+supernet; each of them as both stages leave it and polished.
 
     python benchmarks/make_unlabelled.py ../shared/data runs/unlabelled
     dynackd train-general recipes/general/minilm.yaml     # for the variants from a general supernet
@@ -41,6 +41,7 @@ POLISHED = ((0.5, 0.5), (0.25, 0.5))
 VARIANTS = {
     "before": {"before"},
     "rates": set(),
+    "epochs": {"epochs"},  # as many as a recipe has that says nothing
     "longer": {"longer"},  # as many steps as with texts, on the labelled rows alone
     "text": {"text"},
     "layers": {"layers"},
@@ -63,6 +64,10 @@ def recipe_of(task, variant, seed, options, place):
     training.pop("learning_rate", None)
     if "before" in changes:
         training["learning_rate"] = RATES_BEFORE.get(task, 5e-5)
+    if "epochs" in changes:
+        training.pop("num_train_epochs", None)
+        for stage in ("width", "depth", "polish"):
+            content.get("stages", {}).get(stage, {}).get("training", {}).pop("num_train_epochs", None)
     if "longer" in changes:
         for stage in ("width", "depth", "polish"):
             own = content.setdefault("stages", {}).setdefault(stage, {}).setdefault("training", {})
