@@ -230,9 +230,13 @@ def trained(task, variant, options):
 
 
 def show_roads(options):
+    """What is kept of the tasks, variants and seeds that were asked for: compared are those of the same seeds."""
     runs = [json.loads(file.read_text()) for file in sorted(options.output.glob("*.json"))]
-    for task in sorted({run["task"] for run in runs}):
+    runs = [run for run in runs if run["seed"] in options.seeds and run["variant"] in options.variants]
+    for task in options.tasks:
         mine = [run for run in runs if run["task"] == task]
+        if not mine:
+            continue
         keys = measures_of(mine[0]["result"])
         teacher = statistics.fmean(run["result"]["teacher"][keys[0]] for run in mine)
         table = Table("variant", *map(name_of, SIZES), "mean of hidden < 1", "minutes",
@@ -346,6 +350,7 @@ def main():
     parser.add_argument("--width-epochs", type=float, default=1)
     parser.add_argument("--depth-epochs", type=float, default=4)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--show", action="store_true", help="train nothing: only the table of what is kept")
     parser.add_argument("--markdown", action="store_true", help="print tables as Markdown")
     parser.add_argument("--output", type=Path, default=Path("runs/hidden"))
     options = parser.parse_args()
@@ -355,7 +360,7 @@ def main():
         options.seed = seed
         for task in options.tasks if options.orders else ():
             compare_orders(task, options)
-        for variant in options.variants if options.roads else ():
+        for variant in options.variants if options.roads and not options.show else ():
             for task in options.tasks:
                 file = options.output / f"{task}-{variant.replace(' ', '_').replace(',', '')}-{options.seed}.json"
                 if not file.is_file():
