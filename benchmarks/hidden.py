@@ -184,6 +184,7 @@ VARIANTS = {
     "depth, sandwich(1)": ({"grid.sampler": "sandwich(1)"}, WIDTH_STAGE, [DEPTH_STAGE]),
     "depth, sandwich(4)": ({"grid.sampler": "sandwich(4)"}, WIDTH_STAGE, [DEPTH_STAGE]),
     "depth, mixed(2)": ({"grid.sampler": "mixed(2)"}, WIDTH_STAGE, [DEPTH_STAGE]),
+    "depth, random(4)": ({"grid.sampler": "random(4)"}, WIDTH_STAGE, [DEPTH_STAGE]),
     "depth, corners(2)": ({"grid.sampler": "corners(2)"}, WIDTH_STAGE, [DEPTH_STAGE]),
     "logits": (SAMPLED | LOGITS, WIDTH_STAGE, [DEPTH_STAGE]),
     "projected": (SAMPLED | PROJECTED, WIDTH_STAGE, [DEPTH_STAGE]),  # TinyBERT's, beside the outputs
