@@ -50,11 +50,12 @@ def test_every_stage_of_a_recipe_that_says_nothing_has_the_steps_that_few_rows_n
 
 
 @pytest.mark.parametrize("said", [{"num_train_epochs": 2}, {"max_steps": 12}, {"num_train_epochs": 2, "max_steps": -1}])
-def test_what_a_recipe_says_of_its_length_holds(tmp_path, said):
+def test_what_a_recipe_says_of_its_length_holds(tmp_path, capsys, said):
     content = tiny_recipe(tmp_path)
     del content["training"]["num_train_epochs"]
     content["stages"] = {"finetune": {"training": said}}
     assert trained(stages.finetune(make_recipe(content), RunMode()), "log.jsonl") == (12, 2)
+    assert "the default of this stage for so few rows" not in " ".join(capsys.readouterr().out.split())
 
 
 def test_steps_without_a_number_are_none(tmp_path, monkeypatch):
