@@ -1,6 +1,5 @@
 """The loop of every stage: its rate and length, its progress, what stops it, and whether it was long enough."""
 
-import math
 import signal
 import time
 import warnings
@@ -18,7 +17,7 @@ from dynackd.families.table import family_of
 from dynackd.report.terminal import console
 from dynackd.system.interruption import Interrupted
 from dynackd.system.places import write_files, writing
-from dynackd.training.lengths import FEWEST_EPOCHS, default_epochs
+from dynackd.training.lengths import FEWEST_EPOCHS, default_epochs, epoch_steps
 from dynackd.training.progress import LOG_FILE, TrainingProgress
 from dynackd.training.rates import default_learning_rate, still_falling
 from dynackd.training.resumable import ResumableTrainer
@@ -43,8 +42,7 @@ def choose_length(run: Run, stage: str, inputs: int) -> None:
     said, arguments = run.settings.training, run.arguments
     if "num_train_epochs" in said or said.get("max_steps", -1) > 0:
         return
-    at_once = arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
-    steps = math.ceil(inputs / at_once)
+    steps = epoch_steps(arguments, inputs)
     arguments.num_train_epochs = epochs = default_epochs(stage, steps)
     if epochs > FEWEST_EPOCHS:
         console.print(

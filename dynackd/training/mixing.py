@@ -10,6 +10,7 @@ from dynackd.errors import UserError
 from dynackd.report.terminal import console
 from dynackd.tasks.loading import taken
 from dynackd.tasks.unlabelled import mixed, tokenize_unlabelled
+from dynackd.training.lengths import epoch_steps
 from dynackd.training.order import Mixture, others_an_epoch
 from dynackd.training.rows import Rows, warn_of_unknown
 from dynackd.training.runs import Run
@@ -56,8 +57,7 @@ def _epochs(arguments: TrainingArguments, inputs: int) -> int:
     """How many epochs, the last one perhaps in part, of so many inputs the training has."""
     if arguments.max_steps <= 0:
         return math.ceil(arguments.num_train_epochs)
-    at_once = arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
-    return math.ceil(arguments.max_steps / math.ceil(inputs / at_once))
+    return math.ceil(arguments.max_steps / epoch_steps(arguments, inputs))
 
 
 def _told(tokens: Dataset, wanted: int, max_length: int) -> str:
