@@ -173,6 +173,15 @@ def test_where_no_width_and_depth_is_small_enough_half_of_the_hidden_size_is_tra
     assert beyond.recipe.grid.hidden == (1.0,)
 
 
+def test_a_smaller_hidden_size_that_a_bound_asks_for_is_planned_at_what_it_costs(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate, "_unit_s", lambda *_: 1.0)
+    least = smallest_of(prepared(tmp_path, "regression"))
+    asked = prepared(tmp_path, "regression", budget=Budget(max_params=least - 1))
+    said = prepared(tmp_path, "regression", overrides=(*QUICK, "grid.hidden=[0.5, 1.0]"))
+    depth_s = [{own.stage: own.step_s for own in found.plan.stages}["depth"] for found in (asked, said)]
+    assert depth_s[0] == depth_s[1]
+
+
 def test_a_smaller_hidden_size_is_the_users_to_choose_where_it_was_said_or_is_what_is_asked_for(tmp_path):
     usual = prepared(tmp_path, "regression")
     budget = Budget(max_params=smallest_of(usual) - 1)
