@@ -1,7 +1,8 @@
 """How a general supernet, which knows an encoder's sizes but no task, and a fine-tuned teacher become one supernet.
 
-A general supernet is what `train-general` makes of a bare encoder: its heads and neurons stand in an order of their own
-(`orders.json`), and its weights were trained on from there. The result has that order, so that it is not rewired again.
+A general supernet is what `train-general` makes of a bare encoder: its heads and neurons, and hidden dimensions where
+it has smaller hidden sizes, stand in an order of their own (`orders.json`), and its weights were trained on from there.
+The result has that order, so that it is not rewired again.
 Add a way: one function, one line in `JOINS`.
 """
 
@@ -16,7 +17,8 @@ from transformers import PreTrainedModel
 
 from dynackd.data.origins import local_model, resolve_model
 from dynackd.errors import UserError
-from dynackd.families.family import HEAD, NEURON
+from dynackd.families.family import HEAD, HIDDEN, NEURON
+from dynackd.grid import Grid
 from dynackd.report.reading import IMPORTANCE_FILE
 from dynackd.supernet.checkpoints import load_model
 from dynackd.supernet.importance import Orders, reorder
@@ -78,10 +80,15 @@ def order_files(place: Path) -> dict[str, Any]:
     return {name: read_json(place / name) for name in (IMPORTANCE_FILE, ORDERS_FILE) if (place / name).is_file()}
 
 
+def in_hidden_order(place: Path) -> bool:
+    """Whether the hidden dimensions of a general supernet stand in the order of their importance."""
+    return bool(getattr(check_supernet(place), CONFIG_KEY).get("hidden_order"))
+
+
 @torch.no_grad()
-def join(place: Path, encoder: str, teacher: PreTrainedModel, how: str) -> PreTrainedModel:
-    """A model with the teacher's head and outputs, in the order of the general supernet in `place`, whose encoder it
-    was. how: a name in `JOINS`. Raises `UserError` for a teacher of another shape, and for a damaged order."""
+def join(place: Path, encoder: str, teacher: PreTrainedModel, how: str) -> Supernet:
+    """A full network with the teacher's head and outputs, in the order of the general supernet in `place`, whose
+    encoder it was. how: a name in `JOINS`. Raises `UserError` for a teacher of another shape, and for a damaged order."""
     general, _ = load_supernet(place)
     config = general.model.config
     bare, joined = load_model(resolve_model(encoder), kind=kind_of(config)), copy.deepcopy(teacher)
@@ -96,17 +103,20 @@ def join(place: Path, encoder: str, teacher: PreTrainedModel, how: str) -> PreTr
     found = JOINS[how](*(_weights(model, general.model) for model in (general.model, bare, joined)))
     for name, own in _weights(joined, general.model).items():
         own.copy_(found[name])
-    return joined
+    return Supernet(joined, Grid((1.0,), (1.0,)), hidden_order=general.hidden_order)
 
 
 def _orders(place: Path, general: Supernet) -> Orders:
-    """What `orders.json` says; `UserError` where that is no order of the heads and neurons of all layers."""
+    """What `orders.json` says; `UserError` where that is no order of the heads and neurons of all layers, or another
+    one of the hidden dimensions than the supernet's."""
     file, sizes = place / ORDERS_FILE, general.geometry
     found: Any = read_json(file) if file.is_file() else None
-    wanted = {HEAD: sizes.heads, NEURON: sizes.neurons}
+    wanted = {HEAD: (sizes.heads, sizes.layers), NEURON: (sizes.neurons, sizes.layers)}
+    wanted |= {HIDDEN: (sizes.hidden, 1)} if general.hidden_order else {}
     try:
-        whole = all([sorted(own) for own in found[unit]] == [[*range(count)]] * sizes.layers
-                    for unit, count in wanted.items())  # fmt: skip
+        whole = all([sorted(own) for own in found[unit]] == [[*range(count)]] * orders
+                    for unit, (count, orders) in wanted.items())  # fmt: skip
+        whole = whole and (HIDDEN not in wanted or tuple(found[HIDDEN][0]) == general.hidden_order)
     except (KeyError, TypeError):
         whole = False
     if not whole:

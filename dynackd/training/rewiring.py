@@ -12,8 +12,8 @@ from dynackd.measure.evaluation import batches_of
 from dynackd.report.reading import IMPORTANCE_FILE
 from dynackd.report.terminal import console, progress
 from dynackd.subnet import Geometry, SubnetSpec
-from dynackd.supernet.importance import IMPORTANCE, rewire
-from dynackd.supernet.joining import ORDERS_FILE
+from dynackd.supernet.importance import IMPORTANCE, Importance, rewire
+from dynackd.supernet.joining import ORDERS_FILE, order_files
 from dynackd.supernet.layer_order import order_by_removal
 from dynackd.supernet.network import Supernet
 from dynackd.supernet.rewired import rewiring_record
@@ -27,6 +27,16 @@ ORDER_ROWS = 256  # by which layers are ordered, at most: each is removed beside
 def rewire_by_importance(supernet: Supernet, recipe: Recipe, rows: Rows) -> dict[str, Any]:
     """Order heads and neurons, and where the grid has fewer of them hidden dimensions, by importance on a sample of the
     training rows. Returns the files that are kept of it."""
+    importance, count = _importance(supernet, recipe, rows)
+    units = (HEAD, NEURON, HIDDEN, POOLED) if min(recipe.grid.hidden) < 1 else (HEAD, NEURON)
+    orders = rewire(supernet.model, importance, units)
+    supernet.hidden_order = tuple(orders[HIDDEN][0]) if HIDDEN in orders else None
+    about = {"score": recipe.importance, "rows": count, **rewiring_record(importance, orders)}
+    return {IMPORTANCE_FILE: about, ORDERS_FILE: orders}
+
+
+def _importance(supernet: Supernet, recipe: Recipe, rows: Rows) -> tuple[Importance, int]:
+    """On a sample of the training rows, and how many these are."""
     batches, count = _sample(rows, recipe, recipe.importance_rows)
     device = next(supernet.parameters()).device
     with progress(f"importance on {count:,} training rows", len(batches)) as told:
@@ -36,19 +46,27 @@ def rewire_by_importance(supernet: Supernet, recipe: Recipe, rows: Rows) -> dict
                 yield {name: tensor.to(device) for name, tensor in batch.items()}
                 told(advance=1)
 
-        importance = IMPORTANCE[recipe.importance](supernet.model, on_device())
-    units = (HEAD, NEURON, HIDDEN, POOLED) if min(recipe.grid.hidden) < 1 else (HEAD, NEURON)
-    orders = rewire(supernet.model, importance, units)
-    supernet.hidden_order = tuple(orders[HIDDEN][0]) if HIDDEN in orders else None
-    about = {"score": recipe.importance, "rows": count, **rewiring_record(importance, orders)}
-    return {IMPORTANCE_FILE: about, ORDERS_FILE: orders}
+        return IMPORTANCE[recipe.importance](supernet.model, on_device()), count
+
+
+def order_as_in(place: Path, supernet: Supernet, recipe: Recipe, rows: Rows) -> dict[str, Any]:
+    """A supernet that began as the general one in `place` is in its order. Of what that has not, the dimensions between
+    the layers of a task's head, the order is found where the grid has fewer of them. Returns the files kept of it."""
+    kept = order_files(place)
+    if min(recipe.grid.hidden) < 1:
+        importance, _ = _importance(supernet, recipe, rows)
+        orders = rewire(supernet.model, importance, (POOLED,))
+        kept[ORDERS_FILE] = {**kept[ORDERS_FILE], **orders}
+        if told := kept.get(IMPORTANCE_FILE):
+            kept[IMPORTANCE_FILE] = {**told, "hidden": {**told["hidden"], "pooled": orders[POOLED][0]}}
+    return kept
 
 
 def order_in(checkpoints: Path) -> tuple[int, ...] | None:
     """The order of the hidden dimensions that an unfinished run has kept; None where they stand as they did."""
-    file = checkpoints / IMPORTANCE_FILE
-    order = read_json(file).get("hidden", {}).get("order") if file.is_file() else None
-    return tuple(order) if order else None
+    file = checkpoints / ORDERS_FILE
+    orders = read_json(file).get(HIDDEN) if file.is_file() else None
+    return tuple(orders[0]) if orders else None
 
 
 def order_layers(supernet: Supernet, recipe: Recipe, rows: Rows, record: Path | None) -> None:

@@ -34,7 +34,7 @@ from dynackd.supernet.checkpoints import (
     set_attribute,
 )
 from dynackd.supernet.importance import in_order_of
-from dynackd.supernet.joining import ORDERS_FILE, general_place, order_files
+from dynackd.supernet.joining import ORDERS_FILE, general_place, in_hidden_order
 from dynackd.supernet.network import Origin, Supernet, check_hidden, load_supernet
 from dynackd.system.places import new_directory, write_files, write_json
 from dynackd.tasks.kind import Task
@@ -49,7 +49,7 @@ from dynackd.training.mixing import mixed_in, others_of
 from dynackd.training.progress import LOG_FILE, predicting, write_log
 from dynackd.training.recipe import Recipe
 from dynackd.training.resumable import check_steps, set_dropout
-from dynackd.training.rewiring import order_in, order_layers, rewire_by_importance
+from dynackd.training.rewiring import order_as_in, order_in, order_layers, rewire_by_importance
 from dynackd.training.rows import Rows, tokenized
 from dynackd.training.runs import TEACHER, Run, RunMode, alone, checked, drop, prepare, result_called
 from dynackd.training.teachers import (
@@ -136,8 +136,8 @@ def train_width(recipe: Recipe, mode: RunMode) -> Path:
 
 @alone
 def train_general(recipe: Recipe, mode: RunMode) -> Path:
-    """Before all others, once for an encoder: rewire it, then all widths x depths learn from it on plain text, without
-    a task. Returns the directory of the supernet, from which those of tasks may start."""
+    """Before all others, once for an encoder: rewire it, then all widths x depths x hidden sizes learn from it on plain
+    text, without a task. Returns the directory of the supernet, from which those of tasks may start."""
     if recipe.task.kind.head:
         raise UserError(
             f"task: train-general is for an encoder without a head, not {a(recipe.task.kind.noun)}; train one in a "
@@ -148,10 +148,11 @@ def train_general(recipe: Recipe, mode: RunMode) -> Path:
 
 def _train_from_teacher(recipe: Recipe, mode: RunMode, stage: Stage) -> Path:
     """The stage from which a supernet starts. One that starts from a general supernet keeps the order of that."""
-    if min(recipe.grid.hidden) < 1 and (stage is GENERAL_STAGE or general_place(recipe.model)):
+    place = general_place(recipe.model)
+    if min(recipe.grid.hidden) < 1 and place and not in_hidden_order(place):
         raise UserError(
-            "grid.hidden: the general stage knows no order of hidden dimensions, so that all of them stay in it and in "
-            "what starts from it; remove the key"
+            f"grid.hidden: the hidden dimensions of {recipe.model} do not stand in the order of their importance, "
+            "since its recipe had none of these sizes; run dynackd train-general with them, or remove the key"
         )
     run = prepare(recipe, stage.name, stage.name, mode)
     source = teacher_of(recipe)
@@ -172,13 +173,13 @@ def _train_from_teacher(recipe: Recipe, mode: RunMode, stage: Stage) -> Path:
         check_teacher(teacher.to(run.arguments.device), data, *rows.sample(), recipe.data.seed)
     began = known.get(SUPERNET) or known.get("model") or known[TEACHER]
     origin = Origin(stage.name, source, begins_as, known[TEACHER]["sha256"], began["sha256"])
-    supernet = Supernet(start.frozen_copy().requires_grad_(True).model, grid, origin)
+    model = start.frozen_copy().requires_grad_(True).model
+    supernet = Supernet(model, grid, origin, hidden_order=start.hidden_order)
     _remember_task(supernet.model.config, data)
     kept = {}
     if run.checkpoint is None:
-        place = general_place(begins_as)
         here = supernet.to(run.arguments.device)
-        kept = rewire_by_importance(here, recipe, rows) if place is None else order_files(place)
+        kept = order_as_in(place, here, recipe, rows) if place else rewire_by_importance(here, recipe, rows)
     else:
         supernet.hidden_order = order_in(run.checkpoints)
     in_order_of(supernet, teacher)

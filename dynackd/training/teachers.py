@@ -143,7 +143,7 @@ def load_pair(recipe: Recipe, teacher: str, start: str, stage: str = WIDTH_STAGE
     imitated = load_teacher(teacher, kind)
     place = general_place(start)
     if place is not None:
-        own = Supernet(join(place, encoder_of(start), imitated.model, recipe.join), imitated.grid)
+        own = join(place, encoder_of(start), imitated.model, recipe.join)
     else:
         own = imitated if start == teacher else load_teacher(start, kind)
     tokenizer = load_tokenizer(resolve_model(start), own.model.config, kind)

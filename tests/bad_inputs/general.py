@@ -10,12 +10,6 @@ CASES = [
         "{kind: plain, text: text}, and name the result as the model of this one",
     ),
     Bad(
-        "half of the hidden dimensions",
-        'train-general {d}/fresh.yaml --set task={"kind":"plain","text":"sentence"} --set grid.hidden=[0.5,1.0]',
-        "grid.hidden: the general stage knows no order of hidden dimensions, so that all of them stay in it and in "
-        "what starts from it; remove the key",
-    ),
-    Bad(
         "a way to join that there is not",
         "train-width {d}/fresh.yaml --set join=sum",
         "{d}/fresh.yaml: join: 'sum' is unknown; known: difference, head",

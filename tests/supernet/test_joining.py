@@ -8,7 +8,7 @@ from conftest import randomise, tiny_batch, tiny_config, tiny_tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from dynackd.errors import UserError
-from dynackd.families.family import HEAD, NEURON
+from dynackd.families.family import HEAD, HIDDEN, NEURON
 from dynackd.grid import Grid
 from dynackd.subnet import FULL
 from dynackd.supernet.importance import Importance, orders_of, reorder
@@ -18,9 +18,9 @@ from dynackd.system.places import write_json
 from dynackd.tasks.kinds import KIND_KEY
 
 
-def world(directory, family, moved=0.0):
+def world(directory, family, moved=0.0, hidden=False):
     """(place of a general supernet, its encoder, a teacher fine-tuned from that, the order); moved: how far the general
-    stage changed the weights."""
+    stage changed the weights; hidden: whether its hidden dimensions are in an order, too."""
     encoder = randomise(AutoModel.from_config(tiny_config(family, **{KIND_KEY: "plain"}))).eval()
     encoder.save_pretrained(directory / "encoder")
     teacher = randomise(AutoModelForSequenceClassification.from_config(tiny_config(family)), 7).eval()
@@ -34,13 +34,16 @@ def world(directory, family, moved=0.0):
     general = copy.deepcopy(encoder)
     sizes = Supernet(general).geometry
     scores = [torch.rand(sizes.layers, count, generator=generator) for count in (sizes.heads, sizes.neurons)]
+    scores += [torch.rand(sizes.hidden, generator=generator)] if hidden else []
     orders = orders_of(general, Importance(*scores))
     reorder(general, orders)
     with torch.no_grad():
         for parameter in general.parameters():
             parameter.add_(moved * torch.randn(parameter.shape, generator=generator))
     origin = Origin(GENERAL, str(directory / "encoder"), str(directory / "encoder"))
-    Supernet(general, Grid((1.0, 0.5), (1.0, 0.5)), origin).save(directory / "general", tiny_tokenizer())
+    grid = Grid((1.0, 0.5), (1.0, 0.5), hidden=(1.0, 0.5) if hidden else (1.0,))
+    order = orders[HIDDEN][0] if hidden else None
+    Supernet(general, grid, origin, hidden_order=order).save(directory / "general", tiny_tokenizer())
     write_json(directory / "general" / ORDERS_FILE, orders)
     return directory / "general", str(directory / "encoder"), teacher, orders
 
@@ -50,11 +53,14 @@ def weights(model, like):
     return {name: own[name] for name in like.base_model.state_dict()}
 
 
+@pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "modernbert", "mpnet", "eurobert", "deberta-v2"])
-def test_with_an_untouched_general_supernet_the_full_network_is_the_teacher_in_its_order(tmp_path, family):
-    place, encoder, teacher, orders = world(tmp_path, family)
+def test_with_an_untouched_general_supernet_the_full_network_is_the_teacher_in_its_order(tmp_path, family, hidden):
+    place, encoder, teacher, orders = world(tmp_path, family, hidden=hidden)
     before = copy.deepcopy(teacher.state_dict())
-    joined = join(place, encoder, teacher, "difference").eval()
+    network = join(place, encoder, teacher, "difference").eval()
+    joined = network.model
+    assert network.hidden_order == (tuple(orders[HIDDEN][0]) if hidden else None)
     assert all(torch.equal(before[name], own) for name, own in teacher.state_dict().items()), "the teacher stays"
     expected = copy.deepcopy(teacher)
     reorder(expected, orders)
@@ -73,8 +79,8 @@ def test_difference_adds_what_the_general_stage_changed_and_head_takes_all_of_it
     reorder(bare, orders)
     reorder(tuned, orders)
     own, old, new = (weights(model, bare) for model in (general, bare, tuned))
-    added = weights(join(place, encoder, teacher, "difference"), bare)
-    taken = join(place, encoder, teacher, "head")
+    added = weights(join(place, encoder, teacher, "difference").model, bare)
+    taken = join(place, encoder, teacher, "head").model
     for name, tensor in added.items():
         if not name.startswith("pooler"):  # of which a general supernet has none
             torch.testing.assert_close(tensor - new[name], own[name] - old[name], atol=1e-6, rtol=0)
@@ -97,9 +103,9 @@ def test_a_teacher_of_another_encoder_is_refused_where_weights_are_added(tmp_pat
         join(place, encoder, AutoModelForSequenceClassification.from_config(tiny_config("distilbert")), "head")
 
 
-@pytest.mark.parametrize("damage", ["gone", "a unit twice", "a layer less", "no units"])
+@pytest.mark.parametrize("damage", ["gone", "a unit twice", "a layer less", "no units", "no hidden", "other hidden"])
 def test_an_order_that_is_none_is_refused(tmp_path, damage):
-    place, encoder, teacher, orders = world(tmp_path, "bert")
+    place, encoder, teacher, orders = world(tmp_path, "bert", hidden="hidden" in damage)
     file = place / ORDERS_FILE
     if damage == "gone":
         file.unlink()
@@ -108,6 +114,10 @@ def test_an_order_that_is_none_is_refused(tmp_path, damage):
         write_json(file, orders)
     elif damage == "a layer less":
         write_json(file, {**orders, HEAD: orders[HEAD][1:]})
+    elif damage == "no hidden":
+        write_json(file, {HEAD: orders[HEAD], NEURON: orders[NEURON]})
+    elif damage == "other hidden":
+        write_json(file, {**orders, HIDDEN: [orders[HIDDEN][0][::-1]]})
     else:
         write_json(file, {HEAD: orders[HEAD]})
     with pytest.raises(UserError, match=r"orders.json is missing or damaged"):

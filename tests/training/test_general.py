@@ -45,12 +45,12 @@ def road(tmp_path_factory):
     return directory
 
 
-def plain_recipe(directory, output, training):
+def plain_recipe(directory, output, training, **changes):
     """The file of a recipe for the general stage."""
     content = {
         **tiny_recipe(directory), "task": {"kind": "plain", "text": "text"}, "output_dir": str(directory / output),
         "model": str(directory / "encoder"), "training": training,
-        "data": {"train": f"{directory}/text.txt", "validation_share": 0.25, "max_length": 12},
+        "data": {"train": f"{directory}/text.txt", "validation_share": 0.25, "max_length": 12}, **changes,
     }  # fmt: skip
     return str(write_recipe(directory, content))
 
@@ -140,6 +140,65 @@ def test_an_encoder_that_is_gone_is_told(road, tmp_path):
     shutil.copytree(road / "plain" / "general", tmp_path / "a" / "general")
     with pytest.raises(UserError, match=r"the teacher of .*general is not at"):
         stages.finetune(of_task(road, "gone", model=str(tmp_path / "a" / "general")), FRESH)
+
+
+# --- smaller hidden sizes ---------------------------------------------------------------------------------------------
+
+SIZES = {"widths": [0.5, 1.0], "depths": [0.5, 1.0], "hidden": [0.5, 1.0]}
+
+
+def test_half_of_the_hidden_size_goes_through_the_general_stage_and_that_of_a_task(road, tmp_path):
+    still = {**tiny_recipe(road)["training"], "max_steps": 1, "learning_rate": 1e-12}
+    assert main(["train-general", plain_recipe(road, "narrow", still, grid=SIZES)]) == 0
+    place = road / "narrow" / "general"
+    general, _ = load_supernet(place)
+    assert general.hidden_order == tuple(read_json(place / ORDERS_FILE)["hidden"][0]) != tuple(range(32))
+    assert {subnet.hidden for subnet in general.subnets.values()} == {32, 16}
+
+    content = {"model": str(place), "grid": SIZES, "training": still, "stages": {"finetune": {"dropout": 0.0}}}
+    recipe = of_task(road, "narrow-task", **content)
+    stages.finetune(recipe, FRESH)
+    width, depth = (load_supernet(train(recipe, FRESH)) for train in (stages.train_width, stages.train_depth))
+    assert width[0].hidden_order == depth[0].hidden_order == general.hidden_order
+    orders, before = (read_json(own / ORDERS_FILE) for own in (road / "narrow-task" / "width", place))
+    assert {unit for unit in orders if orders[unit] != before[unit]} == {"pooled"}, "which a general supernet has not"
+    record = read_json(road / "narrow-task" / "width" / "importance.json")["hidden"]
+    assert (record["order"], record["pooled"]) == (before["hidden"][0], orders["pooled"][0])
+    # Nothing was trained: the full network is the teacher, and a pooled dimension stands where the record says.
+    rows = read_json(road / "narrow-task" / "depth" / "metrics.json")["subnetworks"]
+    assert rows[0]["fidelity"]["kl"] < 1e-6
+    teacher = load_file(road / "narrow-task" / "teacher" / "model.safetensors")["classifier.weight"]
+    torch.testing.assert_close(depth[0].model.classifier.weight, teacher[:, orders["pooled"][0]], atol=1e-5, rtol=0)
+
+    size = ["--width", "0.5", "--depth", "0.5", "--hidden", "0.5", "--output", str(tmp_path / "student")]
+    assert main(["export", str(road / "narrow-task" / "depth"), *size]) == 0
+    assert read_json(tmp_path / "student" / "config.json")["hidden_size"] == 16
+
+
+def test_smaller_hidden_sizes_from_a_general_supernet_without_any_are_refused(road):
+    recipe = of_task(road, "refused", grid=SIZES)
+    stages.finetune(recipe, FRESH)
+    with pytest.raises(UserError, match=r"grid.hidden: .*general do not stand in the order .* train-general with them"):
+        stages.train_width(recipe, FRESH)
+    assert not (road / "refused" / "width-checkpoints").exists()
+
+
+def test_an_interrupted_task_keeps_the_order_of_its_general_supernet(road, monkeypatch):
+    still = {**tiny_recipe(road)["training"], "max_steps": 2}
+    assert main(["train-general", plain_recipe(road, "cut", still, grid=SIZES)]) == 0
+    (road / "cut" / "general" / "importance.json").unlink()  # the picture's; what holds is the other file
+    recipe = of_task(road, "cut-task", model=str(road / "cut" / "general"), grid=SIZES, training=still)
+    stages.finetune(recipe, FRESH)
+
+    def stopped(*_args, **_options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "_finish", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            stages.train_width(recipe, FRESH)
+    width, _ = load_supernet(stages.train_width(recipe, RunMode(resume=True)))
+    assert width.hidden_order == load_supernet(road / "cut" / "general")[0].hidden_order
 
 
 # --- killed, and in several processes ---------------------------------------------------------------------------------
