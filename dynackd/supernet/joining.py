@@ -88,7 +88,7 @@ def in_hidden_order(place: Path) -> bool:
 @torch.no_grad()
 def join(place: Path, encoder: str, teacher: PreTrainedModel, how: str) -> Supernet:
     """A full network with the teacher's head and outputs, in the order of the general supernet in `place`, whose
-    encoder it was. how: a name in `JOINS`. Raises `UserError` for a teacher of another shape, and for a damaged order."""
+    encoder it was. how: a name in `JOINS`. Raises `UserError` for a teacher of another shape, and a damaged order."""
     general, _ = load_supernet(place)
     config = general.model.config
     bare, joined = load_model(resolve_model(encoder), kind=kind_of(config)), copy.deepcopy(teacher)
