@@ -128,6 +128,8 @@ def importance(results: Results) -> Data | None:
         "neurons_before": neurons["before"],
         "neurons_after": neurons["after"],
         "cuts": _cuts(kept, before, after, neurons),
+        "hidden_cuts": _hidden_cuts(results.trainings, told.get("hidden")),
+        "leaving": _leaving(told.get("layers")),
     }
 
 
@@ -149,6 +151,31 @@ def _cuts(
                 **{f"neurons_{when}": fmean(_held(neurons, when, place)) for when in ("before", "after")},
             }
     return list(found.values())
+
+
+def _hidden_cuts(trainings: Sequence[Training], hidden: Any) -> list[Data]:
+    """For each hidden size that any stage trained: which share of the hidden dimensions' importance its first ones
+    hold, had their order stayed and as it is."""
+    if not isinstance(hidden, Mapping):
+        return []
+    scores, order = hidden["scores"], hidden["order"]
+    total, found = sum(scores) or 1, dict[float, Data]()
+    for row in (row for own in trainings for row in own.evaluation.get("subnetworks", [])):
+        if isinstance(row.get("hidden_size"), int) and (share := number(row.get("hidden"))):
+            kept = row["hidden_size"]
+            before, after = sum(scores[:kept]), sum(scores[place] for place in order[:kept])
+            found[share] = {"hidden": share, "dimensions": kept, "before": before / total, "after": after / total}
+    return [found[share] for share in sorted(found, reverse=True)]
+
+
+def _leaving(layers: Any) -> list[Data]:
+    """The layers in the order in which they leave, but for the last, and the loss of what is left then; before them
+    none, and the loss of all."""
+    if not isinstance(layers, Mapping):
+        return []
+    losses = [layers["before"], *layers["losses"]]
+    gone = [None, *layers["order"][:-1]]
+    return [{"layer": layer, "loss": number(loss)} for layer, loss in zip(gone, losses, strict=True)]
 
 
 def _held(neurons: Facts, when: str, place: float) -> list[float]:

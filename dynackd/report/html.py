@@ -20,7 +20,15 @@ from dynackd.report.making import how_it_was_made
 from dynackd.report.picture import write_pictures
 from dynackd.report.reading import Results, read_run
 from dynackd.report.searches import search_table, searched_axes
-from dynackd.report.tables import class_tables, grid_table, kept_table, latency_table, student_table
+from dynackd.report.tables import (
+    class_tables,
+    grid_table,
+    hidden_table,
+    kept_table,
+    latency_table,
+    leaving_table,
+    student_table,
+)
 from dynackd.report.tradeoff import counted_axes, latency_axes
 from dynackd.report.words import figures, lead, missing
 from dynackd.system.places import manifest_of, mark, new_file, writing
@@ -55,6 +63,8 @@ def write_report(
         "searches": [table for own in results.searches if (table := search_table(own, judge))],
         "latencies": latency_table(results),
         "kept": kept_table(data["importance"]),
+        "hidden_kept": hidden_table(data["importance"]),
+        "leaving": leaving_table(data["importance"]),
         "made": how_it_was_made(results),
     })
     with new_file(output) as temporary:

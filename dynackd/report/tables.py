@@ -9,6 +9,8 @@ from dynackd.report.reading import Facts, Measured, Results, Student
 from dynackd.report.terminal import layer_ranges
 from dynackd.report.tradeoff import in_words, label_of, series_name, setting_of
 
+WHEN = ("before", "after")  # rewiring
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -157,5 +159,32 @@ def kept_table(importance: Facts | None) -> Table | None:
     return titled(caption + "rewiring; the mean over layers.", columns, rows)
 
 
+def hidden_table(importance: Facts | None) -> Table | None:
+    """What each hidden size keeps of the importance of hidden dimensions, with the order as it was and as it is."""
+    if not importance or not importance["hidden_cuts"]:
+        return None
+    rows = [
+        [figure(cut["hidden"]), figure(cut["dimensions"]), *(figure(cut[when], "{:.0%}") for when in WHEN)]
+        for cut in importance["hidden_cuts"]
+    ]
+    caption = "What each hidden size keeps, and which share of the hidden dimensions' importance that holds, in the "
+    caption += "order before and after rewiring."
+    return titled(caption, ["hidden", "dimensions", "held before", "held after"], rows)
+
+
+def leaving_table(importance: Facts | None) -> Table | None:
+    """In which order layers leave, and how far what is left is from the full network's outputs."""
+    if not importance or not importance["leaving"]:
+        return None
+    none = Cell("none", None)
+    rows = [
+        [figure(gone), none if own["layer"] is None else figure(own["layer"]), figure(own["loss"], "{:.4f}")]
+        for gone, own in enumerate(importance["leaving"])
+    ]
+    caption = "Which layer leaves next (grid.kept_layers), and how far the outputs of what is left are from the full "
+    caption += "network's, before any depth was trained."
+    return titled(caption, ["layers gone", "the last to leave", "loss"], rows)
+
+
 def _kept(cut: Facts, unit: str) -> list[Cell]:
-    return [figure(cut[unit]), *(figure(cut[f"{unit}_{when}"], "{:.0%}") for when in ("before", "after"))]
+    return [figure(cut[unit]), *(figure(cut[f"{unit}_{when}"], "{:.0%}") for when in WHEN)]

@@ -19,7 +19,7 @@ from dynackd.report.html import write_report
 from dynackd.report.judging import Judge, judge_of
 from dynackd.report.reading import place_of, read_run
 from dynackd.report.searches import search_table, searched_axes
-from dynackd.report.tables import grid_table, student_table
+from dynackd.report.tables import grid_table, hidden_table, leaving_table, student_table
 from dynackd.report.tradeoff import counted_axes, latency_axes
 from dynackd.report.words import lead, missing, recommended
 from dynackd.system.places import manifest_of, mark, write_json
@@ -368,6 +368,35 @@ def test_a_width_keeps_what_its_first_heads_and_neurons_held(whole):
     assert half["heads_before"] == pytest.approx(0.5)
     assert half["heads_after"] == pytest.approx(0.7)
     assert (half["neurons_before"], half["neurons_after"]) == (0.5, 0.9)
+
+
+def cells(table):
+    return [[cell.text for cell in row] for row in table.rows]
+
+
+def test_a_hidden_size_keeps_what_its_first_dimensions_held_and_layers_leave_in_their_order(whole):
+    hidden = {"scores": [1.0, 2.0, 3.0, 4.0], "order": [3, 2, 1, 0], "pooled": [0, 1, 2, 3]}
+    layers = {"rows": 16, "widths": [1.0], "order": [2, 0, 1, 3], "losses": [0.1, 0.25, float("nan")], "before": 0.0}
+    (whole / "width" / "importance.json").write_text(json.dumps({**IMPORTANCE, "hidden": hidden, "layers": layers}))
+    content = evaluation()
+    for row, (share, size) in zip(content["subnetworks"], [(1.0, 4), (0.5, 2)], strict=False):
+        row |= {"hidden": share, "hidden_size": size}
+    write_json(whole / "depth" / "metrics.json", content)
+    data = importance(read_run(whole))
+    table = hidden_table(data)
+    assert cells(table) == [["1", "4", "100%", "100%"], ["0.5", "2", "30%", "70%"]]
+    assert all(of_numbers for _, of_numbers in table.columns)
+    leaving = [["0", "none", "0.0000"], ["1", "2", "0.1000"], ["2", "0", "0.2500"], ["3", "1", "–"]]
+    assert cells(leaving_table(data)) == leaving
+    text = write_report(whole).read_text()
+    assert "before and after rewiring.</p>" in text
+    assert "Which layer leaves next" in text
+
+
+def test_a_run_of_one_hidden_size_and_a_fixed_rule_for_layers_tells_nothing_of_them(whole):
+    data = importance(read_run(whole))
+    assert hidden_table(data) is leaving_table(data) is hidden_table(None) is leaving_table(None) is None
+    assert "Which layer leaves next" not in write_report(whole).read_text()
 
 
 # --- what is there, and what is not ----------------------------------------------------------------------------------
