@@ -63,5 +63,6 @@ def evaluate_subnets(supernet: Supernet, teacher: Supernet, rows: Rows, length: 
     task = rows.data.task
     loaders = rows.batches(64)
     total = sum(map(len, loaders.values()))
-    with progress(f"evaluating {len(supernet.subnets)} sub-networks", total) as told:
+    what = "one sub-network" if len(supernet.subnets) == 1 else f"{len(supernet.subnets)} sub-networks"
+    with progress(f"evaluating {what}", total) as told:
         return evaluate_grid(supernet, teacher, task, loaders, length, partial(told, advance=1))
