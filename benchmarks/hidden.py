@@ -4,6 +4,7 @@ whole space costs and is worth.
     python benchmarks/hidden.py --orders --tasks sst2 stsb               # orders of the dimensions, before any training
     python benchmarks/hidden.py --roads --bf16 --tasks sst2 stsb         # roads, samplers, teachers and signals
     python benchmarks/hidden.py --roads --bf16 --variants depth logits --seeds 0 1 2
+    python benchmarks/hidden.py --roads --bf16 --variants depth --fronts # two dials and three at as many parameters
     python benchmarks/hidden.py --space runs/sst2-hidden                 # of a run: every size as files, and a table
 
 A tenth of the training rows is cut off and reported on by --orders and --roads; GLUE's validation rows are never read
@@ -222,10 +223,10 @@ def trained(task, variant, options):
     finally:
         stages.WIDTH_STAGE, stages.DEPTH_STAGE = WIDTH_STAGE, DEPTH_STAGE
     about = json.loads((place / "depth" / "metrics.json").read_text())
-    rows = {SubnetSpec(row["width"], row["depth"], row.get("hidden", 1.0)): {**row["metrics"], **row["fidelity"]}
-            for row in about["subnetworks"]}  # fmt: skip
+    sizes = {name_of(SubnetSpec(row["width"], row["depth"], row.get("hidden", 1.0))):
+             {**row["metrics"], **row["fidelity"], "parameters": row["parameters"]}
+             for row in about["subnetworks"]}  # fmt: skip
     shutil.rmtree(place)
-    sizes = {name_of(spec): rows[spec] for spec in SIZES}
     return {"teacher": about["teacher"]["metrics"], "metric": about["main_metric"],
             "seconds": round(time.monotonic() - start), "sizes": sizes}  # fmt: skip
 
@@ -249,6 +250,19 @@ def show_roads(options):
                           cell(own, [spec for spec in SIZES if spec.hidden < 1], keys, spread=True),
                           f"{seconds / 60:.1f} ({len(own)})")  # fmt: skip
         present(table, options)
+        for run in mine if options.fronts else ():
+            title, points = f"{run['variant']}, seed {run['seed']}, M parameters", roads_points(run["result"])
+            present(fronts(points, PARAMETERS, keys[0], title), options)
+
+
+PARAMETERS = "fp32 M parameters"
+
+
+def roads_points(result):
+    """Every size of a road as a point of `fronts`."""
+    return [{"name": name, "hidden": float(name.rpartition("x")[2]), "fidelity": row[fidelity_of(row)],
+             "fp32": row[result["metric"]], PARAMETERS: row["parameters"] / 1e6}
+            for name, row in result["sizes"].items()]  # fmt: skip
 
 
 def measures_of(result):
@@ -304,7 +318,7 @@ def space(run, options):
                        f"{point['fidelity']:.3f}", f"{point['int8']:.4f}", *(f"{point[cost]:.2f}" for cost in costs))
     present(listed, options)
     for cost in costs:
-        present(fronts(points, cost, metric), options)
+        present(fronts(points, cost, metric, f"by {cost}"), options)
 
 
 FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
@@ -321,11 +335,11 @@ def point_of(row, name, place, metric, timed):
     return point
 
 
-def fronts(points, cost, metric):
+def fronts(points, cost, metric, title):
     """Beside each size of the front of two dials the one of all three that is nearest to the teacher at its cost. What
     is nearest is told by the fidelity, which many sizes move less by luck than the metric."""
     table = Table(cost, "two dials", "cost", "fidelity", metric, "three dials", "cost", "fidelity", metric,
-                  title=f"by {cost}: the nearest to the teacher within each size's cost")  # fmt: skip
+                  title=f"{title}: the nearest to the teacher within each size's cost")  # fmt: skip
     file, best = cost.partition(" ")[0], float("inf")
     for point in sorted((own for own in points if own["hidden"] == 1), key=lambda own: (own[cost], own["fidelity"])):
         if point["fidelity"] >= best:
@@ -352,6 +366,7 @@ def main():
     parser.add_argument("--depth-epochs", type=float, default=4)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--show", action="store_true", help="train nothing: only the table of what is kept")
+    parser.add_argument("--fronts", action="store_true", help="beside roads, two dials and three at as many parameters")
     parser.add_argument("--markdown", action="store_true", help="print tables as Markdown")
     parser.add_argument("--output", type=Path, default=Path("runs/hidden"))
     options = parser.parse_args()
