@@ -10,26 +10,30 @@ from transformers import PreTrainedTokenizerBase
 from dynackd.compress.drafting import Draft
 from dynackd.compress.request import Request
 from dynackd.errors import UserError
-from dynackd.grid import hidden_size
+from dynackd.grid import hidden_size, resolve
 from dynackd.search.choosing import OF_WORDS, bound_of, refuse_impossible, told
 from dynackd.search.costs import Cost
 from dynackd.search.space import Space
 from dynackd.search.timing import Workshop
-from dynackd.subnet import Subnet
+from dynackd.subnet import Subnet, SubnetSpec
 from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.kind import Kind
 
-SMALLER = 0.5  # the share of the hidden size that is trained beside the full one where a bound asks for it
+# The shares of the hidden size that are trained where a bound asks for smaller ones, and how many sizes at a step then.
+SMALLER, SAMPLER = (1.0, 0.75, 0.5), "sandwich(2)"
+# Below what this costs a smaller hidden size is nearer to the teacher than fewer heads, neurons and layers
+# (benchmarks/RESULTS.md, "The space of three dials").
+FROM_HERE = SubnetSpec(width=0.5)
 
 
 def meet_bounds(request: Request, draft: Draft, network: Supernet, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Train half of the hidden size, too, where a bound is below all widths and depths of the full one.
+    """Train smaller hidden sizes, too, where a bound is below half of the width at the full depth and hidden size.
 
     `UserError` for a bound that no size can meet: nothing is trained for it.
     """
     costs = _costs(request, draft, network, tokenizer)
-    _halve(request, draft, network, costs)
+    _narrow(request, draft, network, costs)
     sizes = network.geometry
     space = Space(sizes, tuple({hidden_size(share, sizes.hidden) for share in draft.recipe.grid.hidden}))
     refuse_impossible(request.budget, costs, space)
@@ -51,25 +55,28 @@ def _costs(
     }
 
 
-def _halve(request: Request, draft: Draft, network: Supernet, costs: Mapping[str, Cost]) -> None:
+def _narrow(request: Request, draft: Draft, network: Supernet, costs: Mapping[str, Cost]) -> None:
     """Embeddings of words are most of a small network, and only a smaller hidden size makes them smaller. Where the
     hidden states themselves are what is asked for, how long these are is for the user to say."""
     recipe, sizes = draft.recipe, network.geometry
     if recipe.file or draft.says("grid.hidden") or _gives_hidden(recipe.task.kind):
         return
     smallest = list(recipe.grid.supposed(sizes).subnets(sizes).values())[-1]
-    halved = replace(smallest, hidden=hidden_size(SMALLER, sizes.hidden))
+    narrowest = replace(smallest, hidden=hidden_size(min(SMALLER), sizes.hidden))
     bounds = {name: most for name, most in request.budget.bounds.items() if name in OF_WORDS}
-    least = {name: costs[name](smallest) for name in bounds}
-    beyond = [name for name, most in bounds.items() if least[name] > most]
-    if not beyond or any(costs[name](halved) > most for name, most in bounds.items()):
+    half = {name: costs[name](resolve(FROM_HERE, sizes)) for name in bounds}
+    beyond = [name for name, most in bounds.items() if half[name] > most]
+    if not beyond or any(costs[name](narrowest) > most for name, most in bounds.items()):
         return
-    below = [f"{bound_of(name)} {bounds[name]:,.10g} is below the {told(name, least[name])}" for name in beyond]
-    half = "half of the hidden size is trained, too (grid.hidden)"
+    below = [f"{bound_of(name)} {bounds[name]:,.10g} is below the {told(name, half[name])}" for name in beyond]
+    shares = {hidden_size(share, sizes.hidden): share for share in SMALLER}  # of a small one two may be the same
+    what = f"{' and '.join(below)} of half of the width: smaller hidden sizes are trained, too (grid.hidden)"
     try:
-        draft.decide("grid.hidden", [1.0, SMALLER], f"{' and '.join(below)} of the smallest width and depth: {half}")
+        draft.decide("grid.hidden", [*shares.values()], what)
     except UserError:  # a signal that would have nothing to compare there
         return
+    if not draft.says("grid.sampler"):
+        draft.set({"grid.sampler": SAMPLER})
 
 
 def _gives_hidden(kind: Kind) -> bool:

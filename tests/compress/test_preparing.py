@@ -23,6 +23,7 @@ from dynackd.subnet import SubnetSpec
 from dynackd.supernet.cost import count_parameters
 from dynackd.tasks.loading import load_task_data
 from dynackd.training.recipe import load_recipe, make_recipe
+from dynackd.training.samplers import SubnetSampler
 
 RNG = random.Random(0)
 EPOCH = ("training.per_device_train_batch_size=8", "training.num_train_epochs=1")
@@ -119,6 +120,7 @@ def test_hidden_sizes_take_time_of_the_stages_and_of_the_search(tmp_path, monkey
     """At a unit a pass: widths 1 and .5, depths 1 and .5, each learning from its width's network at the full hidden
     size; of half the hidden size all is half as much, but for that teacher."""
     monkeypatch.setattr(calibrate, "_unit_s", lambda *_: 1.0)
+    monkeypatch.setattr(preparing, "_export_s", lambda *_: 1.0)  # else a busy moment weighs more than a hidden size
     said = (*QUICK, "grid.sampler=all")
     one, two = (prepared(tmp_path, "regression", overrides=said + more) for more in ((), ("grid.hidden=[0.5, 1.0]",)))
     step_s = [{own.stage: own.step_s for own in found.plan.stages} for found in (one, two)]
@@ -148,28 +150,37 @@ def test_a_bound_that_no_size_can_meet_is_told_before_anything_is_trained(tmp_pa
 
 def smallest_of(found, hidden=1.0):
     """The parameters of the smallest width and depth of a recipe."""
+    return size_of(found, min(found.recipe.grid.widths), min(found.recipe.grid.depths), hidden)
+
+
+def size_of(found, *shares):
+    """The parameters of a size."""
     recipe = found.recipe
     data = load_task_data(recipe.task, recipe.data)
     network = preparing._network(recipe.model, recipe, data, recipe.task.kind.can_finetune(recipe.task))
-    spec = SubnetSpec(min(recipe.grid.widths), min(recipe.grid.depths), hidden)
-    return count_parameters(network, recipe.grid.resolve(spec, network.geometry))
+    return count_parameters(network, recipe.grid.resolve(SubnetSpec(*shares), network.geometry))
 
 
-def test_where_no_width_and_depth_is_small_enough_half_of_the_hidden_size_is_trained_too(tmp_path):
+def test_where_a_bound_is_below_half_of_the_width_smaller_hidden_sizes_are_trained_too(tmp_path):
     """A bound of parameters or megabytes may be below what the embeddings of words leave room for."""
     usual = prepared(tmp_path, "regression")
-    whole, half = smallest_of(usual), smallest_of(usual, 0.5)
-    assert prepared(tmp_path, "regression", budget=Budget(max_params=whole)).recipe.grid.hidden == (1.0,)
-    found = prepared(tmp_path, "regression", budget=Budget(max_params=whole - 1))
-    assert found.recipe.grid.hidden == (1.0, 0.5)
-    told = f"--max-params {whole - 1:,} is below the {whole:,} parameters of the smallest width and depth: half of the"
+    half, least = size_of(usual, 0.5, 1.0), smallest_of(usual, 0.5)
+    above = prepared(tmp_path, "regression", budget=Budget(max_params=half)).recipe
+    assert (above.grid.hidden, above.sampler) == ((1.0,), usual.recipe.sampler)
+    found = prepared(tmp_path, "regression", budget=Budget(max_params=half - 1))
+    assert found.recipe.grid.hidden == (1.0, 0.75, 0.5)
+    assert found.recipe.sampler == SubnetSampler("sandwich", (2,))
+    told = f"--max-params {half - 1:,} is below the {half:,} parameters of half of the width: smaller hidden sizes are"
     assert any(line.startswith(told) for line in found.decided)
     assert told in found.comments["grid"]
     assert found.comments["grid"].startswith("The shares of heads")
-    assert prepared(tmp_path, "regression", budget=Budget(max_params=half)).recipe.grid.hidden == (1.0, 0.5)
-    # what half of it does not reach either is judged by the usual sizes
+    assert prepared(tmp_path, "regression", budget=Budget(max_params=least)).recipe.grid.hidden == (1.0, 0.75, 0.5)
+    said = (*QUICK, "grid.sampler=random(3)")
+    own = prepared(tmp_path, "regression", overrides=said, budget=Budget(max_params=least))
+    assert own.recipe.sampler == SubnetSampler("random", (3,))
+    # what the narrowest does not reach either is judged by the usual sizes
     large = (*QUICK[:1], "grid.widths=[1.0]", "grid.depths=[1.0]")
-    beyond = prepared(tmp_path, "regression", overrides=large, budget=Budget(max_params=half))
+    beyond = prepared(tmp_path, "regression", overrides=large, budget=Budget(max_params=least))
     assert beyond.recipe.grid.hidden == (1.0,)
 
 
@@ -177,7 +188,8 @@ def test_a_smaller_hidden_size_that_a_bound_asks_for_is_planned_at_what_it_costs
     monkeypatch.setattr(calibrate, "_unit_s", lambda *_: 1.0)
     least = smallest_of(prepared(tmp_path, "regression"))
     asked = prepared(tmp_path, "regression", budget=Budget(max_params=least - 1))
-    said = prepared(tmp_path, "regression", overrides=(*QUICK, "grid.hidden=[0.5, 1.0]"))
+    named = ("grid.hidden=[0.5, 0.75, 1.0]", "grid.sampler=sandwich(2)")
+    said = prepared(tmp_path, "regression", overrides=(*QUICK, *named))
     depth_s = [{own.stage: own.step_s for own in found.plan.stages}["depth"] for found in (asked, said)]
     assert depth_s[0] == depth_s[1]
 
