@@ -51,9 +51,9 @@ def _importance(supernet: Supernet, recipe: Recipe, rows: Rows) -> tuple[Importa
 
 def order_as_in(place: Path, supernet: Supernet, recipe: Recipe, rows: Rows) -> dict[str, Any]:
     """A supernet that began as the general one in `place` is in its order. Of what that has not, the dimensions between
-    the layers of a task's head, the order is found where the grid has fewer of them. Returns the files kept of it."""
+    the layers of a task's head, the order is found where hidden dimensions have one. Returns the files kept of it."""
     kept = order_files(place)
-    if min(recipe.grid.hidden) < 1:
+    if supernet.hidden_order:  # whatever the grid has: the depth stage may have smaller sizes of the same width stage
         importance, _ = _importance(supernet, recipe, rows)
         orders = rewire(supernet.model, importance, (POOLED,))
         kept[ORDERS_FILE] = {**kept[ORDERS_FILE], **orders}
