@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from dynackd.compress.drafting import Draft
+from dynackd.compress.effort import EFFORTS, SHARE, search_s
 from dynackd.compress.request import Request
 from dynackd.errors import UserError
 from dynackd.grid import hidden_size, resolve
@@ -20,20 +21,25 @@ from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.kind import Kind
 
-# The shares of the hidden size that are trained where a bound asks for smaller ones, and how many sizes at a step then.
+# The shares of the hidden size that are trained where a bound asks for smaller ones, and how many sizes at a step then;
+# those of a time too short to search three.
 SMALLER, SAMPLER = (1.0, 0.75, 0.5), "sandwich(2)"
+SMALLEST = (1.0, 0.5)
 # Below what this costs a smaller hidden size is nearer to the teacher than fewer heads, neurons and layers
 # (benchmarks/RESULTS.md, "The space of three dials").
 FROM_HERE = SubnetSpec(width=0.5)
 
 
-def meet_bounds(request: Request, draft: Draft, network: Supernet, tokenizer: PreTrainedTokenizerBase) -> None:
+def meet_bounds(
+    request: Request, draft: Draft, network: Supernet, tokenizer: PreTrainedTokenizerBase, export_s: float
+) -> None:
     """Train smaller hidden sizes, too, where a bound is below half of the width at the full depth and hidden size.
+    export_s: of an export, by which it is seen whether there is time to search them.
 
     `UserError` for a bound that no size can meet: nothing is trained for it.
     """
     costs = _costs(request, draft, network, tokenizer)
-    _narrow(request, draft, network, costs)
+    _narrow(request, draft, network, costs, export_s)
     sizes = network.geometry
     space = Space(sizes, tuple({hidden_size(share, sizes.hidden) for share in draft.recipe.grid.hidden}))
     refuse_impossible(request.budget, costs, space)
@@ -55,9 +61,12 @@ def _costs(
     }
 
 
-def _narrow(request: Request, draft: Draft, network: Supernet, costs: Mapping[str, Cost]) -> None:
+def _narrow(
+    request: Request, draft: Draft, network: Supernet, costs: Mapping[str, Cost], export_s: float
+) -> None:
     """Embeddings of words are most of a small network, and only a smaller hidden size makes them smaller. Where the
-    hidden states themselves are what is asked for, how long these are is for the user to say."""
+    hidden states themselves are what is asked for, how long these are is for the user to say. Where the time is short
+    there is but half of it, and that only where nothing else meets the bounds."""
     recipe, sizes = draft.recipe, network.geometry
     if recipe.file or draft.says("grid.hidden") or _gives_hidden(recipe.task.kind):
         return
@@ -68,8 +77,15 @@ def _narrow(request: Request, draft: Draft, network: Supernet, costs: Mapping[st
     beyond = [name for name, most in bounds.items() if half[name] > most]
     if not beyond or any(costs[name](narrowest) > most for name, most in bounds.items()):
         return
+    needed = any(costs[name](smallest) > most for name, most in bounds.items())
+    in_time = request.max_minutes is None or (
+        search_s(EFFORTS[-1], 0.0, export_s, len(SMALLER)) <= SHARE * 60 * request.max_minutes
+    )
+    if not (needed or in_time):
+        return
     below = [f"{bound_of(name)} {bounds[name]:,.10g} is below the {told(name, half[name])}" for name in beyond]
-    shares = {hidden_size(share, sizes.hidden): share for share in SMALLER}  # of a small one two may be the same
+    # Of a small hidden size two shares may be the same.
+    shares = {hidden_size(share, sizes.hidden): share for share in (SMALLER if in_time else SMALLEST)}
     what = f"{' and '.join(below)} of half of the width: smaller hidden sizes are trained, too (grid.hidden)"
     try:
         draft.decide("grid.hidden", [*shares.values()], what)

@@ -101,13 +101,13 @@ def _planned(
     with progress("measuring what the steps of each stage take here"):
         began = time.monotonic()
         network, tokenizer = _network(source, recipe, data, finetunes), load_tokenizer(source, config, kind)
-        meet_bounds(request, draft, network, tokenizer)
+        export_s = _export_s(network, tokenizer)
+        meet_bounds(request, draft, network, tokenizer, export_s)
         recipe = draft.recipe
         rows, _ = tokenize(data.train, data.task, tokenizer, recipe.data.max_length, max_positions=positions)
-        loading_s = time.monotonic() - began
+        loading_s = time.monotonic() - began - export_s
         others = _others_too(rows, data, recipe, tokenizer)
         timing = calibrate(recipe, data.task, network, tokenizer, rows, finetunes, others)
-        export_s = _export_s(network, tokenizer)
     looked = timing.row_s, export_s, len(recipe.grid.hidden)
     effort = effort_for(request.max_minutes and request.max_minutes * 60, *looked)
     other_s = search_s(effort, *looked) + _other_s(recipe, data, network, timing, loading_s)

@@ -184,6 +184,20 @@ def test_where_a_bound_is_below_half_of_the_width_smaller_hidden_sizes_are_train
     assert beyond.recipe.grid.hidden == (1.0,)
 
 
+def test_in_a_short_time_hidden_sizes_are_fewer_unless_nothing_else_is_small_enough(tmp_path, monkeypatch):
+    """The shortest search of three hidden sizes makes 18 + 3 * 8 exports, here of 1 + 1.5 s, in a quarter of the time:
+    seven minutes."""
+    monkeypatch.setattr(preparing, "_export_s", lambda *_: 1.0)
+    usual = prepared(tmp_path, "regression")
+    half, least = size_of(usual, 0.5, 1.0), smallest_of(usual)
+    found = {}
+    for minutes, most in [(6.9, half - 1), (7.1, half - 1), (6.9, least - 1), (7.1, least - 1)]:
+        asked = prepared(tmp_path, "regression", budget=Budget(max_params=most), max_minutes=minutes)
+        found[minutes, most] = asked.recipe.grid.hidden
+    assert found == {(6.9, half - 1): (1.0,), (7.1, half - 1): (1.0, 0.75, 0.5),
+                     (6.9, least - 1): (1.0, 0.5), (7.1, least - 1): (1.0, 0.75, 0.5)}  # fmt: skip
+
+
 def test_a_smaller_hidden_size_that_a_bound_asks_for_is_planned_at_what_it_costs(tmp_path, monkeypatch):
     monkeypatch.setattr(calibrate, "_unit_s", lambda *_: 1.0)
     least = smallest_of(prepared(tmp_path, "regression"))
