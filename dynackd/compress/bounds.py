@@ -1,7 +1,7 @@
 """Bounds of what can be counted or weighed before anything is trained."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,19 +21,18 @@ from dynackd.supernet.cost import FlopCounter, count_parameters
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.kind import Kind
 
-# The shares of the hidden size that are trained where a bound asks for smaller ones, and how many sizes at a step then;
-# those of a time too short to search three.
+# The shares of the hidden size that are trained where a bound asks for smaller ones, and how many sizes at a step then.
 SMALLER, SAMPLER = (1.0, 0.75, 0.5), "sandwich(2)"
-SMALLEST = (1.0, 0.5)
-# Below what this costs a smaller hidden size is nearer to the teacher than fewer heads, neurons and layers
+HALVED = (1.0, 0.5)  # those for which there is time where three cannot be searched
+# From about here down a smaller hidden size is nearer to the teacher than fewer heads, neurons and layers
 # (benchmarks/RESULTS.md, "The space of three dials").
-FROM_HERE = SubnetSpec(width=0.5)
+FROM_HERE = SubnetSpec(width=0.5, depth=0.75)
 
 
 def meet_bounds(
     request: Request, draft: Draft, network: Supernet, tokenizer: PreTrainedTokenizerBase, export_s: float
 ) -> None:
-    """Train smaller hidden sizes, too, where a bound is below half of the width at the full depth and hidden size.
+    """Train smaller hidden sizes, too, where a bound is below half of the width at three quarters of the depth.
     export_s: of an export, by which it is seen whether there is time to search them.
 
     `UserError` for a bound that no size can meet: nothing is trained for it.
@@ -73,26 +72,32 @@ def _narrow(
     smallest = list(recipe.grid.supposed(sizes).subnets(sizes).values())[-1]
     narrowest = replace(smallest, hidden=hidden_size(min(SMALLER), sizes.hidden))
     bounds = {name: most for name, most in request.budget.bounds.items() if name in OF_WORDS}
-    half = {name: costs[name](resolve(FROM_HERE, sizes)) for name in bounds}
-    beyond = [name for name, most in bounds.items() if half[name] > most]
+    here = {name: costs[name](resolve(FROM_HERE, sizes)) for name in bounds}
+    beyond = [name for name, most in bounds.items() if here[name] > most]
     if not beyond or any(costs[name](narrowest) > most for name, most in bounds.items()):
         return
     needed = any(costs[name](smallest) > most for name, most in bounds.items())
-    in_time = request.max_minutes is None or (
-        search_s(EFFORTS[-1], 0.0, export_s, len(SMALLER)) <= SHARE * 60 * request.max_minutes
-    )
-    if not (needed or in_time):
-        return
-    below = [f"{bound_of(name)} {bounds[name]:,.10g} is below the {told(name, half[name])}" for name in beyond]
     # Of a small hidden size two shares may be the same.
-    shares = {hidden_size(share, sizes.hidden): share for share in (SMALLER if in_time else SMALLEST)}
-    what = f"{' and '.join(below)} of half of the width: smaller hidden sizes are trained, too (grid.hidden)"
+    shares = {hidden_size(share, sizes.hidden): share for share in _searchable(request, export_s, needed)}
+    if not shares:
+        return
+    below = [f"{bound_of(name)} {bounds[name]:,.10g} is below the {told(name, here[name])}" for name in beyond]
+    size = "half of the width and three quarters of the depth"
+    what = f"{' and '.join(below)} of {size}: smaller hidden sizes are trained, too (grid.hidden)"
     try:
         draft.decide("grid.hidden", [*shares.values()], what)
     except UserError:  # a signal that would have nothing to compare there
         return
     if not draft.says("grid.sampler"):
         draft.set({"grid.sampler": SAMPLER})
+
+
+def _searchable(request: Request, export_s: float, needed: bool) -> Sequence[float]:
+    """The shares of the hidden size that there is time to search: at least half where nothing else meets the bounds."""
+    seconds = search_s(EFFORTS[-1], 0.0, export_s, len(SMALLER))
+    if request.max_minutes is None or seconds <= SHARE * 60 * request.max_minutes:
+        return SMALLER
+    return HALVED if needed else ()
 
 
 def _gives_hidden(kind: Kind) -> bool:

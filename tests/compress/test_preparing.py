@@ -161,16 +161,16 @@ def size_of(found, *shares):
     return count_parameters(network, recipe.grid.resolve(SubnetSpec(*shares), network.geometry))
 
 
-def test_where_a_bound_is_below_half_of_the_width_smaller_hidden_sizes_are_trained_too(tmp_path):
+def test_where_a_bound_is_below_half_the_width_at_most_of_the_depth_smaller_hidden_sizes_are_trained_too(tmp_path):
     """A bound of parameters or megabytes may be below what the embeddings of words leave room for."""
     usual = prepared(tmp_path, "regression")
-    half, least = size_of(usual, 0.5, 1.0), smallest_of(usual, 0.5)
+    half, least = size_of(usual, 0.5, 0.75), smallest_of(usual, 0.5)
     above = prepared(tmp_path, "regression", budget=Budget(max_params=half)).recipe
     assert (above.grid.hidden, above.sampler) == ((1.0,), usual.recipe.sampler)
     found = prepared(tmp_path, "regression", budget=Budget(max_params=half - 1))
     assert found.recipe.grid.hidden == (1.0, 0.75, 0.5)
     assert found.recipe.sampler == SubnetSampler("sandwich", (2,))
-    told = f"--max-params {half - 1:,} is below the {half:,} parameters of half of the width: smaller hidden sizes are"
+    told = f"--max-params {half - 1:,} is below the {half:,} parameters of half of the width and three"
     assert any(line.startswith(told) for line in found.decided)
     assert told in found.comments["grid"]
     assert found.comments["grid"].startswith("The shares of heads")
@@ -189,7 +189,7 @@ def test_in_a_short_time_hidden_sizes_are_fewer_unless_nothing_else_is_small_eno
     seven minutes."""
     monkeypatch.setattr(preparing, "_export_s", lambda *_: 1.0)
     usual = prepared(tmp_path, "regression")
-    half, least = size_of(usual, 0.5, 1.0), smallest_of(usual)
+    half, least = size_of(usual, 0.5, 0.75), smallest_of(usual)
     found = {}
     for minutes, most in [(6.9, half - 1), (7.1, half - 1), (6.9, least - 1), (7.1, least - 1)]:
         asked = prepared(tmp_path, "regression", budget=Budget(max_params=most), max_minutes=minutes)
