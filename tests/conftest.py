@@ -31,6 +31,7 @@ from dynackd.grid import Grid
 from dynackd.students.cutting import cut
 from dynackd.subnet import Layer, Subnet
 from dynackd.supernet.network import Supernet
+from dynackd.training.runs import RunMode
 
 SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 40, "hidden_size": 32}
 GOOD = ["fine", "great", "lovely", "superb", "warm"]
@@ -202,6 +203,18 @@ def trained_to_width(directory):
     stages.finetune(recipe, runs.RunMode())
     stages.train_width(recipe, runs.RunMode())
     return recipe
+
+
+def cut_short(monkeypatch, train, recipe):
+    """Run a stage of `stages` until it would write its result, so that it can be resumed."""
+
+    def stopped(*_args, **_options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dynackd.training.stages._finish", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, RunMode())
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from conftest import PLAIN, tiny_config, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
+from conftest import PLAIN, cut_short, tiny_config, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
@@ -190,14 +190,7 @@ def test_an_interrupted_task_keeps_the_order_of_its_general_supernet(road, monke
     (road / "cut" / "general" / "importance.json").unlink()  # the picture's; what holds is the other file
     recipe = of_task(road, "cut-task", model=str(road / "cut" / "general"), grid=SIZES, training=still)
     stages.finetune(recipe, FRESH)
-
-    def stopped(*_args, **_options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(stages, "_finish", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            stages.train_width(recipe, FRESH)
+    cut_short(monkeypatch, stages.train_width, recipe)
     width, _ = load_supernet(stages.train_width(recipe, RunMode(resume=True)))
     assert width.hidden_order == load_supernet(road / "cut" / "general")[0].hidden_order
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import randomise, tiny_config, tiny_recipe, tiny_tokenizer
+from conftest import cut_short, randomise, tiny_config, tiny_recipe, tiny_tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from dynackd.cli import main
@@ -102,14 +102,7 @@ def test_an_interrupted_width_stage_goes_on_with_the_order_that_it_began_with(ro
     for stage in ("width", "depth"):
         shutil.rmtree(tmp_path / "run" / stage)
     recipe = make_recipe(tiny_recipe(tmp_path, grid=GRID))
-
-    def stopped(*_args, **_options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(stages, "_finish", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            stages.train_width(recipe, FRESH)
+    cut_short(monkeypatch, stages.train_width, recipe)
     stages.train_width(recipe, RunMode(resume=True))
     once, again = (load_supernet(place / "run" / "width")[0] for place in (road, tmp_path))
     assert again.hidden_order == once.hidden_order
