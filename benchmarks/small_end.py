@@ -1,22 +1,23 @@
-"""What half of the depth and half of the width keep of the teacher's metric, step by step: as the recipes were, with
-the default learning rates and epochs, with texts without labels, with layers chosen by importance, from a general
-supernet; each of them as both stages leave it and polished.
+"""What half of the depth and half of the width keep of the teacher's metric, step by step: with the learning rates and
+epochs of before, with the default ones, and with these and texts without labels, layers chosen by importance, a start
+from a general supernet; each of them as both stages leave it and polished.
 
     python benchmarks/make_unlabelled.py ../shared/data runs/unlabelled
     dynackd train-general recipes/general/minilm.yaml     # for the variants from a general supernet
     python benchmarks/small_end.py --bf16                 # what is missing, then the tables
-    python benchmarks/small_end.py --bf16 --tasks mrpc stsb --variants rates text --seeds 0
-    python benchmarks/small_end.py --bf16 --rows 2000 --output runs/small-end-2000     # what can be seen sooner
+    python benchmarks/small_end.py --bf16 --no-polish --tasks stsb --variants defaults text --seeds 0
     python benchmarks/small_end.py --show
 
-Each task's shipped recipe in recipes/glue, its rows, three sub-networks a step; one teacher a task and seed for
-all variants, fine-tuned for the recipe's epochs at the default rate. Reports on the validation rows, by which nothing
-is chosen. Each run's figures are kept in a JSON file under --output, so a killed run goes on where it stopped.
+Each task's shipped recipe in recipes/glue without its learning rates and epochs, its rows, three sub-networks a step;
+one teacher a task and seed for all variants. With texts a training has as many steps as without. Reports on the
+validation rows, by which nothing is chosen. Each run's figures are kept in a JSON file under --output, so a killed run
+goes on where it stopped.
 """
 
 import argparse
 import copy
 import json
+import math
 import shutil
 import statistics
 from pathlib import Path
@@ -26,6 +27,7 @@ from rich.table import Table
 
 from dynackd.subnet import SubnetSpec
 from dynackd.tasks.task import main_metric
+from dynackd.training.lengths import default_epochs
 from dynackd.training.polish import polish
 from dynackd.training.recipe import load_recipe, make_recipe
 from dynackd.training.runs import RunMode
@@ -33,16 +35,17 @@ from dynackd.training.stages import finetune, train_depth, train_width
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "glue"
 TASKS = ("sst2", "mrpc", "stsb", "rte-bge-small", "cola-bge-small")
-EPOCHS = 3  # of a stage whose recipe says nothing
+STAGES = ("width", "depth", "polish")
 RATES_BEFORE = {"sst2": 1e-4}  # of the other recipes 5e-5
+EPOCHS_BEFORE = {"sst2": {"width": 1, "depth": 2, "polish": 2}}  # of the other recipes 3
 SIZES = ((1, 1), (0.5, 0.75), (0.5, 0.5), (0.25, 0.5))
 POLISHED = ((0.5, 0.5), (0.25, 0.5))
-# name -> what it changes: learning rates as before, rows without labels, the rule for layers, where the weights start
+# name -> what it changes: learning rates and epochs as before, rows without labels, the rule for layers, where the
+# weights start
 VARIANTS = {
-    "before": {"before"},
-    "rates": set(),
-    "epochs": {"epochs"},  # as many as a recipe has that says nothing
-    "longer": {"longer"},  # as many steps as with texts, on the labelled rows alone
+    "before": {"before rates", "before epochs"},
+    "rates": {"before epochs"},
+    "defaults": set(),
     "text": {"text"},
     "layers": {"layers"},
     "general": {"general"},
@@ -61,36 +64,43 @@ def recipe_of(task, variant, seed, options, place):
     content.setdefault("grid", {})["sampler"] = "sandwich(1)"
     training = content.setdefault("training", {})
     training |= {"bf16": options.bf16, "seed": seed, "save_strategy": "no", "disable_tqdm": True}
-    training.pop("learning_rate", None)
-    if "before" in changes:
+    content["stages"] = {}
+    for key in ("learning_rate", "num_train_epochs"):
+        training.pop(key, None)
+    if options.rows:
+        content["data"]["train_rows"] = options.rows
+    if "before rates" in changes:
         training["learning_rate"] = RATES_BEFORE.get(task, 5e-5)
-    if "epochs" in changes:
-        training.pop("num_train_epochs", None)
-        for stage in ("width", "depth", "polish"):
-            content.get("stages", {}).get(stage, {}).get("training", {}).pop("num_train_epochs", None)
-    if "longer" in changes:
-        for stage in ("width", "depth", "polish"):
-            own = content.setdefault("stages", {}).setdefault(stage, {}).setdefault("training", {})
-            epochs = own.get("num_train_epochs", training.get("num_train_epochs", EPOCHS))
-            own["num_train_epochs"] = epochs / (1 - options.share)
+    if "before epochs" in changes:
+        set_epochs(content, {**dict.fromkeys(STAGES, 3), **EPOCHS_BEFORE.get(task, {})})
     if "text" in changes:
         content["data"] |= {"unlabelled": str(options.unlabelled / f"{name}.jsonl"), "unlabelled_share": options.share}
+        steps = math.ceil(rows_of(content["data"]) / training["per_device_train_batch_size"])
+        set_epochs(content, {stage: default_epochs(stage, steps) * (1 - options.share) for stage in STAGES})
     if "layers" in changes:
         content["grid"]["kept_layers"] = "importance"
     if "general" in changes:
         content |= {"model": str(options.general), "teacher": str(place / "teacher")}
     if "head" in changes:
         content["join"] = "head"
-    if options.rows:
-        content["data"]["train_rows"] = options.rows
     return make_recipe(content)
+
+
+def set_epochs(content, epochs):
+    content["stages"] = {stage: {"training": {"num_train_epochs": number}} for stage, number in epochs.items()}
+
+
+def rows_of(data):
+    """The labelled rows of a GLUE file that a training reads."""
+    with open(data["train"], encoding="utf-8") as lines:
+        return min(sum(1 for _ in lines) - 1, data.get("train_rows", math.inf))
 
 
 def trained(task, variant, seed, options):
     """Metric and fidelity of each size, and of two of them polished."""
     shared = options.output / "teachers" / f"{task}-{seed}"
     if not (shared / "teacher").is_dir():
-        finetune(recipe_of(task, "rates", seed, options, shared), RunMode(overwrite=True))
+        finetune(recipe_of(task, "defaults", seed, options, shared), RunMode(overwrite=True))
     place = options.output / "runs" / f"{task}-{variant.replace(', ', '-')}-{seed}"
     if not place.is_dir():
         place.mkdir(parents=True)
@@ -107,9 +117,10 @@ def trained(task, variant, seed, options):
         "seconds": sum(json.loads((place / stage / "metrics.json").read_text())["train_seconds"]
                        for stage in ("width", "depth")),
         "sizes": {f"{row['width']:g}x{row['depth']:g}": row["metrics"][metric] for row in about["subnetworks"]},
+        "fidelity": {f"{row['width']:g}x{row['depth']:g}": row["fidelity"] for row in about["subnetworks"]},
         "polished": {},
     }  # fmt: skip
-    for width, depth in POLISHED:
+    for width, depth in POLISHED if options.polish else ():
         directory = polish(place / "depth", SubnetSpec(width, depth), f"w{width:g}-d{depth:g}", recipe, RunMode(True))
         row = json.loads((directory / "metrics.json").read_text())
         found["polished"][f"{width:g}x{depth:g}"] = row["subnetworks"][0]["metrics"][metric]
@@ -132,7 +143,7 @@ def show(options):
             own = [run["result"] for run in mine if run["variant"] == variant]
             teacher = [result["teacher"] for result in own]
             cells = [_kept([result["sizes"][size] for result in own], teacher) for size in sizes]
-            cells += [_kept([result["polished"][size] for result in own], teacher) for size in polished]
+            cells += [_kept([result["polished"].get(size, math.nan) for result in own], teacher) for size in polished]
             minutes = f"{statistics.fmean(result['seconds'] for result in own) / 60:.0f}"
             table.add_row(variant, str(len(own)), f"{statistics.fmean(teacher):.4f}", *cells, minutes)
         console.print(table)
@@ -150,10 +161,11 @@ def main():
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--unlabelled", type=Path, default=Path("runs/unlabelled"), help="of make_unlabelled.py")
-    parser.add_argument("--share", type=float, default=0.75, help="of the rows without labels in an epoch")
+    parser.add_argument("--share", type=float, default=0.5, help="of the rows without labels in an epoch")
     parser.add_argument("--general", type=Path, default=Path("runs/general/minilm/general"), help="of train-general")
     parser.add_argument("--rows", type=int, help="of training, in the place of the recipe's")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--polish", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--keep", action="store_true", help="leave the supernets under --output")
     parser.add_argument("--output", type=Path, default=Path("runs/small-end"))
     parser.add_argument("--show", action="store_true", help="print the tables only")
