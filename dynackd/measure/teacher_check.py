@@ -8,6 +8,7 @@ from dynackd.measure.evaluation import batches_of, predict
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.doubts import Doubt, doubt_of_sameness
 from dynackd.tasks.loading import TaskData
+from dynackd.tasks.parts import Arrays
 
 SAMPLE_ROWS = 512
 
@@ -17,6 +18,11 @@ def doubt(teacher: Supernet, data: TaskData, rows: Dataset, tokenizer: PreTraine
     """What a sample of at most 512 of the tokenised `rows` says against the teacher, or None."""
     sample, kind = rows.shuffle(seed=seed).select(range(min(SAMPLE_ROWS, len(rows)))), data.task.kind
     (outputs,), labels = predict(teacher, [teacher.whole], kind, batches_of(sample, kind, tokenizer, 64))
+    return doubt_of(outputs, labels, data)
+
+
+def doubt_of(outputs: Arrays, labels: Arrays, data: TaskData) -> Doubt | None:
+    """What a teacher's flat outputs on some rows say against it; without labels only what they say by themselves."""
     if not all(np.isfinite(array).all() for array in outputs.values()):
         return Doubt("the teacher's outputs are not finite numbers", True)
-    return (kind.doubt(outputs, labels, data.labels) if labels else None) or doubt_of_sameness(outputs)
+    return (data.task.kind.doubt(outputs, labels, data.labels) if labels else None) or doubt_of_sameness(outputs)

@@ -4,8 +4,9 @@ A teacher whose classes are numbered otherwise than the data's trains every sub-
 nothing after it would say so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -37,6 +38,19 @@ def doubt_of_sameness(outputs: Mapping[str, np.ndarray]) -> Doubt | None:
             return None
     return Doubt("the teacher gives nearly the same outputs for every row: its training has collapsed, most often by "
                  "too high a learning_rate, or it is not of this task", certain=False)
+
+
+def doubt_of_one_answer(
+    answers: np.ndarray, labels: np.ndarray, named: Callable[[Any], str], counted: str = "rows"
+) -> Doubt | None:
+    """A teacher that answers all rows `[rows, ...]` alike, where the labels `[rows, ...]` do not, has learned no more
+    than what is most frequent. named: what an answer is called; counted: what the rows are."""
+    if len(answers) < FEWEST_ROWS or (answers != answers[0]).any() or not (labels != labels[0]).any():
+        return None
+    told = (f"the teacher says {named(answers[0])} of each of {len(answers)} {counted}: it has learned no more than "
+            "what is most frequent, and all sub-networks would imitate that; most often its training was too short "
+            "(training.num_train_epochs), or its learning_rate not the right one")
+    return Doubt(told, certain=False)
 
 
 def confusion_of(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from dynackd.data.rows import Column, Rows, read_class
 from dynackd.data.wanted_labels import resolve_wanted, wanted_labels
 from dynackd.errors import UserError, listed
 from dynackd.system.settings import Settings
-from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes
+from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes, doubt_of_one_answer
 from dynackd.tasks.guessing import Guess, Sample, Seen, as_written, some_of
 from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.losses import binary_cross_entropy, soft_binary_cross_entropy
@@ -288,12 +288,18 @@ class MultiLabel(Kind):
     def doubt(self, outputs: Arrays, labels: Arrays, names: LabelMap | None) -> Doubt | None:
         """By the rows with one label: it is compared with the output that stands out most from its own mean."""
         assert names is not None
-        known = labels["labels"] > 0.5
+        answers, known = self.answers(outputs), labels["labels"] > 0.5
+
+        def named(own: np.ndarray) -> str:
+            return listed([names.names[i] for i in np.flatnonzero(own)]) if own.any() else "that it has no label"
+
+        one = doubt_of_one_answer(answers, known, named)
         alone = known.sum(-1) == 1
         if not alone.any():
-            return None
+            return one
         above = (outputs["logits"] - outputs["logits"].mean(0))[alone]
-        return doubt_of_classes(confusion_of(known[alone].argmax(-1), above.argmax(-1), known.shape[-1]), names)
+        confusion = confusion_of(known[alone].argmax(-1), above.argmax(-1), known.shape[-1])
+        return doubt_of_classes(confusion, names) or one
 
     def relabelled(self, names: Sequence[str], before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any]:
         changed = sum(list(old) != list(new) for old, new in zip(before, after, strict=True))

@@ -18,7 +18,7 @@ from dynackd.tasks.loading import load_task_data
 from dynackd.training.lineage import record_of
 from dynackd.training.recipe import Recipe
 from dynackd.training.rows import Rows, tokenized
-from dynackd.training.teachers import load_teacher, other_reader, teacher_of_supernet
+from dynackd.training.teachers import load_teacher, other_reader, say_doubt, teacher_of_supernet
 
 
 def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str | None = None) -> dict[str, Any]:
@@ -42,9 +42,7 @@ def evaluate(directory: Path, recipe: Recipe, length: int | None, teacher: str |
         console.print(f"note: these validation rows are not those of {directory / 'metrics.json'}")
     rows = tokenized(data, recipe, tokenizer, positions, other)
     device, sides = this_device(), rows.theirs or rows
-    found = doubt(original.to(device), data, sides.validation[""], sides.tokenizer, recipe.data.seed)
-    if found and data.task.check_teacher:
-        console.print(f"warning: {found.told}", markup=False)
+    say_doubt(doubt(original.to(device), data, sides.validation[""], sides.tokenizer, recipe.data.seed), data.task)
     return evaluate_subnets(supernet.to(device), original.to(device), rows, length)
 
 

@@ -20,6 +20,7 @@ from dynackd.data.sources import OTHERS
 from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError, a
 from dynackd.families.table import max_positions
+from dynackd.measure.teacher_check import doubt_of
 from dynackd.report.reading import IMPORTANCE_FILE
 from dynackd.report.terminal import console, grid_table, machine_name, show
 from dynackd.subnet import describe, describe_layers
@@ -40,6 +41,7 @@ from dynackd.system.places import new_directory, write_files, write_json
 from dynackd.tasks.kind import Task
 from dynackd.tasks.kinds import KIND_KEY
 from dynackd.tasks.loading import TaskData, load_task_data
+from dynackd.tasks.parts import Arrays
 from dynackd.tasks.task import compute_metrics
 from dynackd.training.evaluating import evaluate_subnets
 from dynackd.training.finetuner import FineTuner
@@ -62,6 +64,7 @@ from dynackd.training.teachers import (
     other_reader,
     refuse_other_teacher,
     refuse_student,
+    say_doubt,
     start_of,
     teacher_of,
 )
@@ -109,10 +112,9 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     )
     set_dropout(model, run.settings.dropout)
     seconds = run_training(trainer, run, record, "fine-tuning")
+    found = {suffix: _predicted(trainer, some) for suffix, some in rows.validation.items()}
     metrics = {
-        name: value
-        for suffix, some in rows.validation.items()
-        for name, value in _measured(data.task, _predicted(trainer, some), suffix).items()
+        name: value for suffix, own in found.items() for name, value in _measured(data.task, own, suffix).items()
     }
 
     def save(directory: Path) -> None:
@@ -124,6 +126,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     about = {"task": data.task.name, "metrics": metrics, "train_seconds": round(seconds, 1)}
     _finish(run, trainer, record, save, about)
     console.print("teacher: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    say_doubt(doubt_of(*_arrays(data.task, found[""]), data), data.task)
     return run.directory
 
 
@@ -332,7 +335,11 @@ def _predicted(trainer: Trainer, rows: Dataset) -> PredictionOutput:
 
 
 def _measured(task: Task, found: EvalPrediction | PredictionOutput, suffix: str = "") -> dict[str, float]:
-    """The task's metrics of what the stock Trainer predicted: one array or a tuple of them, filled up with -100."""
+    return compute_metrics(task, *_arrays(task, found), suffix)
+
+
+def _arrays(task: Task, found: EvalPrediction | PredictionOutput) -> tuple[Arrays, Arrays]:
+    """Outputs and labels of what the stock Trainer predicted: one array or a tuple of them, filled up with -100."""
 
     def named(names: Sequence[str], arrays: Any) -> dict[str, np.ndarray]:
         every = [np.asarray(array) for array in (arrays if isinstance(arrays, tuple) else (arrays,))]
@@ -342,4 +349,4 @@ def _measured(task: Task, found: EvalPrediction | PredictionOutput, suffix: str 
     outputs, labels = named(kind.judged, found.predictions), named(kind.label_columns, found.label_ids)
     filled = np.ones(next(iter(outputs.values())).shape[:2])
     mask = kind.places({"attention_mask": filled, **labels})
-    return compute_metrics(task, kind.flat(outputs, mask), kind.flat(labels, mask), suffix)
+    return kind.flat(outputs, mask), kind.flat(labels, mask)

@@ -24,7 +24,8 @@ from dynackd.supernet.checkpoints import load_config, load_model, load_model_con
 from dynackd.supernet.joining import general_place, join, origin_of
 from dynackd.supernet.network import CONFIG_KEY, Origin, Supernet
 from dynackd.tasks.alignment import read_alike
-from dynackd.tasks.kind import Kind
+from dynackd.tasks.doubts import Doubt
+from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.loading import TaskData, load_task_data
 from dynackd.training.lineage import INHERITED, SUPERNET, record_of, refuse_other
 from dynackd.training.recipe import Recipe, StageSettings
@@ -231,7 +232,12 @@ def check_teacher(
     teacher: Supernet, data: TaskData, rows: Dataset, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> None:
     """Refuse (`UserError`) a teacher that is worse than chance on a sample of the tokenised training rows."""
-    if data.task.check_teacher and (found := doubt(teacher, data, rows, tokenizer, seed)):
-        if found.certain:
-            raise UserError(found.told)
+    found = doubt(teacher, data, rows, tokenizer, seed) if data.task.check_teacher else None
+    if found and found.certain:
+        raise UserError(found.told)
+    say_doubt(found, data.task)
+
+
+def say_doubt(found: Doubt | None, task: Task) -> None:
+    if found and task.check_teacher:
         console.print(f"warning: {found.told}", markup=False)

@@ -21,7 +21,9 @@ from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.doubts import confusion_of, doubt_of_classes, doubt_of_sameness, doubt_of_values
 from dynackd.tasks.loading import load_task_data
 from dynackd.tasks.metrics import METRICS
+from dynackd.tasks.multi_label import MULTI_LABEL
 from dynackd.tasks.task import compute_metrics, resolve_task
+from dynackd.tasks.token_classification import TOKEN_CLASSIFICATION
 from dynackd.training import stages
 from dynackd.training.augment import augment
 from dynackd.training.recipe import make_recipe
@@ -360,6 +362,49 @@ def test_a_teacher_that_is_blind_to_the_rows_is_told():
     assert doubt_of_sameness({"logits": seeing}) is None
     assert doubt_of_sameness({"logits": blind[:40]}) is None, "too few rows to say so"
     assert doubt_of_sameness({"start": blind, "end": seeing}) is None
+
+
+def test_a_teacher_of_one_answer_for_all_rows_is_told():
+    """Its outputs differ from row to row, and its metric is the share of the largest class."""
+    logits = np.stack([np.ones(100), np.linspace(-0.9, 0.9, 100)], -1)
+    labels, names = np.arange(100) % 2, told(("bad", "good"))
+    doubt = CLASSIFICATION.doubt({"logits": logits}, {"labels": labels}, names)
+    assert doubt.told.startswith("the teacher says 'bad' of each of 100 rows: it has learned no more than")
+    assert not doubt.certain, "rows may be as uneven"
+    logits[7, 1] = 1.1
+    assert CLASSIFICATION.doubt({"logits": logits}, {"labels": labels}, names) is None
+    logits[7, 1] = 0
+    assert CLASSIFICATION.doubt({"logits": logits}, {"labels": 0 * labels}, names) is None, "the data say so"
+    few = {"logits": logits[:40]}, {"labels": labels[:40]}
+    assert CLASSIFICATION.doubt(*few, names) is None, "too few rows to say so"
+    words = TOKEN_CLASSIFICATION.doubt({"logits": logits}, {"labels": labels}, names)
+    assert "says 'bad' of each of 100 words" in words.told
+
+
+def test_a_teacher_that_finds_the_same_labels_in_all_rows_is_told():
+    none, names = np.linspace(-3, -1, 300).reshape(100, 3), told(("joy", "fear", "anger"))
+    labels = np.eye(3, dtype=int)[np.arange(100) % 3]
+
+    def doubt(logits, labels=labels):
+        return MULTI_LABEL.doubt({"logits": logits}, {"labels": labels}, names)
+
+    assert doubt(none).told.startswith("the teacher says that it has no label of each of 100 rows: it has learned")
+    assert "no label" in doubt(none, 1 - labels).told, "with two labels each, which tell of no other order"
+    both = np.abs(none) * (1, -1, 1)
+    assert "says joy, anger of each" in doubt(both).told
+    both[0, 1] = 1
+    assert doubt(both) is None
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_finetune_tells_of_a_teacher_that_answers_all_rows_alike(checked, tmp_path, capsys):
+    """At once, not only when the next stage begins."""
+    content = tiny_recipe(tmp_path)
+    write_rows(tmp_path / "validation.tsv", 60, 1)
+    content["task"] = OWN | {"check_teacher": checked}
+    content["training"] |= {"learning_rate": 1e-9, "max_steps": 1}
+    stages.finetune(make_recipe(content), FRESH)
+    assert ("of each of 60 rows: it has learned no more than" in " ".join(capsys.readouterr().out.split())) == checked
 
 
 @pytest.fixture(scope="module")
