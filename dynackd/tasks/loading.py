@@ -18,6 +18,7 @@ from dynackd.data.readers import read_file, read_hub
 from dynackd.data.rows import Rows, checked_rows, held_out_rows
 from dynackd.data.sources import OTHERS, DataSource
 from dynackd.errors import UserError
+from dynackd.tasks.copies import note_of_copies
 from dynackd.tasks.kind import Task
 from dynackd.tasks.unlabelled import read_unlabelled
 
@@ -62,7 +63,10 @@ def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("tra
         train = _subset(train, source.train_rows, source.seed)
     validation = {split.removeprefix("validation"): _subset(rows, source.validation_rows, source.seed)
                   for split, rows in built.items()}
-    notes = dict.fromkeys([*(note for rows in raw.values() for note in rows.notes), *filter(None, [labels.note])])
+    told = [*(note for rows in raw.values() for note in rows.notes), labels.note]
+    if train is not None:
+        told += [note_of_copies(rows, train, ("label", task.label_column)) for rows in validation.values()]
+    notes = dict.fromkeys(filter(None, told))
     known = dataclasses.replace(_with_names(task, labels.names), rows=validation)
     unlabelled = read_unlabelled(known, source) if OTHERS in splits else None
     return TaskData(known, train, validation, labels.names, tuple(notes), unlabelled)

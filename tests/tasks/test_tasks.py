@@ -423,3 +423,66 @@ def test_real_glue_files(name: str, train: int, validation: int) -> None:
     assert data.train is not None
     assert (len(data.train), len(data.validation[""])) == (train, validation)
     assert data.label_names == (TASKS[name].label_names or ())
+
+
+# --- rows on both sides ----------------------------------------------------------------------------------------------
+
+
+def rows_of(*texts: str, label: str = "pear") -> list[dict[str, str]]:
+    return [{"text": "one", "class": "fig"}, *({"text": text, "class": label} for text in texts)]
+
+
+def sides(tmp_path: Path, train: list[dict[str, str]], validation: list[dict[str, str]], **options: Any) -> TaskData:
+    files = {name: write(tmp_path / f"{name}.jsonl", rows) for name, rows in (("train", train), ("dev", validation))}
+    source = resolve_source({"train": files["train"], "validation": files["dev"], **options})
+    return load_task_data(resolve_task(OWN), source)
+
+
+def copies(data: TaskData) -> list[str]:
+    return [note for note in data.notes if "have the texts of a training row" in note]
+
+
+def test_validation_rows_that_were_trained_on_are_told(tmp_path: Path) -> None:
+    """With another label too. What is measured on them is no measure of new rows."""
+    others = [f"validation {i}" for i in range(97)]
+    train = [*rows_of("other"), *rows_of("a", "b", "c" * 70, label="fig")]
+    data = sides(tmp_path, train, [*rows_of(*others)[1:], *rows_of("c" * 70, "b")[1:], *rows_of()])
+    (note,) = copies(data)
+    assert note.startswith(f"3 of 100 validation rows have the texts of a training row (the first: '{'c' * 60}...'")
+    assert not copies(sides(tmp_path, train, rows_of(*others)[1:]))
+
+
+def test_a_row_in_a_hundred_is_told_and_less_is_not(tmp_path: Path) -> None:
+    train = rows_of("a")
+    for others, told in ((99, 1), (100, 0)):
+        validation = rows_of(*(f"validation {i}" for i in range(others)))
+        assert len(copies(sides(tmp_path, train, validation))) == told
+
+
+def test_only_rows_that_are_trained_on_count(tmp_path: Path) -> None:
+    train = rows_of(*(f"train {i}" for i in range(99)))
+    data = sides(tmp_path, train, rows_of(*(f"train {i}" for i in range(99))), train_rows=20)
+    assert copies(data)[0].startswith("20 of 100 validation rows")
+
+
+def test_copies_that_a_share_puts_on_both_sides_are_told(tmp_path: Path) -> None:
+    file = write(tmp_path / "all.jsonl", rows_of(*(f"text {i // 2}" for i in range(200))))
+    data = load_task_data(resolve_task(OWN), resolve_source({"train": file, "validation_share": 0.25}))
+    assert data.train is not None
+    both = sum(text in set(data.train["text"][:]) for text in data.validation[""]["text"][:])
+    assert copies(data)[0].startswith(f"{both} of {len(data.validation[''])} validation rows")
+
+
+def test_pairs_are_copies_only_as_a_whole(tmp_path: Path) -> None:
+    pairs = [{"a": f"first {i}", "b": f"second {i}", "score": i} for i in range(20)]
+    turned = [{**row, "b": f"second {19 - i}"} for i, row in enumerate(pairs)]
+    for name, rows in (("train", pairs), ("turned", turned)):
+        write(tmp_path / f"{name}.jsonl", rows)
+    task = resolve_task({"kind": "regression", "text": ["a", "b"], "label": "score"})
+
+    def notes(validation: str) -> list[str]:
+        source = {"train": str(tmp_path / "train.jsonl"), "validation": str(tmp_path / f"{validation}.jsonl")}
+        return copies(load_task_data(task, resolve_source(source)))
+
+    assert not notes("turned")
+    assert "'first 0 | second 0'" in notes("train")[0]

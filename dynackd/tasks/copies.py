@@ -1,0 +1,34 @@
+"""Validation rows that were trained on."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from datasets import Dataset
+
+TOLD_FROM = 0.01  # of the validation rows: fewer move no metric by more than its own error
+MOST_LETTERS = 60
+AT_ONCE = 1000
+
+
+def note_of_copies(validation: Dataset, train: Dataset, labels: Sequence[str]) -> str:
+    """What is told where many validation rows have the texts of training rows, whatever the columns of `labels` say;
+    else empty. Of each training row a number is held in memory, not the row."""
+    columns = sorted({*validation.column_names} & {*train.column_names} - {*labels})
+    if not columns:  # such as single texts to train on and pairs of them to judge by
+        return ""
+    seen = np.fromiter(_hashes(train, columns), np.int64, len(train))
+    copies = np.flatnonzero(np.isin(np.fromiter(_hashes(validation, columns), np.int64, len(validation)), seen))
+    if len(copies) < max(1, TOLD_FROM * len(validation)):
+        return ""
+    first = validation[int(copies[0])]
+    text = " | ".join(str(first[column]) for column in columns)
+    shown = text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}..."
+    return (f"{len(copies):,} of {len(validation):,} validation rows have the texts of a training row (the first: "
+            f"{shown!r}); these may be known by heart, so that a metric is better than it will be on new rows; leave "
+            "them out of one of the two")
+
+
+def _hashes(rows: Dataset, columns: list[str]) -> Iterator[int]:
+    """Of each row's texts, for one process."""
+    for batch in rows.select_columns(columns).iter(AT_ONCE):
+        yield from (hash(str(row)) for row in zip(*(batch[column] for column in columns), strict=True))
