@@ -181,6 +181,11 @@ class Grid:
         """Whether its rule goes by the order in which layers leave."""
         return _by_order(self.kept_layers)
 
+    @property
+    def awaits_order(self) -> bool:
+        """Whether which layers it keeps is not known yet."""
+        return self.by_order and self.layer_order is None and min(self.depths) < 1
+
     def ordered(self, order: Sequence[int] | None) -> "Grid":
         """With this order of the layers, where its rule goes by one."""
         return replace(self, layer_order=tuple(order)) if self.by_order and order is not None else self

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def _export(options: argparse.Namespace, which: Any, export_options: Any, output
     supernet, tokenizer = load_supernet(options.supernet)
     _say_size(supernet, which)
     validation = _export_validation(options, supernet, tokenizer)
-    facts = _export_facts(options, supernet.resolve(which))
+    facts = _export_facts(options, supernet, which)
     export_options = dataclasses.replace(export_options, vocabulary=_vocabulary(options, supernet))
     about = export_student(supernet, tokenizer, which, output, options.overwrite, facts, export_options, validation)
     console.print(f"{about['parameters']:,} parameters")
@@ -101,11 +101,17 @@ def _export(options: argparse.Namespace, which: Any, export_options: Any, output
             _say_classes(own)
             _say_processor(own)
     say(f"results: {output}")
-    for file, own in about.get("refused", {}).items():
-        raise UserError(f"{file} was left out of {output}: {own['reason']}; the other files are there")
-    if reason := about.get("vocabulary", {}).get("refused"):
-        raise UserError(f"the smaller vocabulary was left out of {output}: {reason}; the student there has all words")
+    if left_out := list(_left_out(about, output)):
+        raise UserError(". ".join(left_out))
     say_next(["dynackd", "benchmark", str(output)])
+
+
+def _left_out(about: Mapping[str, Any], output: Path) -> Iterator[str]:
+    """A sentence for whatever was asked for and loses too much."""
+    if reason := about.get("vocabulary", {}).get("refused"):
+        yield f"the smaller vocabulary was left out of {output}: {reason}; the student there has all words"
+    for file, own in about.get("refused", {}).items():
+        yield f"{file} was left out of {output}: {own['reason']}; the other files are there"
 
 
 def _say_vocabulary(facts: Mapping[str, Any] | None) -> None:
@@ -123,6 +129,8 @@ def _say_vocabulary(facts: Mapping[str, Any] | None) -> None:
         f"  of {held['texts']:,} held-out texts {held['differ']:.1%} become other tokens, {held['tokens_after']:.2f} a "
         f"text instead of {held['tokens_before']:.2f}; {held['compared']:,} that become the same give the same outputs"
     )
+    if "unknown" in held:
+        console.print(f"  in {held['unknown']:.1%} of them more is unknown than before")
     if "drop" in facts:
         console.print(f"  metric {0.0 - facts['drop']:+.4f}")
         _say_classes(facts)
@@ -240,7 +248,7 @@ def _export_validation(options: argparse.Namespace, supernet: Any, tokenizer: An
         raise UserError(f"no validation data: {error} (--set data.validation=FILE, or --no-validation)") from error
 
 
-def _export_facts(options: argparse.Namespace, subnet: Any) -> dict[str, Any]:
+def _export_facts(options: argparse.Namespace, supernet: Any, which: Any) -> dict[str, Any]:
     """What the supernet's directory knows about its data, its teacher's licence and this sub-network's metrics."""
     from dynackd.deploy.card import facts_of_training
     from dynackd.deploy.export import known_metrics
@@ -252,5 +260,5 @@ def _export_facts(options: argparse.Namespace, subnet: Any) -> dict[str, Any]:
         models = [recipe.teacher, recipe.output_dir / "teacher", recipe.model]
         facts = facts_of_training(recipe.task, recipe.data, models)
     if options.validation is None and not options.variants and not options.vocabulary:
-        facts |= known_metrics(options.supernet, subnet)
+        facts |= known_metrics(options.supernet, supernet, supernet.resolve(which))
     return facts

@@ -186,7 +186,8 @@ class _Faults:
 
     def _usable(self, value: Any, column: Column, row: int) -> bool:
         what = column.what
-        if value is None or value != value or (what != "text" and isinstance(value, str) and not value.strip()):
+        empty = isinstance(value, str) and not (value if what == "text" else value.strip())  # a blank is a text
+        if value is None or value != value or empty:
             if column.may_lack:
                 return True
             first, count = self.missing.get(column.name, (row, 0))
@@ -222,9 +223,9 @@ class _Faults:
 
 
 def _plain(values: Sequence[Any]) -> bool:
-    """Whether all are whole texts."""
+    """Whether all are whole texts, none of them empty."""
     try:
-        return all(type(value) is str for value in values) and bool("".join(values).encode() or True)
+        return all(type(value) is str and value for value in values) and bool("".join(values).encode())
     except UnicodeEncodeError:
         return False
 

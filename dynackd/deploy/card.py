@@ -125,11 +125,13 @@ def _vocabulary(about: About) -> str:
         return ""
     held, files = words["held_out"], about["files"].items()
     text = (
-        f"It knows {words['size']:,} of the {words['tokens']:,} tokens of the full network: single characters and "
-        f"special ones, and those that texts like {words['texts']} use, of which they are {words['coverage']:.2%}. Of "
-        f"{held['texts']:,} other texts of that source {held['differ']:.1%} become other tokens than before, "
-        f"{held['tokens_after']:.2f} a text instead of {held['tokens_before']:.2f}; the others give the same outputs"
+        f"It knows {words['size']:,} of the {words['tokens']:,} tokens of the full network: {words['stays']}, and "
+        f"those that texts like {words['texts']} use, of which they are {words['coverage']:.2%}. Of {held['texts']:,} "
+        f"other texts of that source {held['differ']:.1%} become other tokens than before, {held['tokens_after']:.2f} "
+        f"a text instead of {held['tokens_before']:.2f}; the others give the same outputs"
     )
+    if "unknown" in held:
+        text += f". In {held['unknown']:.1%} more is unknown than before"
     if "drop" in words:
         text += f". The metric on the validation data changed by {0.0 - words['drop']:+.4f}"
     whole = [f"`{name}` {own['whole_size_bytes'] / 1e6:.1f}" for name, own in files if "whole_size_bytes" in own]

@@ -196,7 +196,7 @@ def _what_it_is(supernet: Supernet, subnet: Subnet, student: PreTrainedModel, le
     }
 
 
-def known_metrics(supernet_directory: Path, subnet: Subnet) -> dict[str, Any]:
+def known_metrics(supernet_directory: Path, supernet: Supernet, subnet: Subnet) -> dict[str, Any]:
     """The facts for `export_student` that the supernet's metrics.json holds of a trained sub-network, whatever the
     multipliers that name it, or none."""
     if not (supernet_directory / "metrics.json").is_file():
@@ -204,7 +204,8 @@ def known_metrics(supernet_directory: Path, subnet: Subnet) -> dict[str, Any]:
     known = read_json(supernet_directory / "metrics.json")
     rows = "On the validation data, when the supernet was trained"
     for row in known.get("subnetworks", []):
-        sizes = (row["heads"], row["neurons"], tuple(row["layers"]), row.get("hidden_size", subnet.hidden))
+        hidden = row.get("hidden_size", supernet.geometry.hidden)  # rows of one hidden size, the full one, have none
+        sizes = (row["heads"], row["neurons"], tuple(row["layers"]), hidden)
         if sizes == (*subnet.sizes, subnet.indices, subnet.hidden):
             metrics = {"rows": rows, "student": row["metrics"], "teacher": known["teacher"]["metrics"]}
             return {"metrics": {**metrics, "fidelity": row.get("fidelity", {})}}

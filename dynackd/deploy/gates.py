@@ -35,18 +35,23 @@ class Gates:
         if not math.isfinite(facts["max_abs_diff"]):
             return "its outputs are not finite numbers"
         if facts.get("drop", 0.0) > self.max_drop:
-            return f"it loses {facts['drop']:.4f} of {metric}, more than --max-drop {self.max_drop:g}"
+            return f"it loses {_amount(facts['drop'])} of {metric}, more than --max-drop {self.max_drop:g}"
         if self.max_drop_per_class is not None and (worst := worst_class(facts)):
             name, drop, count = worst
             if drop > self.max_drop_per_class:
                 return (
-                    f"it loses {drop:.4f} of the class '{name}' ({count:,} of it in the validation data), more than "
-                    f"--max-drop-per-class {self.max_drop_per_class:g}"
+                    f"it loses {_amount(drop)} of the class '{name}' ({count:,} of it in the validation data), more "
+                    f"than --max-drop-per-class {self.max_drop_per_class:g}"
                 )
         return None
 
 
 USUAL = Gates()
+
+
+def _amount(drop: float) -> str:
+    """Four decimals, or two digits of what these would call nothing."""
+    return f"{drop:.4f}" if drop >= 0.00005 else f"{drop:.1e}"
 
 
 def class_drops(before: Mapping[str, ClassScore], after: Mapping[str, ClassScore]) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,9 @@ BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a token that stands for a byte which is
 
 
 class WordLevel:
-    """The model of a tokenizer.json: a token is a word and made of nothing else."""
+    """The model of a tokenizer.json: a token is a word, and one that is left out is unknown."""
+
+    staying = "special tokens"  # what stays in any case, in words
 
     def __init__(self, model: Content) -> None:
         self.model = model
@@ -48,6 +50,8 @@ class WordPiece(WordLevel):
     Single characters stay, at the beginning and inside of a word: a word of which one is missing is unknown as a whole.
     """
 
+    staying = "single characters, special tokens"
+
     def stays(self) -> set[int]:
         prefix = self.model["continuing_subword_prefix"]
         return super().stays() | {n for n, token in self.tokens.items() if len(token.removeprefix(prefix)) == 1}
@@ -55,6 +59,8 @@ class WordPiece(WordLevel):
 
 class BPE(WordLevel):
     """Symbols, which are bytes or characters, of which pairs are merged, the first in the list of merges first."""
+
+    staying = "single characters, special tokens"
 
     def __init__(self, model: Content) -> None:
         super().__init__(model)
@@ -103,6 +109,8 @@ class BPE(WordLevel):
 
 class Unigram(WordLevel):
     """Of all ways to cut a text into tokens the one with the largest sum of their scores."""
+
+    staying = "single characters, special tokens"
 
     def _tokens(self) -> dict[int, str]:
         return dict(enumerate(token for token, _ in self.model["vocab"]))
@@ -205,7 +213,7 @@ def choose(
     kept = {*model.stays(), *_named(content), *more} & known
     kept = kept.union(*(model.parts(number) for number in kept & model.tokens.keys()))
     if size is not None and not len(kept) <= size <= len(known):
-        least = f"{len(kept):,} of the tokenizer's {len(known):,} tokens must stay (single characters, special tokens)"
+        least = f"{len(kept):,} of the tokenizer's {len(known):,} tokens must stay ({model.staying})"
         raise UserError(f"--vocabulary-size is {size:,}; {least}: give a number from {len(kept)} to {len(known)}")
     wanted, covered = coverage * sum(counts), sum(counts[number] for number in kept)
     for number in sorted(model.tokens.keys() - kept, key=lambda own: (-counts[own], own)):

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dynackd.deploy.gates import Gates, class_drops
 from dynackd.deploy.texts import Encoded, Texts
-from dynackd.deploy.tokenizer_cut import choose, cut, known_ids
+from dynackd.deploy.tokenizer_cut import choose, cut, known_ids, model_of
 from dynackd.deploy.validation import Validation, torch_predictor
 from dynackd.errors import UserError
 from dynackd.families.table import family_of
@@ -63,8 +63,9 @@ class Reader:
 def with_fewer_words(whole: Reader, wish: Wish, limit: int, gates: Gates) -> tuple[Reader, dict[str, Any]]:
     """The reader with the vocabulary that is wished for, and what export.json says of it.
 
-    Where it loses more than the gates allow, the reader as it was, and why under "refused". limit: tokens at which
-    texts are cut. Raises `UserError` where a text that becomes the same tokens gives other outputs.
+    Where it loses more than the gates allow, or makes more tokens of a validation row than fit, the reader as it was,
+    and why under "refused". limit: tokens at which texts are cut. Raises `UserError` where a text that becomes the same
+    tokens gives other outputs.
     """
     content = json.loads(whole.tokenizer.backend_tokenizer.to_str())
     rows = whole.student.config.vocab_size
@@ -78,6 +79,7 @@ def with_fewer_words(whole: Reader, wish: Wish, limit: int, gates: Gates) -> tup
         "tokens": len(known_ids(content)),
         "rows": rows,
         "wish": {"size": wish.size} if wish.size is not None else {"coverage": wish.coverage},
+        "stays": model_of(content).staying,
         "texts": Path(wish.texts.where).name,
         "counted": len(wish.texts.counted),
         "coverage": float(counts[order].sum() / max(1, counts.sum())),
@@ -85,7 +87,10 @@ def with_fewer_words(whole: Reader, wish: Wish, limit: int, gates: Gates) -> tup
     }
     if whole.validation is None:
         return small, facts
-    small = Reader(small.student, small.tokenizer, whole.validation.read_by(tokenizer))
+    try:
+        small = Reader(small.student, small.tokenizer, whole.validation.read_by(tokenizer))
+    except UserError as error:  # such as a question that is no longer shorter than its window
+        return whole, {**facts, "refused": f"a larger one is needed to read the validation rows ({error})"}
     facts |= _loss(whole, small)
     metric = main_metric(whole.validation.task) if facts["metrics"]["after"] else "fidelity"
     reason = gates.refusal({**facts, "max_abs_diff": 0.0}, metric)
@@ -170,16 +175,18 @@ def _tied(student: PreTrainedModel) -> range:
 
 
 def _held_out(whole: Reader, small: Reader, order: Sequence[int], texts: Texts, limit: int) -> dict[str, Any]:
-    """How the held-out texts are read with the smaller vocabulary: the share of those that become other tokens, and the
-    tokens of a text before and after. Raises `UserError` where the same tokens give other outputs."""
+    """How the held-out texts are read with the smaller vocabulary: the share of those that become other tokens, and of
+    those in which more is unknown, and the tokens of a text before and after. Raises `UserError` where the same tokens
+    give other outputs."""
     old, rows = np.asarray(order), texts.held_out
-    lengths, differ = np.zeros(2, np.int64), []
+    lengths, differ, unknown = np.zeros(2, np.int64), [], 0
     for before, after in zip(
         texts.tokens(rows, whole.tokenizer), texts.tokens(rows, small.tokenizer), strict=True
     ):
         for mine, theirs in zip(after["input_ids"], before["input_ids"], strict=True):
             lengths += (len(theirs), len(mine))
             differ.append(not _same(mine, theirs, old))
+            unknown += _unknown(small, mine) > _unknown(whole, theirs)
     compared = _prove(whole, small, old, texts, limit)
     before_mean, after_mean = (float(total / len(differ)) for total in lengths)
     return {
@@ -187,8 +194,14 @@ def _held_out(whole: Reader, small: Reader, order: Sequence[int], texts: Texts, 
         "differ": float(np.mean(differ)),
         "tokens_before": before_mean,
         "tokens_after": after_mean,
+        **({"unknown": unknown / len(differ)} if unknown else {}),
         "compared": compared,
     }
+
+
+def _unknown(reader: Reader, ids: Sequence[int]) -> int:
+    """How often the unknown token stands in a text."""
+    return list(ids).count(reader.tokenizer.unk_token_id)
 
 
 def _same(ids: Sequence[int], before: Sequence[int], old: np.ndarray) -> bool:

@@ -139,7 +139,8 @@ def subnet_metrics(
 def subnet_row(supernet: Supernet, subnet: Subnet, flops: FlopCounter, length: int) -> dict[str, Any]:
     """What a sub-network is and costs, without metrics."""
     heads, neurons = subnet.sizes
-    hidden = {"hidden_size": subnet.hidden} if len(supernet.grid.hidden) > 1 else {}
+    differ = len(supernet.grid.hidden) > 1 or subnet.hidden < supernet.geometry.hidden
+    hidden = {"hidden_size": subnet.hidden} if differ else {}
     return {
         "heads": heads,
         "neurons": neurons,

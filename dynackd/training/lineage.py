@@ -22,7 +22,8 @@ from dynackd.version import __version__
 # What a result must have in common with the recipe whose next stage uses it.
 SUPERNET = "supernet"  # the general one that a supernet began as
 MODELS = ("model", "teacher", SUPERNET)
-INHERITED = (*MODELS, "kind", "max_length", "training")
+JOINED = "join"  # how it and the teacher met
+INHERITED = (*MODELS, JOINED, "kind", "max_length", "training")
 
 
 def record_of(
@@ -32,6 +33,8 @@ def record_of(
     to it ("model", "teacher", "parent")."""
     record: dict[str, Any] = {"format": 1, "dynackd": __version__, **models}
     record |= {"kind": data.task.kind.name, "max_length": recipe.data.max_length, "labels": list(data.label_names)}
+    if SUPERNET in models:
+        record[JOINED] = recipe.join
     if grid is not None:
         record["grid"] = grid.to_dict()
     if data.train is not None:

@@ -6,7 +6,6 @@ import numpy as np
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from dynackd.errors import UserError
 from dynackd.report.terminal import console
 from dynackd.tasks.loading import taken
 from dynackd.tasks.unlabelled import mixed, tokenize_unlabelled
@@ -14,8 +13,6 @@ from dynackd.training.lengths import epoch_steps
 from dynackd.training.order import Mixture, others_an_epoch
 from dynackd.training.rows import Rows, warn_of_unknown
 from dynackd.training.runs import Run
-
-STRATEGIES = ("group_by_length", "random")
 
 
 def mixed_in(run: Run, rows: Rows) -> tuple[Dataset, Mixture | None]:
@@ -28,11 +25,6 @@ def mixed_in(run: Run, rows: Rows) -> tuple[Dataset, Mixture | None]:
     if texts is None:
         return rows.taught, None
     assert data.train is not None
-    if run.arguments.train_sampling_strategy not in STRATEGIES:
-        raise UserError(
-            f"training.train_sampling_strategy: {run.arguments.train_sampling_strategy} is not possible with "
-            f"data.unlabelled; take {' or '.join(STRATEGIES)}"
-        )
     wanted = others_of(run, rows)
     most = wanted * _epochs(run.arguments, len(rows.train) + wanted)
     chosen = np.sort(taken(len(texts), most, source.seed)[0])

@@ -86,6 +86,7 @@ class Recipe:
             check_machine(TrainingFields(settings.training, settings.places))
 
 
+MIXABLE = ("group_by_length", "random")  # orders in which rows without labels may come between the others
 DATA_FILES = ("train", "validation", "validation_mm")
 # Keys whose values are paths or names, so that --set takes them as they stand.
 DATA_KEYS = tuple(f"data.{key}" for key in ("hub", *DATA_FILES, OTHERS))
@@ -112,6 +113,7 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
     trained = Grid(grid.widths, grid.depths, grid.kept_layers, hidden=grid.hidden)
     own = {name: (content.get("stages") or {}).get(name) or {} for name in STAGES}
     training = _training(content.get("training") or {}, own, written.task, trained)
+    _check_mixed(written.data, training)
     shared = content.get("distillation") or {}
     distillation = {name: own[name].get("distillation") or {} for name in STAGES}
     stages = {
@@ -266,6 +268,17 @@ def _training(
             if fields.values.get(key):
                 raise UserError(f"{fields.where(key)} is not possible for {a(task.kind.name)}: {why}; remove it")
     return training
+
+
+def _check_mixed(data: DataSource, training: Mapping[str, TrainingFields]) -> None:
+    """Rows without labels come between the others in some of the Trainer's orders alone."""
+    for stage, fields in training.items() if data.unlabelled_files else ():
+        strategy = fields.values["train_sampling_strategy"]
+        if stage != FINETUNE and strategy not in MIXABLE:
+            raise UserError(
+                f"{fields.where('train_sampling_strategy')}: {strategy} is not possible with data.unlabelled; take "
+                f"{' or '.join(MIXABLE)}"
+            )
 
 
 def _distillation(stage: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> DistillationSettings:

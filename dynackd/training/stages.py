@@ -146,6 +146,12 @@ def train_general(recipe: Recipe, mode: RunMode) -> Path:
             f"task: train-general is for an encoder without a head, not {a(recipe.task.kind.noun)}; train one in a "
             "recipe with task: {kind: plain, text: text}, and name the result as the model of this one"
         )
+    if recipe.grid.awaits_order:
+        raise UserError(
+            f"grid.kept_layers: {recipe.grid.kept_layers} goes by an order of layers that is measured after all widths "
+            "were trained, and train-general trains depths with them; take last or ends. A task's recipe that starts "
+            "from the result may still say it"
+        )
     return _train_from_teacher(recipe, mode, GENERAL_STAGE)
 
 

@@ -195,6 +195,7 @@ def load_rows(path):
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("a.jsonl", '{"text": "a", "class": 0}\n{"text": "\\ud83d", "class": 1}', "row 2, column 'text': it holds half of"),
     ("a.jsonl", '{"text": "a", "class": "\\udc00"}', r"row 1, column 'class': it holds half of a character"),
+    ("a.jsonl", '{"text": "a", "class": 0}\n{"text": "", "class": 1}', "row 2, column 'text': the text is missing"),
     ("a.jsonl", '{"text": 1e999, "class": 1}', r"row 1, column 'text': expected a text, got inf"),
     ("a.jsonl", '{"text": "a", "class": ' + "9" * 5000 + "}", r"line 1: not valid JSON \(Exceeds the limit"),
     ("a.jsonl", "[" * 100_000, r"line 1: not valid JSON"),

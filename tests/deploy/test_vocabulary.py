@@ -474,6 +474,41 @@ def test_the_command_says_that_a_vocabulary_was_left_out_and_exits_with_2(road, 
     assert json.loads((tmp_path / "s" / "config.json").read_text())["vocab_size"] == 27
 
 
+def test_the_command_tells_of_all_that_was_left_out(road, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dynackd.deploy.validation.Validation.drop", lambda self, before, after: 0.00002)
+    files = ("--int8", "--fp16", "--vocabulary", road / "texts.txt", "--max-drop", "0")
+    assert export(road, tmp_path / "s", *files) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    for what in ("the smaller vocabulary", "onnx/model_quantized.onnx", "onnx/model_fp16.onnx"):
+        reason = "it loses 2.0e-05 of accuracy, more than --max-drop 0;"
+        assert f"{what} was left out of {tmp_path / 's'}: {reason}" in error
+
+
+def test_validation_rows_that_fit_no_more_leave_the_vocabulary_out(texts, validation, tmp_path, monkeypatch):
+    """As a question does whose tokens leave a window no room for its context."""
+
+    def read_by(self, tokenizer):
+        raise UserError("the question takes 16 tokens")
+
+    monkeypatch.setattr(type(validation), "read_by", read_by)
+    about = exported(supernet_of(), tmp_path / "s", texts, validation=validation)
+    wanted = "a larger one is needed to read the validation rows (the question takes 16 tokens)"
+    assert about["vocabulary"]["refused"] == wanted
+    assert len(load_student(tmp_path / "s")[1]) == 27
+
+
+def test_what_a_word_level_tokenizer_cannot_spell_is_told_as_unknown(texts, tmp_path):
+    """Texts of two words each, of which the counted ones have no third."""
+    rows = ["fine film"] * 19 + ["fine day"]
+    (tmp_path / "rows.txt").write_text("\n".join(rows))
+    own = read_texts(str(tmp_path / "rows.txt"), None, None, None)
+    words = exported(supernet_of(), tmp_path / "s", own)["vocabulary"]
+    assert words["held_out"]["unknown"] == words["held_out"]["differ"] == 0.5
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert "the full network: special tokens, and those" in card
+    assert "In 50.0% more is unknown than before" in card
+
+
 def test_a_size_is_kept_to(road, tmp_path):
     assert export(road, tmp_path / "s", "--vocabulary", "train", "--vocabulary-size", 9, "--no-validation") == 0
     about = json.loads((tmp_path / "s" / "export.json").read_text())

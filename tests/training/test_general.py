@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from dynackd.supernet.network import load_supernet
 from dynackd.system.places import read_json
 from dynackd.training import stages
 from dynackd.training.lineage import refuse_changed_content
-from dynackd.training.recipe import make_recipe
+from dynackd.training.recipe import load_recipe, make_recipe
 from dynackd.training.runs import RunMode
 from dynackd.training.teachers import load_pair, models_of, start_of, teacher_of
 
@@ -119,6 +120,27 @@ def test_a_result_that_began_from_another_general_supernet_is_refused(road):
     other = of_task(road, "other", model=str(road / "plain2" / "general"))
     with pytest.raises(UserError, match="the supernet general has other weights"):
         stages.train_depth(other, FRESH)
+
+
+def test_another_way_to_join_behind_the_width_stage_is_refused(road, tmp_path):
+    """It decides which weights the width stage began with."""
+    shutil.copytree(road, tmp_path, dirs_exist_ok=True)
+    stages.finetune(of_task(tmp_path, "joined"), FRESH)
+    stages.train_width(of_task(tmp_path, "joined", join="difference"), FRESH)
+    with pytest.raises(UserError, match="made from something else than the recipe names: join was difference, is head"):
+        stages.train_depth(of_task(tmp_path, "joined", join="head"), FRESH)
+    stages.train_depth(of_task(tmp_path, "joined"), FRESH)  # difference is the default
+
+
+def test_layers_by_importance_are_refused_before_anything_is_read(road, tmp_path):
+    """Their order would be measured only behind a width stage, which there is not."""
+    shutil.copytree(road, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "text.txt").unlink()
+    training = tiny_recipe(tmp_path)["training"]
+    grid = {"widths": [0.5, 1.0], "depths": [0.5, 1.0], "kept_layers": "importance"}
+    recipe = load_recipe(Path(plain_recipe(tmp_path, "other", training, grid=grid)))
+    with pytest.raises(UserError, match=r"^grid.kept_layers: importance goes by an order .* take last or ends"):
+        stages.train_general(recipe, FRESH)
 
 
 def test_a_recipe_that_leaves_out_the_general_supernet_behind_the_width_stage_is_refused(road, tmp_path):

@@ -154,6 +154,34 @@ def test_a_small_hidden_size_is_polished_and_exported_by_itself(road, tmp_path):
     assert load_student(tmp_path / "student")[0].config.dynackd["hidden"] == 0.5
 
 
+def test_a_hidden_size_that_was_not_trained_is_not_told_the_metrics_of_the_full_one(road, tmp_path):
+    """The width stage trains the full hidden size alone, and its metrics.json names none."""
+    shutil.copytree(road, tmp_path, dirs_exist_ok=True)
+    known = {}
+    for name, hidden in (("full", ()), ("half", ("--hidden", "0.5"))):
+        size = ["--width", "0.5", *hidden, "--output", str(tmp_path / name)]
+        assert main(["export", str(tmp_path / "run" / "width"), *size]) == 0
+        known[name] = json.loads((tmp_path / name / "export.json").read_text()).get("metrics")
+    rows = json.loads((tmp_path / "run" / "width" / "metrics.json").read_text())["subnetworks"]
+    assert known == {"full": known["full"], "half": None}
+    assert known["full"]["student"] == next(row["metrics"] for row in rows if row["width"] == 0.5)
+
+
+def test_a_polished_hidden_size_is_told_its_own_metrics_whatever_its_supernet_was_trained_for(tmp_path):
+    recipe = make_recipe(tiny_recipe(tmp_path, grid=GRID))
+    stages.finetune(recipe, FRESH)
+    stages.train_width(recipe, FRESH)
+    stages.train_depth(make_recipe({**recipe.content, "grid": {**GRID, "hidden": [1.0]}}), FRESH)
+    place = tmp_path / "run" / "polished-w0.5-d0.5-h0.5"
+    size = ["--width", "0.5", "--depth", "0.5", "--hidden", "0.5"]
+    assert main(["polish", str(tmp_path / "run" / "depth"), *size]) == 0
+    (row,) = json.loads((place / "metrics.json").read_text())["subnetworks"]
+    assert row["hidden_size"] == 16
+    assert main(["export", str(place), "--output", str(tmp_path / "student")]) == 0
+    about = json.loads((tmp_path / "student" / "export.json").read_text())
+    assert about["metrics"]["student"] == row["metrics"]
+
+
 def test_an_embedder_keeps_its_vectors_in_the_teachers_order_and_says_how_long_they_are(tmp_path):
     model = randomise(AutoModel.from_config(tiny_config("bert"), add_pooling_layer=False)).eval()
     model.save_pretrained(tmp_path / "embedder")
