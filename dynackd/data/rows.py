@@ -186,8 +186,8 @@ class _Faults:
 
     def _usable(self, value: Any, column: Column, row: int) -> bool:
         what = column.what
-        empty = isinstance(value, str) and not (value if what == "text" else value.strip())  # a blank is a text
-        if value is None or value != value or empty:
+        # An empty string is a text, as one of the hub's QQP is; an empty cell of a csv is none.
+        if value is None or value != value or (what != "text" and isinstance(value, str) and not value.strip()):
             if column.may_lack:
                 return True
             first, count = self.missing.get(column.name, (row, 0))
@@ -223,9 +223,9 @@ class _Faults:
 
 
 def _plain(values: Sequence[Any]) -> bool:
-    """Whether all are whole texts, none of them empty."""
+    """Whether all are whole texts."""
     try:
-        return all(type(value) is str and value for value in values) and bool("".join(values).encode())
+        return all(type(value) is str for value in values) and bool("".join(values).encode() or True)
     except UnicodeEncodeError:
         return False
 

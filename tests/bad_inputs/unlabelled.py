@@ -52,8 +52,6 @@ CASES = [
     ),
     file("a row without a text", "more.jsonl", '{"sentence": "a"}\n{"sentence": null}\n', "{d}/more.jsonl, data row 2, "
          "column 'sentence': the text is missing; fill it in or drop the row"),
-    file("an empty text", "more.jsonl", '{"sentence": "a"}\n{"sentence": ""}\n', "{d}/more.jsonl, data row 2, column "
-         "'sentence': the text is missing; fill it in or drop the row"),
     file(
         "rows in their order",
         "more.txt",

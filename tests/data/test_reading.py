@@ -195,7 +195,6 @@ def load_rows(path):
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("a.jsonl", '{"text": "a", "class": 0}\n{"text": "\\ud83d", "class": 1}', "row 2, column 'text': it holds half of"),
     ("a.jsonl", '{"text": "a", "class": "\\udc00"}', r"row 1, column 'class': it holds half of a character"),
-    ("a.jsonl", '{"text": "a", "class": 0}\n{"text": "", "class": 1}', "row 2, column 'text': the text is missing"),
     ("a.jsonl", '{"text": 1e999, "class": 1}', r"row 1, column 'text': expected a text, got inf"),
     ("a.jsonl", '{"text": "a", "class": ' + "9" * 5000 + "}", r"line 1: not valid JSON \(Exceeds the limit"),
     ("a.jsonl", "[" * 100_000, r"line 1: not valid JSON"),
@@ -222,6 +221,13 @@ def test_a_fault_is_one_sentence_with_its_place(tmp_path, name, content, message
         load(path)
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_an_empty_string_is_a_text_and_an_empty_cell_is_none(tmp_path):
+    rows = load_rows(write(tmp_path / "a.jsonl", '{"text": "", "class": 0}\n{"text": "b", "class": 1}'))
+    assert rows.texts["text"][:] == ["", "b"]
+    with pytest.raises(UserError, match="row 1, column 'text': the text is missing"):
+        load_rows(write(tmp_path / "a.csv", "text,class\n,0\nb,1\n"))
 
 
 def test_a_decimal_comma_is_named(tmp_path):
