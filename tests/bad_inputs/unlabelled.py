@@ -56,8 +56,8 @@ CASES = [
         "rows in their order",
         "more.txt",
         "a fine film\n",
-        "training.train_sampling_strategy: sequential is not possible with data.unlabelled; take group_by_length or "
-        "random",
+        "{d}/fresh.yaml: training.train_sampling_strategy: sequential is not possible with data.unlabelled; take "
+        "group_by_length or random",
         " --set training.train_sampling_strategy=sequential",
     ),
 ]  # fmt: skip

@@ -388,7 +388,7 @@ def test_a_share_that_tokenises_differently_is_counted_by_hand(tmp_path):
     reader = Reader(cut(net, net.resolve(SPEC)), tiny_tokenizer())
     small, facts = with_fewer_words(reader, Wish(own, coverage=1.0), 48, Gates())
     assert facts["held_out"] == {
-        "texts": 2, "differ": 0.5, "tokens_before": 5.0, "tokens_after": 5.0, "compared": 1,
+        "texts": 2, "differ": 0.5, "unknown": 0.5, "tokens_before": 5.0, "tokens_after": 5.0, "compared": 1,
     }  # fmt: skip
     assert set(small.tokenizer.get_vocab()) == {*SPECIAL, "a", "film", "the", "book"}
     assert small.student.config.vocab_size == facts["size"] == 8

@@ -29,9 +29,9 @@ def test_rewiring_leaves_the_output_as_it_was_and_changes_the_narrow_networks(fa
         importance = IMPORTANCE[score](model, batches())
     rewire(model, importance)
     after = supernet(**tiny_batch())
-    torch.testing.assert_close(after.outputs["logits"], before.outputs["logits"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(after.outputs["logits"], before.outputs["logits"], atol=1e-6, rtol=1e-6)
     for mine, theirs in zip(after.hidden_states, before.hidden_states, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=3e-6, rtol=0)
+        torch.testing.assert_close(mine, theirs, atol=3e-6, rtol=3e-6)
     assert (supernet(SubnetSpec(0.5), **tiny_batch()).outputs["logits"] - narrow).abs().max() > 1e-3
 
 
