@@ -37,7 +37,7 @@ RECIPES = Path(__file__).parents[1] / "recipes" / "glue"
 TASKS = ("sst2", "mrpc", "stsb", "rte-bge-small", "cola-bge-small")
 STAGES = ("width", "depth", "polish")
 RATES_BEFORE = {"sst2": 1e-4}  # of the other recipes 5e-5
-EPOCHS_BEFORE = {"sst2": {"width": 1, "depth": 2, "polish": 2}}  # of the other recipes 3
+EPOCHS_BEFORE = {"sst2": {"width": 1, "depth": 2}}  # of the other recipes 3
 SIZES = ((1, 1), (0.5, 0.75), (0.5, 0.5), (0.25, 0.5))
 POLISHED = ((0.5, 0.5), (0.25, 0.5))
 # name -> what it changes: learning rates and epochs as before, rows without labels, the rule for layers, where the

@@ -186,7 +186,7 @@ class _Faults:
 
     def _usable(self, value: Any, column: Column, row: int) -> bool:
         what = column.what
-        # An empty string is a text, as one of the hub's QQP is; an empty cell of a csv is none.
+        # An empty string that somebody wrote is a text; an empty cell of a csv comes here as None.
         if value is None or value != value or (what != "text" and isinstance(value, str) and not value.strip()):
             if column.may_lack:
                 return True

@@ -14,6 +14,7 @@ from typing import Any
 from dynackd.errors import UserError, one_of
 
 Content = Mapping[str, Any]  # of a tokenizer.json, or of a part of it
+SPELT = "single characters, special tokens"  # what stays where a word that is left out can be spelt
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a token that stands for a byte which is in no other
 
 
@@ -50,7 +51,7 @@ class WordPiece(WordLevel):
     Single characters stay, at the beginning and inside of a word: a word of which one is missing is unknown as a whole.
     """
 
-    staying = "single characters, special tokens"
+    staying = SPELT
 
     def stays(self) -> set[int]:
         prefix = self.model["continuing_subword_prefix"]
@@ -60,7 +61,7 @@ class WordPiece(WordLevel):
 class BPE(WordLevel):
     """Symbols, which are bytes or characters, of which pairs are merged, the first in the list of merges first."""
 
-    staying = "single characters, special tokens"
+    staying = SPELT
 
     def __init__(self, model: Content) -> None:
         super().__init__(model)
@@ -110,7 +111,7 @@ class BPE(WordLevel):
 class Unigram(WordLevel):
     """Of all ways to cut a text into tokens the one with the largest sum of their scores."""
 
-    staying = "single characters, special tokens"
+    staying = SPELT
 
     def _tokens(self) -> dict[int, str]:
         return dict(enumerate(token for token, _ in self.model["vocab"]))

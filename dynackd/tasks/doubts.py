@@ -47,9 +47,9 @@ def doubt_of_one_answer(
     than what is most frequent. named: what an answer is called; counted: what the rows are."""
     if len(answers) < FEWEST_ROWS or (answers != answers[0]).any() or not (labels != labels[0]).any():
         return None
-    told = (f"the teacher says {named(answers[0])} of each of {len(answers)} {counted}: it has learned no more than "
-            "what is most frequent, and all sub-networks would imitate that; most often its training was too short "
-            "(training.num_train_epochs), or its learning_rate not the right one")
+    told = (f"the teacher answers each of {len(answers)} {counted} with {named(answers[0])}: it has learned no more "
+            "than what is most frequent, and all sub-networks would imitate that; most often its training was too "
+            "short (training.num_train_epochs), or its learning_rate not the right one")
     return Doubt(told, certain=False)
 
 

@@ -291,7 +291,7 @@ class MultiLabel(Kind):
         answers, known = self.answers(outputs), labels["labels"] > 0.5
 
         def named(own: np.ndarray) -> str:
-            return listed([names.names[i] for i in np.flatnonzero(own)]) if own.any() else "that it has no label"
+            return listed([names.names[i] for i in np.flatnonzero(own)]) if own.any() else "no label"
 
         one = doubt_of_one_answer(answers, known, named)
         alone = known.sum(-1) == 1

@@ -71,13 +71,13 @@ CASES = [
     Bad(
         "a size below what must stay",
         EXPORT + "train --vocabulary-size 3",
-        "--vocabulary-size is 3; 4 of the tokenizer's 27 tokens must stay (special tokens): give a "
-        "number from 4 to 27",
+        "--vocabulary-size is 3; 4 of the tokenizer's 27 tokens must stay (special tokens): give a number from "
+        "4 to 27",
     ),
     Bad(
         "a size above what there is",
         EXPORT + "train --vocabulary-size 28",
-        "--vocabulary-size is 28; 4 of the tokenizer's 27 tokens must stay (special tokens): give a "
-        "number from 4 to 27",
+        "--vocabulary-size is 28; 4 of the tokenizer's 27 tokens must stay (special tokens): give a number from "
+        "4 to 27",
     ),
 ]

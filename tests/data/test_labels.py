@@ -369,7 +369,7 @@ def test_a_teacher_of_one_answer_for_all_rows_is_told():
     logits = np.stack([np.ones(100), np.linspace(-0.9, 0.9, 100)], -1)
     labels, names = np.arange(100) % 2, told(("bad", "good"))
     doubt = CLASSIFICATION.doubt({"logits": logits}, {"labels": labels}, names)
-    assert doubt.told.startswith("the teacher says 'bad' of each of 100 rows: it has learned no more than")
+    assert doubt.told.startswith("the teacher answers each of 100 rows with 'bad': it has learned no more than")
     assert not doubt.certain, "rows may be as uneven"
     logits[7, 1] = 1.1
     assert CLASSIFICATION.doubt({"logits": logits}, {"labels": labels}, names) is None
@@ -378,7 +378,7 @@ def test_a_teacher_of_one_answer_for_all_rows_is_told():
     few = {"logits": logits[:40]}, {"labels": labels[:40]}
     assert CLASSIFICATION.doubt(*few, names) is None, "too few rows to say so"
     words = TOKEN_CLASSIFICATION.doubt({"logits": logits}, {"labels": labels}, names)
-    assert "says 'bad' of each of 100 words" in words.told
+    assert "answers each of 100 words with 'bad'" in words.told
 
 
 def test_a_teacher_that_finds_the_same_labels_in_all_rows_is_told():
@@ -388,10 +388,10 @@ def test_a_teacher_that_finds_the_same_labels_in_all_rows_is_told():
     def doubt(logits, labels=labels):
         return MULTI_LABEL.doubt({"logits": logits}, {"labels": labels}, names)
 
-    assert doubt(none).told.startswith("the teacher says that it has no label of each of 100 rows: it has learned")
+    assert doubt(none).told.startswith("the teacher answers each of 100 rows with no label: it has learned")
     assert "no label" in doubt(none, 1 - labels).told, "with two labels each, which tell of no other order"
     both = np.abs(none) * (1, -1, 1)
-    assert "says joy, anger of each" in doubt(both).told
+    assert "with joy, anger: it has" in doubt(both).told
     both[0, 1] = 1
     assert doubt(both) is None
 
@@ -404,7 +404,7 @@ def test_finetune_tells_of_a_teacher_that_answers_all_rows_alike(checked, tmp_pa
     content["task"] = OWN | {"check_teacher": checked}
     content["training"] |= {"learning_rate": 1e-9, "max_steps": 1}
     stages.finetune(make_recipe(content), FRESH)
-    assert ("of each of 60 rows: it has learned no more than" in " ".join(capsys.readouterr().out.split())) == checked
+    assert ("the teacher answers each of 60 rows with" in " ".join(capsys.readouterr().out.split())) == checked
 
 
 @pytest.fixture(scope="module")

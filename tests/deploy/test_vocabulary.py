@@ -497,8 +497,8 @@ def test_validation_rows_that_fit_no_more_leave_the_vocabulary_out(texts, valida
     assert len(load_student(tmp_path / "s")[1]) == 27
 
 
-def test_what_a_word_level_tokenizer_cannot_spell_is_told_as_unknown(texts, tmp_path):
-    """Texts of two words each, of which the counted ones have no third."""
+def test_what_a_word_level_tokenizer_cannot_spell_is_told_as_unknown(tmp_path):
+    """Every tenth text is held out, and the second of these has a word that no counted text has."""
     rows = ["fine film"] * 19 + ["fine day"]
     (tmp_path / "rows.txt").write_text("\n".join(rows))
     own = read_texts(str(tmp_path / "rows.txt"), None, None, None)
