@@ -31,6 +31,7 @@ from dynackd.training import stages, trainer
 from dynackd.training.rates import default_learning_rate
 from dynackd.training.recipe import apply_overrides, make_recipe
 from dynackd.training.runs import RunMode
+from dynackd.training.samplers import SAMPLERS
 
 console = Console(width=180)
 RATE = default_learning_rate("depth", 384)
@@ -151,7 +152,20 @@ TWELVE = {"grid.widths": [1.0, 0.75, 0.5, 0.25], "grid.depths": [1.0, 0.75, 0.5]
 VARIANTS |= {
     "12 sizes, all": (TWELVE | {"grid.sampler": "all"} | width(num_train_epochs=3) | depth(num_train_epochs=3), PLAIN),
     "12 sizes, sandwich(1) as long": (TWELVE | width(num_train_epochs=4) | depth(num_train_epochs=7.4), PLAIN),
+    "12 sizes, of each depth one, as long": (
+        TWELVE | width(num_train_epochs=4) | depth(num_train_epochs=7.4) | {"grid.sampler": "of_each_depth"}, PLAIN),
 }
+
+
+def of_each_depth(subnets, rng):
+    """Of each depth one of any width. The width stage, of one depth, trains as many as there are in the depth stage."""
+    depths = sorted({len(subnet.layers) for subnet in subnets}, reverse=True)
+    if len(depths) == 1:
+        return SAMPLERS["sandwich"](subnets, rng, 1)
+    return [rng.choice([subnet for subnet in subnets if len(subnet.layers) == depth]) for depth in depths]
+
+
+SAMPLERS["of_each_depth"] = of_each_depth
 
 
 def widths_key(overrides):

@@ -56,10 +56,12 @@ def compress(request: Request, mode: RunMode) -> dict[str, Any]:
     refuse_output(output, mode)
     with occupied_run(output, [*STAGES.values(), SEARCH, POLISHED, STUDENT]):
         refuse_output(output, mode)
-        state = read_state(output) if mode.resume else None
-        state = _go_on(request, output, state) if state else _begin(request, output, mode, started)
+        before = read_state(output) if mode.resume else None
+        state = _go_on(request, output, before) if before else _begin(request, output, mode, started)
         mode.interruption.resumable = True
-        return _walk(request, output, state, mode, started)
+        summary, report = _walk(request, output, state, mode, started)
+        tell_result(summary, output, report, gone_on=before is not None)
+        return summary
 
 
 def output_of(request: Request) -> Path:
@@ -105,7 +107,10 @@ def _go_on(request: Request, output: Path, state: State) -> State:
 # --- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _walk(request: Request, output: Path, state: State, mode: RunMode, started: float) -> dict[str, Any]:
+def _walk(
+    request: Request, output: Path, state: State, mode: RunMode, started: float
+) -> tuple[dict[str, Any], Path]:
+    """The summary, and where the report lies."""
     recipe = dataclasses.replace(load_recipe(output / RECIPE), output_dir=output)  # as the user wrote it
     names = [name for name in STAGES if name != "finetune" or state.finetunes]
     steps, effort = len(names) + 4, Effort(**state.effort)
@@ -124,8 +129,7 @@ def _walk(request: Request, output: Path, state: State, mode: RunMode, started: 
     summary = make_summary(request, recipe, found, polish, about, table, seconds)
     report = write_report(output)
     write_json(output / SUMMARY, summary)
-    tell_result(summary, output, report)
-    return summary
+    return summary, report
 
 
 def _train(recipe: Recipe, name: str, mode: RunMode) -> None:

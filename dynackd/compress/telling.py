@@ -71,8 +71,9 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f}"
 
 
-def tell_result(summary: Mapping[str, Any], output: Path, report: Path) -> None:
-    """One paragraph: what was chosen, what it costs and loses, where it lies and how it is loaded."""
+def tell_result(summary: Mapping[str, Any], output: Path, report: Path, gone_on: bool) -> None:
+    """One paragraph: what was chosen, what it costs and loses, where it lies and how it is loaded. gone_on: whether an
+    earlier call did a part of it, whose time nobody kept."""
     student, teacher, int8, metric = summary["student"], summary["teacher"], summary["int8"], summary["metric"]
     layers = f"layers {layer_ranges(student['layers'])} (counted from 0), heads {_each(student['heads'])}, neurons "
     parts = [
@@ -96,7 +97,11 @@ def tell_result(summary: Mapping[str, Any], output: Path, report: Path) -> None:
             f"machine may have been busy: dynackd benchmark {output / STUDENT} measures again"
         )
     place, seconds = output / STUDENT, summary["seconds"]
-    say(f"it took {minutes(seconds['taken'])} minutes; {minutes(seconds['planned'])} were planned")
+    whole = f"{minutes(seconds['planned'])} were planned"
+    if gone_on:
+        say(f"this call took {minutes(seconds['taken'])} minutes; {whole} for it and the calls before it")
+    else:
+        say(f"it took {minutes(seconds['taken'])} minutes; {whole}")
     say(f'student: {place}    model, tokenizer = dynackd.load_student("{place}")    more: {place / "README.md"}')
     say(f"report: {report}")
 

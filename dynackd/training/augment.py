@@ -51,6 +51,7 @@ class Kept:
     def __init__(self, recipe: Recipe, record: Record, directory: Path, mode: RunMode) -> None:
         self.recipe, self.record, self.directory, self.mode = recipe, record, directory, mode
         self.begun = mode.resume and any(directory.glob("*.json"))  # then the recipe beside them is whole, too
+        self.before_s = 0.0  # of the parts that were made before
         if self.begun:
             refuse_changed_content(record, directory)
 
@@ -61,9 +62,14 @@ class Kept:
             self.begun = self.mode.interruption.resumable = True
         for part in (items[i : i + size] for i in range(0, len(items), size)):
             file = self.directory / f"{name}-{hashlib.sha256(json.dumps(part).encode()).hexdigest()[:32]}.json"
-            if not file.is_file():
-                write_json(file, {name: make(part)})
-            yield read_json(file)[name]
+            if file.is_file():
+                found = read_json(file)
+                self.before_s += found.get("seconds", 0.0)
+            else:
+                start = time.monotonic()
+                found = {name: make(part), "seconds": round(time.monotonic() - start, 3)}
+                write_json(file, found)
+            yield found[name]
 
     def drop(self) -> None:
         drop(self.directory)
@@ -126,7 +132,8 @@ def augment(recipe: Recipe, mode: RunMode) -> tuple[Path, dict[str, Any]]:
         back = _read_back(temporary / "train.jsonl", recipe, data, train, names)
         augmented = {"augmented": rows_record(back)}
         write_record(temporary, recipe, {**record, **augmented}, directory)
-        write_json(temporary / "augment.json", {**about, "seconds": round(time.monotonic() - start, 1)})
+        seconds = kept.before_s + time.monotonic() - start
+        write_json(temporary / "augment.json", {**about, "seconds": round(seconds, 1)})
     kept.drop()
     return directory, about
 

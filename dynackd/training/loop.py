@@ -1,7 +1,6 @@
 """The loop of every stage: its rate and length, its progress, what stops it, and whether it was long enough."""
 
 import signal
-import time
 import warnings
 from collections.abc import Mapping
 from contextlib import closing
@@ -18,7 +17,7 @@ from dynackd.report.terminal import console
 from dynackd.system.interruption import Interrupted
 from dynackd.system.places import write_files, writing
 from dynackd.training.lengths import FEWEST_EPOCHS, default_epochs, epoch_steps
-from dynackd.training.progress import LOG_FILE, TrainingProgress
+from dynackd.training.progress import LOG_FILE, Stopwatch, TrainingProgress
 from dynackd.training.rates import default_learning_rate, still_falling
 from dynackd.training.resumable import ResumableTrainer
 from dynackd.training.runs import TEACHER, Run, begin
@@ -53,13 +52,15 @@ def choose_length(run: Run, stage: str, inputs: int) -> None:
 def run_training(
     trainer: ResumableTrainer, run: Run, record: Record, title: str, kept: Mapping[str, Any] = MappingProxyType({})
 ) -> float:
-    """Train, or go on from the checkpoint; returns the seconds it took. kept: JSON files for the result."""
+    """Train, or go on from the checkpoint; returns the seconds it took, those before the checkpoint too. kept: JSON
+    files for the result."""
     _warn_of_slow_bf16(run.arguments)
     if run.checkpoint is None and run.arguments.should_save:
         begin(run.recipe, record, run.checkpoints)
         write_files(run.checkpoints, kept)
     run.mode.interruption.resumable = True
-    start, shown = time.monotonic(), TrainingProgress(title, run.checkpoints / LOG_FILE)
+    shown = TrainingProgress(title, run.checkpoints / LOG_FILE)
+    trainer.add_callback(Stopwatch)
     trainer.add_callback(shown)
     try:
         with (
@@ -74,7 +75,8 @@ def run_training(
         raise
     if trainer.stopped:  # by a signal that another process got
         raise Interrupted(signal.SIGTERM)
-    seconds = time.monotonic() - start
+    # Not the one that was added: with restore_callback_states_from_checkpoint another is in its place.
+    seconds = next(own.seconds for own in trainer.callback_handler.callbacks if isinstance(own, Stopwatch))
     say_if_too_short(trainer)
     return seconds
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.progress import TextColumn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from dynackd.report.terminal import console, progress, progress_bar
 
@@ -21,6 +22,25 @@ LINES = 10  # of a training where there is no terminal
 def write_log(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """What a Trainer logged, one JSON object a line."""
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+class Stopwatch(TrainerCallback, ExportableState):
+    """The seconds of a training, with those before the checkpoint that it goes on from, which holds them."""
+
+    def __init__(self) -> None:
+        self.before_s, self.start = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.before_s + time.monotonic() - self.start
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        kept = cast(Any, state.stateful_callbacks).get(type(self).__name__)  # of a checkpoint, or a fresh zero
+        self.before_s = kept["attributes"]["before_s"] if kept and state.global_step else 0.0
+        self.start = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"before_s": round(self.seconds, 1)}}
 
 
 class TrainingProgress(TrainerCallback):

@@ -306,8 +306,11 @@ def test_a_killed_run_goes_on_to_the_same_result_without_doing_its_work_again(tm
     changed = make_recipe(recipe_with_teacher(tmp_path, augmentation={**section, "probability": 0.9}))
     with pytest.raises(UserError, match=r"recipe has changed since .*in augmentation"):
         augment(changed, RunMode(resume=True))
+    part = next((tmp_path / "run").glob("*/*-????????????????????????????????.json"))
+    part.write_text(json.dumps({**json.loads(part.read_text()), "seconds": 1000}))
     directory, _ = augment(recipe, RunMode(resume=True))
     assert (directory / "train.jsonl").read_bytes() == whole
+    assert 1000 <= json.loads((directory / "augment.json").read_text())["seconds"] < 2000, "with those before the kill"
     resumed = len(calls)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["augmented"]
     calls[:] = [1] * 3  # never killed again

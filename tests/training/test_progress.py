@@ -34,10 +34,10 @@ def taught(tmp_path_factory):
     return recipe
 
 
-def again(recipe, tmp_path):
+def again(recipe, tmp_path, **training):
     """The same from the same teacher, in another place."""
-    teacher = str(recipe.output_dir / "teacher")
-    return make_recipe({**recipe.content, "output_dir": str(tmp_path / "run"), "teacher": teacher})
+    own = {"output_dir": str(tmp_path / "run"), "teacher": str(recipe.output_dir / "teacher")}
+    return make_recipe({**recipe.content, **own, "training": {**recipe.content["training"], **training}})
 
 
 @pytest.fixture
@@ -79,6 +79,23 @@ def test_a_resumed_log_is_that_of_an_unbroken_run(taught, tmp_path, monkeypatch,
     stages.train_width(recipe, RunMode(resume=True))
     assert [log_of(tmp_path / "run" / "width")] == followed == [log_of(taught.output_dir / "width")]
     assert "width stage: 9 of 12 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_resumed_training_took_what_it_took_before_too(taught, tmp_path, monkeypatch, restored):
+    """Or the report would tell the minutes of the last part as those of the whole."""
+    recipe = again(taught, tmp_path, restore_callback_states_from_checkpoint=restored)
+    kill(recipe, monkeypatch, 9)
+    file = tmp_path / "run" / "width-checkpoints" / "checkpoint-8" / "trainer_state.json"
+    state = json.loads(file.read_text())
+    watch = state["stateful_callbacks"]["Stopwatch"]["attributes"]
+    assert watch["before_s"] > 0
+    watch["before_s"] += 1000
+    file.write_text(json.dumps(state))
+    stages.train_width(recipe, RunMode(resume=True))
+    seconds = json.loads((tmp_path / "run" / "width" / "metrics.json").read_text())["train_seconds"]
+    assert watch["before_s"] < seconds < watch["before_s"] + 1000
+    assert json.loads((taught.output_dir / "width" / "metrics.json").read_text())["train_seconds"] < 1000
 
 
 def test_in_a_terminal_one_bar_begins_where_a_resumed_run_does(taught, tmp_path, monkeypatch, in_a_terminal, capsys):
