@@ -1,6 +1,6 @@
 """What half of the depth and half of the width keep of the teacher's metric, step by step: with the learning rates and
-epochs of before, with the default ones, and with these and texts without labels, layers chosen by importance, a start
-from a general supernet; each of them as both stages leave it and polished.
+epochs of before, with the default ones, and with these and texts without labels, new pairs of the training rows' own
+texts, layers chosen by importance, a start from a general supernet; each of them as both stages leave it and polished.
 
     python benchmarks/make_unlabelled.py ../shared/data runs/unlabelled
     dynackd train-general recipes/general/minilm.yaml     # for the variants from a general supernet
@@ -16,16 +16,21 @@ goes on where it stopped.
 
 import argparse
 import copy
+import csv
 import json
 import math
 import shutil
 import statistics
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
+from sklearn.feature_extraction.text import TfidfVectorizer
 
+from dynackd.data.sources import DataSource
 from dynackd.subnet import SubnetSpec
+from dynackd.tasks.loading import taken
 from dynackd.tasks.task import main_metric
 from dynackd.training.lengths import default_epochs
 from dynackd.training.polish import polish
@@ -47,6 +52,7 @@ VARIANTS = {
     "rates": {"before epochs"},
     "defaults": set(),
     "text": {"text"},
+    "own texts": {"own"},  # first texts of the training rows beside second texts of others
     "layers": {"layers"},
     "general": {"general"},
     "general, its head alone": {"general", "head"},  # join: head, where the other adds the teacher's difference
@@ -73,8 +79,9 @@ def recipe_of(task, variant, seed, options, place):
         training["learning_rate"] = RATES_BEFORE.get(task, 5e-5)
     if "before epochs" in changes:
         set_epochs(content, {**dict.fromkeys(STAGES, 3), **EPOCHS_BEFORE.get(task, {})})
-    if "text" in changes:
-        content["data"] |= {"unlabelled": str(options.unlabelled / f"{name}.jsonl"), "unlabelled_share": options.share}
+    if changes & {"text", "own"}:
+        file = options.unlabelled / f"{name}.jsonl" if "text" in changes else new_pairs(content["data"], name, options)
+        content["data"] |= {"unlabelled": str(file), "unlabelled_share": options.share}
         steps = math.ceil(rows_of(content["data"]) / training["per_device_train_batch_size"])
         set_epochs(content, {stage: default_epochs(stage, steps) * (1 - options.share) for stage in STAGES})
     if "layers" in changes:
@@ -94,6 +101,28 @@ def rows_of(data):
     """The labelled rows of a GLUE file that a training reads."""
     with open(data["train"], encoding="utf-8") as lines:
         return min(sum(1 for _ in lines) - 1, data.get("train_rows", math.inf))
+
+
+def new_pairs(data, name, options):
+    """A file of the pairs that the training rows' own texts make: each first text beside two second texts that share
+    most with it (by TF-IDF), and one of any other row."""
+    file = options.output / "pairs" / f"{name}-{data.get('train_rows', 'all')}.jsonl"
+    if file.is_file():
+        return file
+    with open(data["train"], encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    used = taken(len(rows), data.get("train_rows"), data.get("seed", DataSource().seed))[0]
+    firsts, seconds = ([rows[i][column] for i in used] for column in ("sentence1", "sentence2"))
+    vectors = TfidfVectorizer().fit([*firsts, *seconds])
+    near = (vectors.transform(firsts) @ vectors.transform(seconds).T).toarray()
+    np.fill_diagonal(near, -1)
+    chosen = np.concatenate([np.argsort(-near)[:, :2], np.roll(np.arange(len(used)), 1)[:, None]], axis=1)
+    known = set(zip(firsts, seconds, strict=True))
+    pairs = dict.fromkeys((firsts[i], seconds[j]) for i, some in enumerate(chosen) for j in some)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    made = ({"sentence1": one, "sentence2": other} for one, other in pairs if (one, other) not in known)
+    file.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    return file
 
 
 def trained(task, variant, seed, options):
@@ -172,8 +201,9 @@ def main():
     options = parser.parse_args()
     wanted = [(t, v, seed) for seed in options.seeds for t in options.tasks for v in options.variants]
     for task, variant, seed in [] if options.show else wanted:
-        if ("general" in VARIANTS[variant] and "bge" in task) or ("text" in VARIANTS[variant] and task == "sst2"):
-            continue  # the general supernet is MiniLM's; SST-2 has rows enough
+        impossible = ("general", "bge"), ("text", "sst2"), ("own", "sst2"), ("own", "cola")
+        if any(change in VARIANTS[variant] and name in task for change, name in impossible):
+            continue  # the general supernet is MiniLM's; SST-2 has rows enough; new pairs are made of pairs
         file = options.output / f"{task}-{variant.replace(', ', '-')}-{seed}.json"
         if not file.is_file():
             found = {"task": task, "variant": variant, "seed": seed, "result": trained(task, variant, seed, options)}
