@@ -82,7 +82,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 RECIPE: dict[str, Any] = {
     "task": "sst2",
     "importance": {"rows": 32},
-    "grid": {"widths": [0.25, 0.5, 0.75, 1.0], "depths": [0.5, 0.75, 1.0]},
+    "grid": {"widths": [0.25, 0.5, 0.75, 1.0], "depths": [0.5, 0.75, 1.0], "sampler": "all"},
     "training": {"use_cpu": True, "logging_strategy": "no", "save_strategy": "no", "disable_tqdm": True},
 }
 # What makes ours train the same networks as theirs in the `same` shapes, beside the number of layers.

@@ -180,7 +180,7 @@ def tiny_recipe(directory, **changes):
         "model": str(encoder),
         "task": {"kind": "classification", "text": "sentence", "label": "label"},
         "data": {"train": f"{directory}/train.tsv", "validation": f"{directory}/validation.tsv", "max_length": 16},
-        "grid": {"widths": [0.5, 1.0], "depths": [0.5, 1.0]},
+        "grid": {"widths": [0.5, 1.0], "depths": [0.5, 1.0], "sampler": "all"},
         "importance": {"rows": 16},
         "training": {"per_device_train_batch_size": 8, "num_train_epochs": 2, "learning_rate": 1e-3, "use_cpu": True},
         "output_dir": str(directory / "run"),

@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
-from dynackd.compress.plan import ALL, SANDWICH
+from dynackd.compress.plan import SANDWICH
 from dynackd.distill.teacher import Teacher
 from dynackd.measure.evaluation import batches_of
 from dynackd.subnet import Subnet
@@ -68,7 +68,7 @@ def calibrate(
     batch = recipe.stages[WIDTH_STAGE.name].arguments(Path(tempfile.gettempdir())).per_device_train_batch_size
     some, taught = _batches(rows, batch, task), _batches(distilled or rows, batch, task)
     steps: dict[str, dict[str, float]] = {}
-    samplers = {name: SubnetSampler.parse(name) for name in {name_of_sampler(recipe.sampler), ALL, SANDWICH}}
+    samplers = {name: SubnetSampler.parse(name) for name in {name_of_sampler(recipe.sampler), SANDWICH}}
     with tempfile.TemporaryDirectory(prefix="dynackd-") as scratch:
         if finetunes:
             arguments = _arguments(recipe, "finetune", Path(scratch))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from dynackd.errors import UserError
 
-ALL, SANDWICH = "all", "sandwich(1)"
+SANDWICH = "sandwich(1)"
 LEAST_STEPS = 8  # of a stage, or it learns nothing
 # Of the time for training, what each stage may take where that is not enough for all; what one leaves goes to others.
 SHARES = {"finetune": 0.25, "width": 0.25, "depth": 0.3, "polish": 0.2}

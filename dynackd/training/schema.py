@@ -77,10 +77,10 @@ class GridSection(Grid):
 
     layer_order: refused(MEASURED, None) = Field(default=None, description=MEASURED)  # type: ignore[valid-type]
     sampler: Annotated[SubnetSampler, PlainValidator(SubnetSampler.parse, json_schema_input_type=str)] = Field(
-        default="all",
+        default="sandwich(1)",
         validate_default=True,
-        description="Which of them train at a step: all, random(k) for any k, sandwich(k) for the largest, the "
-        "smallest and k others, or mixed(k) for k with layers and widths of their own, as a search finds them, in the "
+        description="Which of them train at a step: sandwich(k) for the largest, the smallest and k others, all, "
+        "random(k) for any k, or mixed(k) for k with layers and widths of their own, as a search finds them, in the "
         "others' place",
     )
 

@@ -247,7 +247,7 @@ def test_of_many_rows_some_are_left_for_the_search_to_judge_by(tmp_path, monkeyp
 def test_a_bound_is_written_into_the_recipe_as_the_steps_that_fit(tmp_path, monkeypatch):
     steps = {stage: {"all": 9.0, "sandwich(1)": 5.0} for stage in ("finetune", "width", "depth")}
     monkeypatch.setattr(preparing, "calibrate", lambda *_: Timing(steps, row_s=0.0))
-    found = prepared(tmp_path, "regression", max_minutes=10.0)
+    found = prepared(tmp_path, "regression", overrides=(*QUICK, "grid.sampler=all"), max_minutes=10.0)
     assert 400 < found.plan.seconds <= 600, "80 steps a stage would take 1,200 s"
     assert found.plan.changed == ("sampler sandwich(1) instead of all", "fewer epochs")
     assert found.plan.usual_s > 1200
