@@ -131,6 +131,7 @@ VARIANTS = {
         width(num_train_epochs=1) | depth(num_train_epochs=4, learning_rate=2 * RATE), PLAIN),
     "depth 10": (depth(num_train_epochs=10), PLAIN),
     "depth 20": (depth(num_train_epochs=20), PLAIN),
+    "depth 63": (depth(num_train_epochs=63), PLAIN),  # of --rows 500 1,000 steps
     "depth x2": (depth(learning_rate=2 * RATE), PLAIN),
     "depth x2, in place": (depth(learning_rate=2 * RATE), InplaceTrainer),
     "depth x2, averaged": (depth(learning_rate=2 * RATE), AveragingTrainer),
