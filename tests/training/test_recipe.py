@@ -12,6 +12,7 @@ from dynackd.distill.relations import RELATION_TERMS
 from dynackd.distill.terms import TERMS
 from dynackd.errors import UserError
 from dynackd.grid import Grid
+from dynackd.subnet import SubnetSpec
 from dynackd.training.recipe import STAGES, StageSettings, apply_overrides, load_recipe, make_recipe
 from dynackd.training.runs import RunMode, prepare
 
@@ -54,6 +55,18 @@ def test_a_stage_overrides_the_recipe_and_the_recipe_the_defaults(tmp_path):
     assert recipe.stages["depth"].distillation.weights["ce"] == 0.5
     assert recipe.stages["width"].distillation.weights.get("ce", 0) == 0
     assert recipe.grid == Grid((1.0, 0.5), (1.0, 0.5))
+
+
+def test_a_recipe_that_says_no_sampler_trains_three_sub_networks_a_step(tmp_path):
+    """In the same time better than all of them (benchmarks/RESULTS.md), and what docs and compress call the default."""
+    content = {**tiny_recipe(tmp_path), "grid": {"widths": [0.25, 0.5, 1.0], "depths": [0.5, 1.0]}}
+    recipe = make_recipe(content)
+    steps = [recipe.sampler.sample(recipe.grid.specs(), 42, step) for step in range(9)]
+    assert {len(own) for own in steps} == {3}
+    assert all((own[0], own[-1]) == (SubnetSpec(1, 1), SubnetSpec(0.25, 0.5)) for own in steps)
+    assert len({own[1] for own in steps}) > 2
+    content["grid"]["sampler"] = "all"
+    assert make_recipe(content).sampler.sample(recipe.grid.specs(), 42, 0) == list(recipe.grid.specs())
 
 
 def test_a_stage_that_names_another_signal_starts_from_that_signals_weights(tmp_path):
