@@ -14,7 +14,7 @@ from dynackd.data.model_labels import ModelLabels
 from dynackd.data.rows import Column, Rows, read_class
 from dynackd.data.wanted_labels import resolve_wanted, wanted_labels
 from dynackd.errors import UserError, listed
-from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes, doubt_of_one_answer
+from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes, doubt_of_little, doubt_of_one_answer
 from dynackd.tasks.guessing import Guess, Sample, Seen, as_written, some_of
 from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.losses import cross_entropy, soft_cross_entropy
@@ -121,7 +121,7 @@ class Classification(Kind):
         answers, known = self.answers(outputs), labels["labels"]
         confusion = confusion_of(known, answers, len(names.names))
         one = doubt_of_one_answer(answers, known, lambda own: f"'{names.names[own]}'")
-        return doubt_of_classes(confusion, names) or one
+        return doubt_of_classes(confusion, names) or one or doubt_of_little(confusion)
 
     def relabelled(self, names: Sequence[str], before: Sequence[int], after: Sequence[int]) -> dict[str, Any]:
         changed = sum(old != new for old, new in zip(before, after, strict=True))

@@ -18,6 +18,9 @@ FEWEST_ROWS = 50  # of fewer, chance alone makes anything
 MOST_SHOWN = 6
 SAME = 2e-3  # of the largest output: by how much rows differ where a model is blind to them
 CHANCE = 1e-5  # how seldom chance alone may look as bad
+HARDLY = 0.2  # agreement with the data below which it is slight (Landis and Koch 1977, of Cohen's kappa)
+TOO_LITTLE = ("it has hardly learned the task, and all sub-networks would imitate that; most often its training was "
+              "too short (training.num_train_epochs), or its learning_rate not the right one")
 WAY_OUT = "or task.check_teacher: false if it is meant so"
 
 
@@ -70,6 +73,30 @@ def doubt_of_values(values: np.ndarray, labels: np.ndarray) -> Doubt | None:
     told = (f"the teacher's values fall where the data's rise (Pearson's correlation {result.statistic:.2f} on "
             f"{len(labels)} rows); name the teacher of this task, {WAY_OUT}")
     return Doubt(told, len(labels) >= FEWEST_ROWS)
+
+
+def doubt_of_little(confusion: np.ndarray, counted: str = "rows") -> Doubt | None:
+    """A teacher that is right hardly more often than its answers dealt out at random, by Cohen's kappa of a confusion
+    `[data's class, teacher's class]`: where most rows are of one class, its accuracy does not show that."""
+    rows, right = int(confusion.sum()), int(np.trace(confusion))
+    chance = float(confusion.sum(0) @ confusion.sum(1)) / max(1, rows) ** 2
+    if rows < FEWEST_ROWS or right - chance * rows >= HARDLY * (1 - chance) * rows:
+        return None
+    told = (f"the teacher gives {right} of {rows} {counted} the class that the data say ({right / rows:.0%}), where "
+            f"its answers dealt out at random would do so of {chance:.0%}: {TOO_LITTLE}")
+    return Doubt(told, certain=False)
+
+
+def doubt_of_loose_values(values: np.ndarray, labels: np.ndarray) -> Doubt | None:
+    """A regression's teacher whose values `[rows]` hardly rise with the data's."""
+    if len(labels) < FEWEST_ROWS or np.ptp(values) == 0 or np.ptp(labels) == 0:
+        return None
+    correlation = stats.pearsonr(values, labels).statistic
+    if correlation >= HARDLY:
+        return None
+    told = (f"the teacher's values hardly follow the data's (Pearson's correlation {correlation:.2f} on {len(labels)} "
+            f"rows): {TOO_LITTLE}")
+    return Doubt(told, certain=False)
 
 
 def doubt_of_classes(confusion: np.ndarray, labels: LabelMap, counted: str = "rows") -> Doubt | None:

@@ -11,7 +11,7 @@ from dynackd.data.labels import LabelMap
 from dynackd.data.model_labels import ModelLabels
 from dynackd.data.rows import Column, read_number
 from dynackd.errors import UserError, listed
-from dynackd.tasks.doubts import Doubt, doubt_of_values
+from dynackd.tasks.doubts import Doubt, doubt_of_loose_values, doubt_of_values
 from dynackd.tasks.guessing import Guess, Sample, Seen, as_written
 from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.losses import squared_error
@@ -83,7 +83,8 @@ class Regression(Kind):
         return {"rmse": float(np.sqrt(np.square(difference).mean()))}
 
     def doubt(self, outputs: Arrays, labels: Arrays, names: LabelMap | None) -> Doubt | None:
-        return doubt_of_values(outputs["logits"].reshape(-1), labels["labels"])
+        values = outputs["logits"].reshape(-1)
+        return doubt_of_values(values, labels["labels"]) or doubt_of_loose_values(values, labels["labels"])
 
 
 REGRESSION = Regression()

@@ -31,7 +31,7 @@ from dynackd.data.wanted_labels import resolve_wanted, wanted_labels
 from dynackd.errors import UserError, listed
 from dynackd.system.settings import Settings
 from dynackd.tasks.common_words import CommonWords, Places
-from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes, doubt_of_one_answer
+from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes, doubt_of_little, doubt_of_one_answer
 from dynackd.tasks.entities import OUTSIDE, Tagged, marks_entities
 from dynackd.tasks.guessing import CERTAIN, Guess, Sample, some_of
 from dynackd.tasks.kind import RESERVED_COLUMNS, Kind, Task
@@ -283,7 +283,7 @@ for word in sorted({{word for word in encoded.word_ids if word is not None}}):
         answers, known = self.answers(outputs), labels["labels"]
         confusion = confusion_of(known, answers, len(names.names))
         one = doubt_of_one_answer(answers, known, lambda own: f"'{names.names[own]}'", "words")
-        return doubt_of_classes(confusion, names, "words") or one
+        return doubt_of_classes(confusion, names, "words") or one or doubt_of_little(confusion, "words")
 
 
 def _read_words(value: list[Any]) -> list[str]:

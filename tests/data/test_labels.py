@@ -22,6 +22,7 @@ from dynackd.tasks.doubts import confusion_of, doubt_of_classes, doubt_of_samene
 from dynackd.tasks.loading import load_task_data
 from dynackd.tasks.metrics import METRICS
 from dynackd.tasks.multi_label import MULTI_LABEL
+from dynackd.tasks.regression import REGRESSION
 from dynackd.tasks.task import compute_metrics, resolve_task
 from dynackd.tasks.token_classification import TOKEN_CLASSIFICATION
 from dynackd.training import stages
@@ -372,13 +373,50 @@ def test_a_teacher_of_one_answer_for_all_rows_is_told():
     assert doubt.told.startswith("the teacher answers each of 100 rows with 'bad': it has learned no more than")
     assert not doubt.certain, "rows may be as uneven"
     logits[7, 1] = 1.1
-    assert CLASSIFICATION.doubt({"logits": logits}, {"labels": labels}, names) is None
+    assert "answers each of" not in CLASSIFICATION.doubt({"logits": logits}, {"labels": labels}, names).told
     logits[7, 1] = 0
     assert CLASSIFICATION.doubt({"logits": logits}, {"labels": 0 * labels}, names) is None, "the data say so"
     few = {"logits": logits[:40]}, {"labels": labels[:40]}
     assert CLASSIFICATION.doubt(*few, names) is None, "too few rows to say so"
     words = TOKEN_CLASSIFICATION.doubt({"logits": logits}, {"labels": labels}, names)
     assert "answers each of 100 words with 'bad'" in words.told
+
+
+def dealt(confusion):
+    """(logits, labels) of a teacher of this confusion."""
+    cells = [(label, answer) for (label, answer), count in np.ndenumerate(confusion) for _ in range(count)]
+    labels, answers = np.array(cells).T
+    return {"logits": np.eye(len(confusion))[answers] + 0.01 * np.arange(len(cells))[:, None]}, {"labels": labels}
+
+
+def test_a_teacher_that_is_hardly_more_right_than_by_chance_is_told():
+    """The first is MiniLM's of MRPC after 345 steps: .694 where .684 are of one class."""
+    names = told(("no", "yes"))
+    for kind, counted in ((CLASSIFICATION, "rows"), (TOKEN_CLASSIFICATION, "words")):
+        doubt = kind.doubt(*dealt([[17, 112], [13, 266]]), names)
+        assert doubt.told.startswith(
+            f"the teacher gives 283 of 408 {counted} the class that the data say (69%), where its answers dealt out at "
+            "random would do so of 66%: it has hardly learned the task")
+        assert not doubt.certain, "some tasks are as hard"
+        assert kind.doubt(*dealt([[50, 79], [33, 246]]), names) is None, "kappa .28"
+    assert CLASSIFICATION.doubt(*dealt([[4, 6], [4, 486]]), names) is None, "of few rows of a class some are found"
+    assert CLASSIFICATION.doubt(*dealt([[2, 13], [1, 32]]), names) is None, "too few rows to say so"
+
+
+def test_a_regressions_teacher_that_hardly_follows_the_data_is_told():
+    rng = np.random.default_rng(0)
+    labels, noise = rng.normal(size=(2, 200))
+
+    def doubt(values, labels=labels):
+        return REGRESSION.doubt({"logits": values[:, None]}, {"labels": labels}, None)
+
+    found = doubt(noise + 0.15 * labels)
+    assert found.told.startswith("the teacher's values hardly follow the data's (Pearson's correlation 0.")
+    assert "on 200 rows): it has hardly learned the task" in found.told
+    assert not found.certain
+    assert doubt(noise + 0.5 * labels) is None
+    assert doubt((noise + 0.15 * labels)[:40], labels[:40]) is None, "too few rows to say so"
+    assert doubt(np.zeros(200)) is None
 
 
 def test_a_teacher_that_finds_the_same_labels_in_all_rows_is_told():
