@@ -5,9 +5,10 @@ import math
 from transformers import TrainingArguments
 
 # Three epochs, or of few rows as many as make so many steps, up to MOST_EPOCHS (benchmarks/RESULTS.md, "How long the
-# depth stage takes"). What the depth stage trains begins furthest from what it learns from.
+# depth stage takes" and "How long fine-tuning takes"). A new head learns nothing at first, and what the depth stage
+# trains begins furthest from what it learns from.
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 20
-STEPS = {"finetune": 300, "width": 300, "depth": 1000, "polish": 300, "general": 300}
+STEPS = {"finetune": 1000, "width": 300, "depth": 1000, "polish": 300, "general": 300}
 
 
 def epoch_steps(arguments: TrainingArguments, inputs: int) -> int:
