@@ -138,7 +138,7 @@ BOUNDED = {"grid.sampler": "sandwich(1)", "training.bf16": True, "training.use_c
 def content_of(task, signal, seed, options):
     """The task's shipped recipe with the signal's overrides, and the bounds of this machine."""
     content = copy.deepcopy(dict(load_recipe(RECIPES / f"{task}.yaml").content))
-    for key, value in {**SIGNALS_BY_NAME[signal], **({} if options.full else BOUNDED)}.items():
+    for key, value in {**SIGNALS_BY_NAME[signal], **({"grid.sampler": "all"} if options.full else BOUNDED)}.items():
         content = apply_overrides(content, [f"{key}={json.dumps(value)}"])
     *steps, batch_size = BUDGET[task]
     for stage, count, rate in zip(STAGES, steps, options.rates, strict=True):

@@ -14,7 +14,6 @@ compare at equal time only where these agree.
 import argparse
 import hashlib
 import json
-import random
 import shutil
 import statistics
 import time
@@ -28,12 +27,10 @@ from transformers import TrainerCallback
 
 from dynackd.distill.teacher import Teacher
 from dynackd.subnet import full
-from dynackd.tasks.loading import load_task_data
 from dynackd.training import stages, trainer
 from dynackd.training.rates import default_learning_rate
 from dynackd.training.recipe import apply_overrides, make_recipe
 from dynackd.training.runs import RunMode
-from dynackd.training.samplers import SAMPLERS
 
 console = Console(width=180)
 RATE = default_learning_rate("depth", 384)
@@ -149,70 +146,13 @@ VARIANTS = {
 }
 
 
-# As many steps, half of them on rows without labels, which are made of the training rows. For --width-epochs 3
-# --depth-epochs 16: their default lengths for 2,000 rows.
-HALF = width(num_train_epochs=1.5) | depth(num_train_epochs=8)
-VARIANTS |= {
-    "noised": (HALF | {"data.unlabelled": "noised.txt"}, PLAIN),
-    "spliced": (HALF | {"data.unlabelled": "spliced.txt"}, PLAIN),
-}
-
-
-def noised(texts, rng):
-    """Each text with one word left out, one doubled elsewhere or two neighbours swapped, three times."""
-    for text in texts * 3:
-        words = text.split()
-        place = rng.randrange(len(words))
-        if (way := rng.randrange(3)) == 0 and len(words) > 1:
-            del words[place]
-        elif way == 1:
-            words.insert(rng.randrange(len(words) + 1), words[place])
-        else:
-            words[place : place + 2] = reversed(words[place : place + 2])
-        yield " ".join(words)
-
-
-def spliced(texts, rng):
-    """The beginning of each text and the end of another, three times."""
-    for text in texts * 3:
-        words, others = text.split(), rng.choice(texts).split()
-        yield " ".join([*words[: rng.randint(1, len(words))], *others[rng.randrange(len(others)) :]])
-
-
-MADE = {"noised.txt": noised, "spliced.txt": spliced}
-
-
-def made_texts(name, task, options):
-    """A file of texts made of the training rows' first ones."""
-    recipe = recipe_of("minilm", task, options, options.output / "none", {})
-    train = load_task_data(recipe.task, recipe.data, ("train",)).train
-    file = options.output / "texts" / f"{task}-{options.seed}-{name}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    made = MADE[name](train[recipe.task.text_columns[0]][:], random.Random(options.seed))
-    file.write_text("".join(f"{text}\n" for text in made), encoding="utf-8")
-    return str(file)
-
-
 # All twelve sizes of the default grid, and the same time spent on three a step: how many more epochs that makes is what
 # `training.py --compare` measured of a stage's steps.
 TWELVE = {"grid.widths": [1.0, 0.75, 0.5, 0.25], "grid.depths": [1.0, 0.75, 0.5]}
 VARIANTS |= {
     "12 sizes, all": (TWELVE | {"grid.sampler": "all"} | width(num_train_epochs=3) | depth(num_train_epochs=3), PLAIN),
     "12 sizes, sandwich(1) as long": (TWELVE | width(num_train_epochs=4) | depth(num_train_epochs=7.4), PLAIN),
-    "12 sizes, of each depth one, as long": (
-        TWELVE | width(num_train_epochs=4) | depth(num_train_epochs=7.4) | {"grid.sampler": "of_each_depth"}, PLAIN),
 }
-
-
-def of_each_depth(subnets, rng):
-    """Of each depth one of any width. The width stage, of one depth, trains as many as there are in the depth stage."""
-    depths = sorted({len(subnet.layers) for subnet in subnets}, reverse=True)
-    if len(depths) == 1:
-        return SAMPLERS["sandwich"](subnets, rng, 1)
-    return [rng.choice([subnet for subnet in subnets if len(subnet.layers) == depth]) for depth in depths]
-
-
-SAMPLERS["of_each_depth"] = of_each_depth
 
 
 def widths_key(overrides):
@@ -223,8 +163,6 @@ def widths_key(overrides):
 
 def trained(task, variant, seed, options):
     overrides, kind = VARIANTS[variant]
-    if (name := overrides.get("data.unlabelled")) is not None:
-        overrides = {**overrides, "data.unlabelled": made_texts(name, task, options)}
     base = recipe_of("minilm", task, options, options.output / "none", {"finetune": RATE, "width": RATE, "depth": RATE})
 
     def recipe(place):

@@ -19,8 +19,9 @@ MOST_SHOWN = 6
 SAME = 2e-3  # of the largest output: by how much rows differ where a model is blind to them
 CHANCE = 1e-5  # how seldom chance alone may look as bad
 HARDLY = 0.2  # agreement with the data below which it is slight (Landis and Koch 1977, of Cohen's kappa)
-TOO_LITTLE = ("it has hardly learned the task, and all sub-networks would imitate that; most often its training was "
-              "too short (training.num_train_epochs), or its learning_rate not the right one")
+IMITATED = ("and all sub-networks would imitate that; most often its training was too short "
+            "(training.num_train_epochs), or its learning_rate not the right one")
+TOO_LITTLE = f"it has hardly learned the task, {IMITATED}"
 WAY_OUT = "or task.check_teacher: false if it is meant so"
 
 
@@ -51,8 +52,7 @@ def doubt_of_one_answer(
     if len(answers) < FEWEST_ROWS or (answers != answers[0]).any() or not (labels != labels[0]).any():
         return None
     told = (f"the teacher answers each of {len(answers)} {counted} with {named(answers[0])}: it has learned no more "
-            "than what is most frequent, and all sub-networks would imitate that; most often its training was too "
-            "short (training.num_train_epochs), or its learning_rate not the right one")
+            f"than what is most frequent, {IMITATED}")
     return Doubt(told, certain=False)
 
 
@@ -80,7 +80,8 @@ def doubt_of_little(confusion: np.ndarray, counted: str = "rows") -> Doubt | Non
     `[data's class, teacher's class]`: where most rows are of one class, its accuracy does not show that."""
     rows, right = int(confusion.sum()), int(np.trace(confusion))
     chance = float(confusion.sum(0) @ confusion.sum(1)) / max(1, rows) ** 2
-    if rows < FEWEST_ROWS or right - chance * rows >= HARDLY * (1 - chance) * rows:
+    one_class = np.count_nonzero(confusion.sum(1)) < 2  # of which nothing can be told
+    if rows < FEWEST_ROWS or one_class or right - chance * rows >= HARDLY * (1 - chance) * rows:
         return None
     told = (f"the teacher gives {right} of {rows} {counted} the class that the data say ({right / rows:.0%}), where "
             f"its answers dealt out at random would do so of {chance:.0%}: {TOO_LITTLE}")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
+from sklearn.metrics import cohen_kappa_score
 
 from dynackd.cli.command_line import main
 from dynackd.data.labels import LabelMap, label_map
@@ -18,7 +19,14 @@ from dynackd.data.wanted_labels import wanted_labels
 from dynackd.errors import UserError
 from dynackd.supernet.checkpoints import load_model
 from dynackd.tasks.classification import CLASSIFICATION
-from dynackd.tasks.doubts import confusion_of, doubt_of_classes, doubt_of_sameness, doubt_of_values
+from dynackd.tasks.doubts import (
+    HARDLY,
+    confusion_of,
+    doubt_of_classes,
+    doubt_of_little,
+    doubt_of_sameness,
+    doubt_of_values,
+)
 from dynackd.tasks.loading import load_task_data
 from dynackd.tasks.metrics import METRICS
 from dynackd.tasks.multi_label import MULTI_LABEL
@@ -398,9 +406,21 @@ def test_a_teacher_that_is_hardly_more_right_than_by_chance_is_told():
             f"the teacher gives 283 of 408 {counted} the class that the data say (69%), where its answers dealt out at "
             "random would do so of 66%: it has hardly learned the task")
         assert not doubt.certain, "some tasks are as hard"
-        assert kind.doubt(*dealt([[50, 79], [33, 246]]), names) is None, "kappa .28"
+        assert kind.doubt(*dealt([[50, 79], [33, 246]]), names) is None
+        assert kind.doubt(*dealt([[99, 1], [0, 0]]), names) is None, "the rows are of one class"
     assert CLASSIFICATION.doubt(*dealt([[4, 6], [4, 486]]), names) is None, "of few rows of a class some are found"
     assert CLASSIFICATION.doubt(*dealt([[2, 13], [1, 32]]), names) is None, "too few rows to say so"
+
+
+@pytest.mark.parametrize("kept", [60, 63, 66, 90])
+def test_hardly_is_what_cohens_kappa_says(kept):
+    confusion = np.array([[kept, 100 - kept, 0], [30, 60, 10], [40, 20, 40]])
+    labels, answers = np.array([cell for cell, n in np.ndenumerate(confusion) for _ in range(n)]).T
+    assert (doubt_of_little(confusion) is None) == (cohen_kappa_score(labels, answers) >= HARDLY)
+    few = np.array([[kept, 100 - kept], [kept - 12, 112 - kept]])
+    labels, answers = np.array([cell for cell, n in np.ndenumerate(few) for _ in range(n)]).T
+    assert doubt_of_little(few) is not None
+    assert cohen_kappa_score(labels, answers) < HARDLY
 
 
 def test_a_regressions_teacher_that_hardly_follows_the_data_is_told():
