@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 
-from dynackd.tasks.question_answering import ENDS, QUESTION_ANSWERING, STARTS, Collator, windows_of
+from dynackd.tasks.question_answering import QUESTION_ANSWERING
 from dynackd.tasks.spans import MOST_TOKENS, OUTSIDE, best_spans
+from dynackd.tasks.windows import ENDS, STARTS, Collator, windows_of
 
 
 @dataclass(frozen=True)

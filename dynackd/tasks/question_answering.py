@@ -17,8 +17,6 @@ from datasets import Dataset
 from pydantic import Field
 from scipy.special import log_softmax
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import DataCollatorWithPadding
 
 from dynackd.data.model_labels import ModelLabels, placeholders
 from dynackd.data.rows import Column, Rows
@@ -41,9 +39,8 @@ from dynackd.tasks.spans import (
     padded,
     tokens_of,
 )
+from dynackd.tasks.windows import ENDS, ROW, STARTS, Collator, beginning, windows_of
 
-STARTS, ENDS = "character_starts", "character_ends"  # of a window's tokens in the context [tokens], OUTSIDE for others
-ROW = "of_row"  # of a window: the number of its question, from 0
 POSITIONS = ("start_positions", "end_positions")  # of a window: the tokens of the answer
 LENGTHS = "window_lengths"  # of the windows whose tokens were joined, once they are `flat`
 NOWHERE = -1e30  # a logit where there is no token: its probability is 0 to the last bit
@@ -81,22 +78,6 @@ class Questions(Task):
     stride: int | None = None
     unanswerable: bool = False
     max_answer_tokens: int = MOST_TOKENS
-
-
-class Collator:
-    """Makes a batch of windows, filled up to the longest of them."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.inputs = DataCollatorWithPadding(tokenizer)
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        ragged = [name for name in (STARTS, ENDS) if name in rows[0]]
-        batch: dict[str, Tensor] = dict(
-            self.inputs([{name: value for name, value in row.items() if name not in ragged} for row in rows])
-        )
-        for name in ragged:
-            batch[name] = pad_sequence([torch.as_tensor(row[name]) for row in rows], True, OUTSIDE)
-        return batch
 
 
 class QuestionAnswering(Kind):
@@ -303,23 +284,17 @@ def _read_answers(value: Any) -> dict[str, list[Any]]:
     """Answers as texts and starts, from an object of two lists or a list of objects. ValueError says what is wrong."""
     if isinstance(value, list):
         if not all(isinstance(one, Mapping) for one in value):
-            raise ValueError(f"expected objects such as {ONE}, got {_beginning(value)}")
+            raise ValueError(f"expected objects such as {ONE}, got {beginning(value)}")
         value = {key: [one.get(key) for one in value] for key in ("text", "answer_start")}
     texts, starts = value.get("text"), value.get("answer_start")
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        raise ValueError(f"expected as many texts as starts, such as {EXAMPLE}, got {_beginning(value)}")
+        raise ValueError(f"expected as many texts as starts, such as {EXAMPLE}, got {beginning(value)}")
     for text, start in zip(texts, starts, strict=True):
         if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
             raise ValueError(f"expected texts and whole numbers, such as {EXAMPLE}, got "
-                             f"{_beginning(text)} and {_beginning(start)}")
+                             f"{beginning(text)} and {beginning(start)}")
         text.encode()
     return {"text": texts, "answer_start": starts}
-
-
-def _beginning(value: Any) -> str:
-    """A value as Python writes it, the beginning of a long one."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _check_answers(rows: Rows, task: Questions) -> None:
@@ -332,8 +307,8 @@ def _check_answers(rows: Rows, task: Questions) -> None:
         for text, start in zip(answers["text"], answers["answer_start"], strict=True):
             if located(context, text, start) is None:
                 there = context[max(start, 0) : max(start, 0) + len(text)]
-                raise UserError(f"{where}: the answer {_beginning(text)} is not at character {start:,} of the context, "
-                                f"where {_beginning(there)} stands; characters are counted from 0")
+                raise UserError(f"{where}: the answer {beginning(text)} is not at character {start:,} of the context, "
+                                f"where {beginning(there)} stands; characters are counted from 0")
 
 
 def _pairs(rows: Any, task: Task) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -346,44 +321,6 @@ def _place(context: str, answers: Mapping[str, Sequence[Any]]) -> tuple[int, int
     """The characters of the first answer, which is learned."""
     every = zip(answers["text"], answers["answer_start"], strict=True)
     return next((located(context, text, start) for text, start in every), None)
-
-
-# --- windows ---------------------------------------------------------------------------------------------------------
-
-
-def windows_of(
-    tokenizer: Any, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int | None = None
-) -> dict[str, Any]:
-    """The model's inputs of some questions in windows of at most `max_length` tokens, and of each window ROW, the
-    place of its question, STARTS and ENDS. stride: the tokens that windows share, by default a third of them.
-
-    Raises UserError for a question that leaves no room for a context.
-    """
-    shared = max_length // 3 if stride is None else stride
-    special = tokenizer.num_special_tokens_to_add(pair=True)
-    asked = tokenizer(questions, add_special_tokens=False, verbose=False)["input_ids"]
-    for question, ids in zip(questions, asked, strict=True):
-        room = max_length - special - len(ids)
-        if room <= shared:
-            raise UserError(f"the question {_beginning(question)} takes {len(ids):,} tokens, which leaves "
-                            f"{max(room, 0):,} of the {max_length:,} of a window to its context, no more than the "
-                            f"{shared:,} that windows share; raise data.max_length or lower task.stride")
-    encoded = tokenizer(
-        questions, contexts, truncation="only_second", max_length=max_length, stride=shared,
-        return_overflowing_tokens=True, return_offsets_mapping=True,
-    )  # fmt: skip
-    rows = encoded["overflow_to_sample_mapping"]
-    places = [_characters(encoded.sequence_ids(i), offsets) for i, offsets in enumerate(encoded["offset_mapping"])]
-    inputs = {name: encoded[name] for name in tokenizer.model_input_names}
-    starts, ends = ([place[:, side] for place in places] for side in (0, 1))
-    return {**inputs, ROW: [int(row) for row in rows], STARTS: starts, ENDS: ends}
-
-
-def _characters(sequences: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
-    """(start, end) in the context of each token of a window [tokens, 2]."""
-    places = np.array(offsets, np.int32).reshape(-1, 2)
-    context = np.array([sequence == 1 for sequence in sequences]) & (places[:, 0] < places[:, 1])
-    return np.where(context[:, None], places, OUTSIDE)
 
 
 def _says_where(value: Any) -> bool:

@@ -31,7 +31,7 @@ from dynackd.measure.evaluation import joined
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import read_json
 from dynackd.tasks.loading import load_task_data
-from dynackd.tasks.question_answering import ENDS, LENGTHS, QUESTION_ANSWERING, ROW, STARTS, real
+from dynackd.tasks.question_answering import LENGTHS, QUESTION_ANSWERING, real
 from dynackd.tasks.spans import (
     Spans,
     best_of,
@@ -45,6 +45,7 @@ from dynackd.tasks.spans import (
 )
 from dynackd.tasks.task import compute_metrics, resolve_task
 from dynackd.tasks.tokens import tokenize
+from dynackd.tasks.windows import ENDS, ROW, STARTS
 
 TASK = {"kind": "question_answering"}
 
