@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import roc_auc_score
 
 from dynackd.data.labels import LabelMap, flow
 
@@ -18,7 +19,8 @@ FEWEST_ROWS = 50  # of fewer, chance alone makes anything
 MOST_SHOWN = 6
 SAME = 2e-3  # of the largest output: by how much rows differ where a model is blind to them
 CHANCE = 1e-5  # how seldom chance alone may look as bad
-HARDLY = 0.2  # agreement with the data below which it is slight (Landis and Koch 1977, of Cohen's kappa)
+HARDLY = 0.2  # agreement with the data below which it is slight (Landis and Koch 1977, of Cohen's kappa): for each kind
+# on a scale where chance is 0, or nearly
 IMITATED = ("and all sub-networks would imitate that; most often its training was too short "
             "(training.num_train_epochs), or its learning_rate not the right one")
 TOO_LITTLE = f"it has hardly learned the task, {IMITATED}"
@@ -78,14 +80,38 @@ def doubt_of_values(values: np.ndarray, labels: np.ndarray) -> Doubt | None:
 def doubt_of_little(confusion: np.ndarray, counted: str = "rows") -> Doubt | None:
     """A teacher that is right hardly more often than its answers dealt out at random, by Cohen's kappa of a confusion
     `[data's class, teacher's class]`: where most rows are of one class, its accuracy does not show that."""
-    rows, right = int(confusion.sum()), int(np.trace(confusion))
-    chance = float(confusion.sum(0) @ confusion.sum(1)) / max(1, rows) ** 2
-    one_class = np.count_nonzero(confusion.sum(1)) < 2  # of which nothing can be told
-    if rows < FEWEST_ROWS or one_class or right - chance * rows >= HARDLY * (1 - chance) * rows:
+    found = _hardly_right(confusion[None])
+    if found is None:
         return None
+    right, rows, chance = found
     told = (f"the teacher gives {right} of {rows} {counted} the class that the data say ({right / rows:.0%}), where "
             f"its answers dealt out at random would do so of {chance:.0%}: {TOO_LITTLE}")
     return Doubt(told, certain=False)
+
+
+def doubt_of_few_found(answers: np.ndarray, known: np.ndarray) -> Doubt | None:
+    """A multi-label teacher whose decisions 0 or 1 `[rows, labels]` are right hardly more often than at random, each
+    label's dealt out over its own rows."""
+    found = _hardly_right(np.stack([confusion_of(*own, 2) for own in zip(known.T.astype(int), answers.T, strict=True)]))
+    if found is None:
+        return None
+    right, decisions, chance = found
+    told = (f"the teacher decides {right:,} of {decisions:,} times as the data say whether a row has a label "
+            f"({right / decisions:.1%}), where its decisions dealt out at random would do so in {chance:.1%}: "
+            f"{TOO_LITTLE}")
+    return Doubt(told, certain=False)
+
+
+def _hardly_right(confusions: np.ndarray) -> tuple[int, int, float] | None:
+    """(right, all, share that chance makes right) of confusions `[tables, classes, classes]`, where Cohen's kappa of
+    them together is slight; None where it is not, or the rows are few. Of rows of one class nothing can be told."""
+    tables = confusions[np.count_nonzero(confusions.sum(2), axis=1) > 1]
+    rows = tables.sum((1, 2))
+    if rows.max(initial=0) < FEWEST_ROWS:
+        return None
+    right, count = int(np.trace(tables, axis1=1, axis2=2).sum()), int(rows.sum())
+    chance = float(((tables.sum(1) * tables.sum(2)).sum(1) / rows).sum())
+    return None if right - chance >= HARDLY * (count - chance) else (right, count, chance / count)
 
 
 def doubt_of_loose_values(values: np.ndarray, labels: np.ndarray) -> Doubt | None:
@@ -97,6 +123,36 @@ def doubt_of_loose_values(values: np.ndarray, labels: np.ndarray) -> Doubt | Non
         return None
     told = (f"the teacher's values hardly follow the data's (Pearson's correlation {correlation:.2f} on {len(labels)} "
             f"rows): {TOO_LITTLE}")
+    return Doubt(told, certain=False)
+
+
+def doubt_of_order(scores: np.ndarray, relevance: np.ndarray) -> Doubt | None:
+    """A reranker whose scores `[pairs]` of passages of more than the mean `relevance` are hardly above the others', by
+    Somers' D, which is twice the area under the ROC curve less 1."""
+    above = relevance > relevance.mean()
+    if len(scores) < FEWEST_ROWS or not above.any():
+        return None
+    area = float(roc_auc_score(above, scores))
+    if 2 * area - 1 >= HARDLY:
+        return None
+    told = (f"the teacher scores a passage of more relevance above one of less {area:.0%} of the times ({len(scores)} "
+            f"pairs), where chance would half of them: {TOO_LITTLE}")
+    return Doubt(told, certain=False)
+
+
+def doubt_of_places(answers: np.ndarray, places: np.ndarray) -> Doubt | None:
+    """A teacher whose answers `[windows, 2]`, first and last token, share hardly any tokens (F1) with the data's, in
+    the windows that hold one."""
+    held = places[:, 1] > 0
+    if held.sum() < FEWEST_ROWS:
+        return None
+    (first, last), (start, end) = answers[held].T, places[held].T
+    shared = np.clip(np.minimum(last, end) - np.maximum(first, start) + 1, 0, None)
+    f1 = float((2 * shared / (np.clip(last - first + 1, 0, None) + end - start + 1)).mean())
+    if f1 >= HARDLY:
+        return None
+    told = (f"the teacher's answers share {f1:.0%} of their tokens (F1) with the data's, in the {held.sum()} windows "
+            f"that hold one: {TOO_LITTLE}")
     return Doubt(told, certain=False)
 
 

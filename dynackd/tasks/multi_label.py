@@ -21,7 +21,7 @@ from dynackd.data.rows import Column, Rows, read_class
 from dynackd.data.wanted_labels import resolve_wanted, wanted_labels
 from dynackd.errors import UserError, listed
 from dynackd.system.settings import Settings
-from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes, doubt_of_one_answer
+from dynackd.tasks.doubts import Doubt, confusion_of, doubt_of_classes, doubt_of_few_found, doubt_of_one_answer
 from dynackd.tasks.guessing import Guess, Sample, Seen, as_written, some_of
 from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.losses import binary_cross_entropy, soft_binary_cross_entropy
@@ -293,7 +293,7 @@ class MultiLabel(Kind):
         def named(own: np.ndarray) -> str:
             return listed([names.names[i] for i in np.flatnonzero(own)]) if own.any() else "no label"
 
-        one = doubt_of_one_answer(answers, known, named)
+        one = doubt_of_one_answer(answers, known, named) or doubt_of_few_found(answers, known)
         alone = known.sum(-1) == 1
         if not alone.any():
             return one

@@ -18,11 +18,13 @@ from pydantic import Field
 from scipy.special import log_softmax
 from torch import Tensor
 
+from dynackd.data.labels import LabelMap
 from dynackd.data.model_labels import ModelLabels, placeholders
 from dynackd.data.rows import Column, Rows
 from dynackd.errors import UserError
 from dynackd.system.settings import Settings, Whole, checked
 from dynackd.tasks.answer_clients import ANSWER_CLIENTS, CONTEXT, QUESTION, READING
+from dynackd.tasks.doubts import Doubt, doubt_of_places
 from dynackd.tasks.guessing import CERTAIN, Guess, Sample
 from dynackd.tasks.kind import RESERVED_COLUMNS, Kind, Task
 from dynackd.tasks.losses import cross_entropy, soft_cross_entropy, wide
@@ -265,6 +267,11 @@ class QuestionAnswering(Kind):
 
     def same_answers(self, ours: Arrays, theirs: Arrays) -> np.ndarray:
         return (self.answers(ours) == self.answers(theirs)).all(-1)
+
+    def doubt(self, outputs: Arrays, labels: Arrays, names: LabelMap | None) -> Doubt | None:
+        if not set(POSITIONS) <= set(labels):
+            return None
+        return doubt_of_places(self.answers(outputs), np.stack([labels[name] for name in POSITIONS], -1))
 
 
 def _questions(task: Task) -> Questions:

@@ -24,7 +24,7 @@ from dynackd.data.model_labels import ModelLabels
 from dynackd.data.rows import Column, Rows
 from dynackd.errors import UserError, listed
 from dynackd.system.settings import checked
-from dynackd.tasks.doubts import Doubt, doubt_of_values
+from dynackd.tasks.doubts import Doubt, doubt_of_order, doubt_of_values
 from dynackd.tasks.guessing import Guess, Sample
 from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.losses import binary_cross_entropy, squared_error, wide
@@ -188,7 +188,10 @@ class Ranking(Kind):
         return {"spearman": by_query, **self.fidelity(outputs, teacher)}
 
     def doubt(self, outputs: Arrays, labels: Arrays, names: LabelMap | None) -> Doubt | None:
-        return doubt_of_values(self.answers(outputs), labels["labels"]) if "labels" in labels else None
+        if "labels" not in labels:
+            return None
+        scores, relevance = self.answers(outputs), labels["labels"]
+        return doubt_of_values(scores, relevance) or doubt_of_order(scores, relevance)
 
 
 def _ranked(task: Task) -> Ranked:
