@@ -62,7 +62,7 @@ class DataSource:
         "a line; beside hub files too",
     )
     unlabelled_share: Annotated[Number, Field(gt=0, lt=1)] = Field(
-        default=0.5, description="Their share of an epoch's rows in the width, depth and polish stages"
+        default=0.5, description="Their share of an epoch's rows in the general, width, depth and polish stages"
     )
     max_length: Rows = Field(default=128, description="Tokens after which a text is cut off")
     train_rows: Rows | None = Field(default=None, description="At most so many training rows, a random subset")

@@ -1,4 +1,4 @@
-"""Whether a teacher knows the labels: its own answers on training rows, compared with what the data say."""
+"""Whether a teacher knows the labels: its own answers on labelled rows, compared with what the data say."""
 
 import numpy as np
 from datasets import Dataset

@@ -1,4 +1,4 @@
-"""What a teacher's own answers on training rows say against it: statistics on the outputs of one forward pass.
+"""What a teacher's own answers on labelled rows say against it: statistics on the outputs of one forward pass.
 
 A teacher whose classes are numbered otherwise than the data's trains every sub-network towards the wrong answers, and
 nothing after it would say so.

@@ -360,7 +360,7 @@ class Kind(ABC):
         return after - before if metric in self.lower_is_better else before - after
 
     def doubt(self, outputs: Arrays, labels: Arrays, names: LabelMap | None) -> Doubt | None:
-        """What a teacher's own outputs on training rows say against it."""
+        """What a teacher's own outputs on labelled rows say against it."""
         return None
 
     def relabelled(self, names: Sequence[str], before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any]:
@@ -375,9 +375,9 @@ class Task:
     `label_names` is in the order of the class ids. `metrics[0]` is the main one. `validation_splits` maps the suffix
     of the metrics' names to the split on the hub. `class_order` is set by `load_task_data` when a model orders the
     classes of a declared task differently: `class_order[model's id]` is the task's own id, in which metrics count.
-    `labels` is the recipe's map from what stands in the data to class ids or names. `check_teacher`: whether a teacher
-    that is worse than chance on the training rows is an error. `rows` are the validation rows as they were read, by
-    suffix, and `judged` those of them that a call of `Kind.measure` is about, for metrics that need texts.
+    `labels` is the recipe's map from what stands in the data to class ids or names. `check_teacher`: whether the
+    teacher is tried on rows. `rows` are the validation rows as they were read, by suffix, and `judged` those of them
+    that a call of `Kind.measure` is about, for metrics that need texts.
     """
 
     name: str

@@ -49,7 +49,8 @@ class MultiLabelSection(Settings):
         default=None, description="The labels in the order of the model's outputs, or label in the data: id or name"
     )
     check_teacher: bool = Field(
-        default=True, description="Whether a teacher that is worse than chance on the training rows is an error"
+        default=True,
+        description="Whether the teacher is tried on rows: an error if worse than chance, a warning if hardly better",
     )
 
 

@@ -51,7 +51,9 @@ class RankingTask(Settings):
         default=None, description="What is measured, the main one first; by default ndcg@10, mrr@10, map"
     )
     check_teacher: bool = Field(
-        default=True, description="Whether a teacher whose scores fall where the relevance rises is an error"
+        default=True,
+        description="Whether the teacher is tried on rows: an error if its scores fall where the relevance rises, a "
+        "warning if they hardly rise",
     )
 
 

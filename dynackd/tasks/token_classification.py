@@ -60,7 +60,8 @@ class TaggedTask(Settings):
         default=None, description="The tags in the order of their ids, or tag in the data: id or name"
     )
     check_teacher: bool = Field(
-        default=True, description="Whether a teacher that is worse than chance on the training rows is an error"
+        default=True,
+        description="Whether the teacher is tried on rows: an error if worse than chance, a warning if hardly better",
     )
 
 

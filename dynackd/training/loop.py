@@ -20,7 +20,9 @@ from dynackd.training.lengths import FEWEST_EPOCHS, default_epochs, epoch_steps
 from dynackd.training.progress import LOG_FILE, Stopwatch, TrainingProgress
 from dynackd.training.rates import default_learning_rate, still_falling
 from dynackd.training.resumable import ResumableTrainer
-from dynackd.training.runs import TEACHER, Run, begin
+from dynackd.training.runs import GENERAL, Run, begin
+
+SUPERNETS = (GENERAL, "width", "depth")
 
 
 def choose_rate(run: Run, stage: str, config: PreTrainedConfig) -> None:
@@ -85,7 +87,8 @@ def _less_memory(run: Run) -> str:
     """What to change after the memory was too small for a step."""
     size, parts = run.arguments.per_device_train_batch_size, run.arguments.gradient_accumulation_steps
     halved = f"training.per_device_train_batch_size={max(1, size // 2)}"
-    sampler = "" if run.directory.name == TEACHER else ", or grid.sampler=sandwich(1)"
+    many = run.directory.name in SUPERNETS and run.recipe.sampler.name == "all"
+    sampler = ", or grid.sampler=sandwich(1)" if many else ""
     return (
         f"out of memory in a training step of {size} rows: add --set {halved} --set "
         f"training.gradient_accumulation_steps={2 * parts} (the same result in smaller parts), or lower "
@@ -103,7 +106,7 @@ def say_if_too_short(trainer: Trainer) -> None:
         before, end = fall
         console.print(
             f"note: the training loss was still falling fast at the end ({before:.3f} -> {end:.3f} in the last third): "
-            "not trained out, and all that follows imitates it; more epochs (training.num_train_epochs) or a larger "
+            "not trained out, and all that follows imitates it; more epochs (training.num_train_epochs) or another "
             "training.learning_rate may help"
         )
 

@@ -108,7 +108,7 @@ def prepare(recipe: Recipe, stage: str, name: str, mode: RunMode) -> Run:
         _refuse_other_processes(checkpoint, arguments.world_size)
     console.quiet = arguments.process_index > 0
     if (devices := one_device(arguments)) > 1:
-        command = f"torchrun --nproc_per_node {devices} -m dynackd {name_of_command(stage)} RECIPE"
+        command = f"torchrun --nproc_per_node {devices} -m dynackd {name_of_command(stage)} ..."
         say(f"note: this process uses one of {devices} devices; to use all: {command}")
     return Run(recipe, settings, directory, arguments, mode, checkpoint)
 

@@ -44,7 +44,8 @@ class _Labelled(Settings):
         default=None, description="The classes in the order of their ids, or label in the data: class id or name"
     )
     check_teacher: bool = Field(
-        default=True, description="Whether a teacher that is worse than chance on the training rows is an error"
+        default=True,
+        description="Whether the teacher is tried on rows: an error if worse than chance, a warning if hardly better",
     )
 
 

@@ -1,4 +1,4 @@
-"""The stages from a checkpoint to a trained supernet: finetune, train-width and train-depth."""
+"""The stages from a checkpoint to a trained supernet: finetune, train-general, train-width and train-depth."""
 
 import math
 import shutil

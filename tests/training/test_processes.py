@@ -375,14 +375,17 @@ def test_weights_that_are_no_numbers_are_never_saved(road, tmp_path, monkeypatch
     assert not list((tmp_path / "run" / "width-checkpoints").glob("checkpoint-*"))
 
 
-def test_too_little_memory_says_what_to_lower(road, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("sampler", "fewer"), [("all", "or grid.sampler=sandwich(1), "), ("sandwich(1)", "")])
+def test_too_little_memory_says_what_to_lower(sampler, fewer, road, tmp_path, monkeypatch, capsys):
+    """Three sizes a step are the default, and no advice to who has them."""
     content, _ = begun(road, tmp_path)
+    content["grid"]["sampler"] = sampler
     monkeypatch.setattr(SupernetTrainer, "training_step", lambda *_: torch.empty(2**60))  # torch's own error
     assert main(["train-width", str(write_recipe(tmp_path, content))]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         "dynackd: out of memory in a training step of 8 rows: add --set training.per_device_train_batch_size=4 --set "
-        "training.gradient_accumulation_steps=2 (the same result in smaller parts), or lower data.max_length, or "
-        "grid.sampler=sandwich(1), and begin again with --overwrite"
+        "training.gradient_accumulation_steps=2 (the same result in smaller parts), or lower data.max_length, "
+        f"{fewer}and begin again with --overwrite"
     )
 
 

@@ -124,7 +124,7 @@ def test_one_process_uses_one_device_and_is_told_how_to_use_two(tmp_path, monkey
     monkeypatch.setattr(StageSettings, "arguments", with_two_devices)
     run = prepare(recipe, "width", "width", RunMode())
     assert (run.arguments.n_gpu, run.arguments.train_batch_size) == (1, 8)
-    assert "one of 2 devices; to use all: torchrun --nproc_per_node 2 -m dynackd train-width RECIPE" in (
+    assert "one of 2 devices; to use all: torchrun --nproc_per_node 2 -m dynackd train-width ..." in (
         capsys.readouterr().out.replace("\n", " ")
     )
 
