@@ -215,7 +215,9 @@ class ResumableTrainer(Trainer):
         return norm
 
     def _run_epoch(self, *args: Any, **options: Any) -> None:
-        """As the stock Trainer's, which makes a step before it sees that a resumed training is complete already."""
+        """As the stock Trainer's, which makes a step before it sees that a resumed training is complete already, and
+        tells the epoch to no sampler of several processes where it skips batches."""
+        tell_epoch(options["train_dataloader"], options["epoch"])
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **options)
 
@@ -244,6 +246,16 @@ class ResumableTrainer(Trainer):
         """As the stock Trainer's, and by all processes before the file that makes the checkpoint a whole one."""
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
+
+
+def tell_epoch(loader: Any, epoch: int) -> None:
+    """Set the epoch of a data loader's sampler, below however many batch samplers: where several processes resume
+    within an epoch these are two, and neither accelerate's loader nor the stock Trainer looks so deep."""
+    level = getattr(loader, "batch_sampler", None)
+    while level is not None:
+        if hasattr(sampler := getattr(level, "sampler", None), "set_epoch"):
+            cast(Any, sampler).set_epoch(epoch)
+        level = getattr(level, "batch_sampler", None)
 
 
 def _check_spread(args: TrainingArguments) -> None:

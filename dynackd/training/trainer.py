@@ -187,6 +187,7 @@ class SupernetTrainer(ResumableTrainer):
         bunches, terms = self._bunches(subnets), list[tuple[str, str, Tensor]]()
         embedded = {size: self._embedded(model, inputs, size) for size in {subnet.hidden for subnet in subnets}}
         lasts = {bunch[0].hidden: bunch for bunch in bunches}
+        whole_last = any(len(subnet.layers) == self.geometry.layers for subnet in bunches[-1])
         total = torch.zeros((), device=self.args.device)
         settings = self.settings.at(self.state.global_step / max(1, self.state.max_steps))
         for imitated, group in groupby(bunches, key=lambda bunch: self._imitated(bunch[0])):
@@ -195,7 +196,8 @@ class SupernetTrainer(ResumableTrainer):
             for bunch in group:
                 whole_graph, leaf = embedded[bunch[0].hidden]
                 state = whole_graph if bunch is lasts[bunch[0].hidden] else leaf
-                with nullcontext() if bunch is bunches[-1] else self.accelerator.no_sync(model):
+                synchronises = whole_last and bunch is bunches[-1]
+                with nullcontext() if synchronises else self.accelerator.no_sync(model):
                     done = self._run(model, bunch, state, inputs)
                     with self.compute_loss_context_manager():
                         loss, of_each = distillation_loss(settings, done, signal, scales)
@@ -204,6 +206,8 @@ class SupernetTrainer(ResumableTrainer):
                 total += loss.detach()
                 names = [f"({self.names.get(subnet, subnet)})" for subnet in bunch]
                 terms += [(name, *term) for name, own in zip(names, of_each, strict=True) for term in own.items()]
+        if not whole_last:
+            self._synchronise(model)
         self._check_loss(total, batch, terms)
         for _, name, value in terms:
             value = value if scales is None else value * scales[name]
@@ -228,14 +232,22 @@ class SupernetTrainer(ResumableTrainer):
 
     def _bunches(self, subnets: list[Subnet]) -> list[list[Subnet]]:
         """The sub-networks of a step, those with the same teacher, hidden size and first layer together, the deepest
-        first; the bunch of the full network comes last, since it alone touches every weight and so synchronises
-        processes."""
+        first; the bunch of the full network, where it is among them, comes last, since it alone touches every weight
+        and so synchronises processes."""
 
         def bunch_of(subnet: Subnet) -> Any:
             return self._imitated(subnet), subnet.hidden, -subnet.layers[0].index, subnet.layers[0]
 
         ordered = sorted(subnets, key=lambda subnet: (bunch_of(subnet), -len(subnet.layers)))
         return [list(bunch) for _, bunch in groupby(ordered, key=bunch_of)]
+
+    def _synchronise(self, model: nn.Module) -> None:
+        """The mean gradients of all processes, after a step whose last bunch does not touch every weight: DDP would
+        wait for the others. All processes train the same sub-networks, so the same weights have none."""
+        if self.args.world_size > 1 and self.accelerator.sync_gradients:
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = cast(Tensor, self.accelerator.reduce(parameter.grad, "mean"))
 
     def _run(
         self, model: nn.Module, bunch: list[Subnet], embedded: Tensor, inputs: dict[str, Tensor]

@@ -12,9 +12,11 @@ import time
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, SeedableRandomSampler, skip_first_batches
 from conftest import tiny_model, tiny_recipe, trained_to_width, write_recipe, write_rows
 from safetensors.torch import load_file
 from test_stages import kill
+from torch.utils.data import BatchSampler
 
 from dynackd.cli.command_line import main
 from dynackd.distill.settings import DistillationSettings
@@ -29,8 +31,9 @@ from dynackd.system import processes
 from dynackd.system.interruption import Interrupted, Interruption
 from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.training import evaluating, stages
+from dynackd.training.order import EpochLengthSampler, MixedSampler, Mixture, TogetherSampler
 from dynackd.training.recipe import make_recipe
-from dynackd.training.resumable import ResumableTrainer
+from dynackd.training.resumable import ResumableTrainer, tell_epoch
 from dynackd.training.runs import RunMode
 from dynackd.training.trainer import SupernetTrainer
 
@@ -156,6 +159,23 @@ def test_two_processes_take_other_rows_without_labels_and_train_as_one(tmp_path)
     alone = load_file(weights)
     content["training"]["per_device_train_batch_size"] = 4
     command = [*LAUNCHER, "train-width", str(write_recipe(tmp_path, content)), "--overwrite"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert unlike(alone, load_file(weights)) < 1e-5
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+def test_two_processes_train_as_one_where_no_network_of_a_step_has_all_layers(road, tmp_path):
+    """DDP's own reduction needs every weight's gradient; by `random(1)` half of the steps lack some layers'."""
+    shutil.copytree(road, tmp_path, dirs_exist_ok=True)
+    content = tiny_recipe(tmp_path)
+    content["grid"]["sampler"] = "random(1)"
+    content["training"] |= {"optim": "sgd", "learning_rate": 1e-2, "gradient_accumulation_steps": 2}
+    weights = tmp_path / "run" / "depth" / "model.safetensors"
+    assert main(["train-depth", str(write_recipe(tmp_path, content))]) == 0
+    alone = load_file(weights)
+    content["training"]["per_device_train_batch_size"] = 4
+    command = [*LAUNCHER, "train-depth", str(write_recipe(tmp_path, content)), "--overwrite"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:]
     assert unlike(alone, load_file(weights)) < 1e-5
@@ -297,6 +317,46 @@ def test_a_run_of_two_processes_is_not_resumed_by_one(road, tmp_path, monkeypatc
     shutil.copy(last / "rng_state_0.pth", last / "rng_state_1.pth")
     with pytest.raises(UserError, match=r"was trained by 2 processes, these are 1: start 2 .*--nproc_per_node 2"):
         stages.train_width(recipe, RunMode(resume=True))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("sampler", [
+    lambda: EpochLengthSampler(2, [1] * 24, 0),
+    lambda: TogetherSampler(list(range(24)), 0, 2),
+    lambda: MixedSampler(Mixture(12, 60, 12), 0, 2),
+    lambda: SeedableRandomSampler(range(24), data_seed=0),
+])  # fmt: skip
+def test_an_epoch_that_is_resumed_within_goes_on_with_its_own_rows(sampler, count):
+    """However many processes share it: each has batches of batches, and what skips the first ones lies around these."""
+
+    def batches(epoch, skipped=0):
+        shard = BatchSamplerShard(BatchSampler(sampler(), 2, drop_last=False), count, count - 1)
+        loader = DataLoaderShard(list(range(72)), batch_sampler=shard, collate_fn=list)
+        tell_epoch(loader, epoch)
+        loader = skip_first_batches(loader, skipped) if skipped else loader
+        loader.set_epoch(epoch)  # as the stock Trainer
+        return list(loader)
+
+    assert batches(3, skipped=2) == batches(3)[2:] != batches(0)[2:]
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+def test_two_processes_stopped_in_a_later_epoch_resume_to_the_very_same_weights(road, tmp_path):
+    content, _ = begun(road, tmp_path, save_steps=8, num_train_epochs=8, per_device_train_batch_size=4)
+    recipe, run = str(write_recipe(tmp_path, content)), tmp_path / "run"
+    command = [*LAUNCHER, "train-width", recipe]
+    assert subprocess.run(command, capture_output=True, timeout=300, env=ENVIRONMENT).returncode == 0
+    unbroken = load_file(run / "width" / "model.safetensors")
+    with subprocess.Popen([*command, "--overwrite"], env=ENVIRONMENT, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as again:
+        while again.poll() is None and not (run / "width-checkpoints" / "checkpoint-8").exists():
+            time.sleep(0.001)
+        again.send_signal(signal.SIGTERM)  # which the launcher passes on
+    stopped = max(int(place.name.split("-")[1]) for place in (run / "width-checkpoints").glob("checkpoint-*"))
+    assert 8 <= stopped < 48
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert same(load_file(run / "width" / "model.safetensors"), unbroken)
 
 
 # --- what cannot go on ------------------------------------------------------------------------------------------------
