@@ -9,10 +9,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from dynackd.distill.matching import MATCHINGS
+from dynackd.distill.projection import TERM as PROJECTED
 from dynackd.distill.relations import AVERAGES, DIVERGENCES, PAIR_RELATIONS, RELATION_TERMS, Arrangement, How
 from dynackd.distill.terms import TERMS
 from dynackd.errors import UserError
 from dynackd.system.settings import Among, Number, Whole, section
+from dynackd.tasks.kind import Kind
 
 # What a student is for; every other term is a means, whose weight follows the schedule.
 GOALS = ("ce", "logits")
@@ -80,14 +82,20 @@ class DistillationSettings:
         """The names that have a weight, in the order of `names`."""
         return [name for name in names if self.weights.get(name, 0) > 0]
 
-    def check_smaller(self, what: str) -> None:
+    def check_smaller(self, what: str, kind: Kind) -> None:
         """Refuse (`UserError`) to train a hidden size that is smaller than the teacher's where nothing but `hidden_mse`
-        compares the two inside, which is left out then."""
-        if self.active({"hidden_mse": 0}) and not self.active(RELATION_TERMS):
+        compares the two inside, which is left out then, or nothing compares them at all."""
+        blind = self.blind(kind)
+        if blind or (self.active({"hidden_mse": 0}) and not self.active(RELATION_TERMS)):
             raise UserError(
-                f"{what} than the teacher's leaves the distillation term 'hidden_mse' nothing to compare, and no other "
-                "looks inside; set distillation.signal to ckd+mse or ckd, which compare relations"
+                f"{what} than the teacher's leaves the distillation term '{blind or 'hidden_mse'}' nothing to compare, "
+                "and no other looks inside; set distillation.signal to ckd+mse or ckd, which compare relations"
             )
+
+    def blind(self, kind: Kind) -> str:
+        """The term that would be all there is, and 0, where the teacher has another hidden size: the outputs of a kind
+        that are hidden states themselves. Empty where another term looks inside."""
+        return "" if kind.compares_sizes or self.active({**RELATION_TERMS, PROJECTED: None}) else "logits"
 
     def at(self, done: float) -> DistillationSettings:
         """The settings for the step at which this share of a stage's steps, from 0 to below 1, is done."""

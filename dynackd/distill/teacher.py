@@ -49,8 +49,11 @@ class Teacher:
     def check(self, full: Geometry, settings: DistillationSettings) -> None:
         """Refuse (`UserError`) students whose full network has these sizes where a term or the matching cannot."""
         self.matched(Subnet((), self.network.geometry.hidden), full)
-        if settings.active({"hidden_mse": 0}) and (why := self.unlike(full)):
+        if not (why := self.unlike(full)):
+            return
+        blind = settings.blind(self.kind) if self.network.geometry.hidden != full.hidden else ""
+        if blind or settings.active({"hidden_mse": 0}):
             raise UserError(
-                f"{why}, so the distillation term 'hidden_mse' has nothing to compare; set distillation.signal to "
-                f"{RELATIONS}, which compares relations alone"
+                f"{why}, so the distillation term '{blind or 'hidden_mse'}' has nothing to compare; set "
+                f"distillation.signal to {RELATIONS}, which compares relations alone"
             )

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import roc_auc_score
 
 from dynackd.data.labels import LabelMap, flow
 
 FEWEST_ROWS = 50  # of fewer, chance alone makes anything
+FEWEST_OTHERS = 10  # rows of rarer classes, and queries: of fewer, chance misses all or misplaces many
 MOST_SHOWN = 6
 SAME = 2e-3  # of the largest output: by how much rows differ where a model is blind to them
 CHANCE = 1e-5  # how seldom chance alone may look as bad
@@ -107,7 +107,8 @@ def _hardly_right(confusions: np.ndarray) -> tuple[int, int, float] | None:
     them together is slight; None where it is not, or the rows are few. Of rows of one class nothing can be told."""
     tables = confusions[np.count_nonzero(confusions.sum(2), axis=1) > 1]
     rows = tables.sum((1, 2))
-    if rows.max(initial=0) < FEWEST_ROWS:
+    others = int((rows - tables.sum(2).max(1, initial=0)).sum())  # of another class than the most frequent
+    if rows.max(initial=0) < FEWEST_ROWS or others < FEWEST_OTHERS:
         return None
     right, count = int(np.trace(tables, axis1=1, axis2=2).sum()), int(rows.sum())
     chance = float(((tables.sum(1) * tables.sum(2)).sum(1) / rows).sum())
@@ -126,18 +127,30 @@ def doubt_of_loose_values(values: np.ndarray, labels: np.ndarray) -> Doubt | Non
     return Doubt(told, certain=False)
 
 
-def doubt_of_order(scores: np.ndarray, relevance: np.ndarray) -> Doubt | None:
-    """A reranker whose scores `[pairs]` of passages of more than the mean `relevance` are hardly above the others', by
-    Somers' D, which is twice the area under the ROC curve less 1."""
-    above = relevance > relevance.mean()
-    if len(scores) < FEWEST_ROWS or not above.any():
+def doubt_of_order(scores: np.ndarray, relevance: np.ndarray, group: np.ndarray) -> Doubt | None:
+    """A reranker whose scores hardly put a query's passages in the order of their relevance, all `[pairs]`, by Somers'
+    D: of two passages of a query that differ, how much more often the more relevant one is above than below. Scores of
+    different queries are not compared. group: the query of each pair."""
+    found = [rate for own in _members(group) if (rate := _in_order(scores[own], relevance[own])) is not None]
+    if len(found) < 2 * FEWEST_OTHERS or (share := float(np.mean(found))) >= (1 + HARDLY) / 2:
         return None
-    area = float(roc_auc_score(above, scores))
-    if 2 * area - 1 >= HARDLY:
-        return None
-    told = (f"the teacher scores a passage of more relevance above one of less {area:.0%} of the times ({len(scores)} "
-            f"pairs), where chance would half of them: {TOO_LITTLE}")
+    told = (f"the teacher puts the more relevant one of two passages first {share:.0%} of the times (mean over "
+            f"{len(found)} queries), where chance would half of them: {TOO_LITTLE}")
     return Doubt(told, certain=False)
+
+
+def _members(group: np.ndarray) -> list[np.ndarray]:
+    """The places of each group's members."""
+    order = np.argsort(group, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+
+
+def _in_order(scores: np.ndarray, relevance: np.ndarray) -> float | None:
+    """The share of a query's pairs of passages of different relevance that the scores put in its order, an equal score
+    counting half; None without such pairs."""
+    more = relevance[:, None] > relevance[None]
+    ahead = np.sign(scores[:, None] - scores[None])[more]
+    return float((1 + ahead.mean()) / 2) if ahead.size else None
 
 
 def doubt_of_places(answers: np.ndarray, places: np.ndarray) -> Doubt | None:

@@ -34,6 +34,7 @@ class Plain(Kind):
     auto_class = "AutoModel"
     head = ()
     pooler = False
+    compares_sizes = False  # its outputs are hidden states
     outputs = (Output(STATES, ("batch", "length", "hidden")),)
     noun = "encoder"
     rows_needed = "a text, or two, and no label"

@@ -269,9 +269,12 @@ class QuestionAnswering(Kind):
         return (self.answers(ours) == self.answers(theirs)).all(-1)
 
     def doubt(self, outputs: Arrays, labels: Arrays, names: LabelMap | None) -> Doubt | None:
+        """By the best spans of the context: of a window's padding nothing was learned, so its logits are anything."""
         if not set(POSITIONS) <= set(labels):
             return None
-        return doubt_of_places(self.answers(outputs), np.stack([labels[name] for name in POSITIONS], -1))
+        spans = self._spans(outputs, labels, MOST_TOKENS)
+        answers, places = np.stack([spans.first, spans.last], -1), np.stack([labels[name] for name in POSITIONS], -1)
+        return doubt_of_places(answers, places)
 
 
 def _questions(task: Task) -> Questions:

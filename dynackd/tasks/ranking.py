@@ -191,7 +191,7 @@ class Ranking(Kind):
         if "labels" not in labels:
             return None
         scores, relevance = self.answers(outputs), labels["labels"]
-        return doubt_of_values(scores, relevance) or doubt_of_order(scores, relevance)
+        return doubt_of_values(scores, relevance) or doubt_of_order(scores, relevance, labels[GROUP])
 
 
 def _ranked(task: Task) -> Ranked:

@@ -67,7 +67,7 @@ def _polish(parent: Path, which: SubnetSpec | Subnet, result: str, recipe: Recip
     imitated = Teacher(teacher, data.task.kind, run.settings.distillation.matching, other is not None)
     run = replace(run, settings=settled(run.settings, imitated, before.geometry))
     if subnet.hidden < before.geometry.hidden:
-        run.settings.distillation.check_smaller("a smaller hidden size")
+        run.settings.distillation.check_smaller("a smaller hidden size", data.task.kind)
     if run.checkpoint is None:
         check_teacher(teacher.to(run.arguments.device), data, *rows.sample(), recipe.data.seed)
     origin = Origin(POLISH, source, str(parent), known[TEACHER]["sha256"], own["sha256"])

@@ -127,7 +127,8 @@ def make_recipe(content: Mapping[str, Any]) -> Recipe:
         for name in STAGES
     }
     if min(trained.hidden) < 1:
-        stages["depth"].distillation.check_smaller("grid.hidden: a smaller hidden size")
+        for name in ("depth",) if written.task.kind.compares_sizes else ("general", "depth"):
+            stages[name].distillation.check_smaller("grid.hidden: a smaller hidden size", written.task.kind)
     return Recipe(
         model=at_home(written.model),
         teacher=written.teacher and at_home(written.teacher),

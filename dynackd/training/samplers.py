@@ -33,7 +33,10 @@ def sample_random(subnets: list[Subnet], rng: random.Random, count: int) -> list
 
 def sample_mixed(subnets: list[Subnet], rng: random.Random, count: int) -> list[Subnet]:
     """The largest, the smallest and `count` mixtures of all: as many layers as one of them has, but any, each with the
-    heads of one and the neurons of another, and the hidden size of one (what a search beyond the grid chooses from)."""
+    heads of one and the neurons of another, and the hidden size of one (what a search beyond the grid chooses from).
+    Of one alone, whose layers may have different sizes, there is no mixture."""
+    if len(subnets) == 1:
+        return subnets
     mixtures = [_mixture(subnets, rng) for _ in range(count)]
     # A mixture may be another or one of the ends, and these may be one; each trains once.
     return list(dict.fromkeys([subnets[0], *mixtures, subnets[-1]]))

@@ -257,7 +257,8 @@ def doubt_of(numbering, base):
 
 @pytest.mark.parametrize("base", [(0, 0, 0), (-9, 9, 0)])
 def test_a_teacher_whose_labels_are_numbered_otherwise_is_in_doubt(base):
-    assert doubt_of([0, 1, 2], base) is None
+    right = doubt_of([0, 1, 2], base)  # raised so, it finds one label everywhere and another nowhere, which is told
+    assert right is None if base == (0, 0, 0) else "task.labels" not in right.told and not right.certain
     found = doubt_of([1, 2, 0], base)
     assert found.certain
     assert "task.labels: {blame: 2, length: 0, praise: 1}" in found.told

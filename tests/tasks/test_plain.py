@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import PLAIN as WORDS
-from conftest import tiny_config, tiny_recipe, tiny_tokenizer, write_recipe
+from conftest import tiny_config, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
 from transformers import AutoModel
 
 from dynackd.cli.command_line import main
+from dynackd.distill.settings import DistillationSettings
+from dynackd.distill.teacher import Teacher
+from dynackd.errors import UserError
 from dynackd.supernet.importance import gradient_importance
-from dynackd.supernet.network import load_supernet
+from dynackd.supernet.network import Supernet, load_supernet
 from dynackd.system.places import read_json
+from dynackd.tasks.classification import CLASSIFICATION
 from dynackd.tasks.plain import KEPT_TOKENS, PLAIN, STATES
+from dynackd.training.recipe import make_recipe
 
 BATCH = {"attention_mask": torch.tensor([[1, 1, 1], [0, 1, 0]])}
 
@@ -28,6 +33,40 @@ def test_the_loss_is_the_angle_of_the_real_tokens_alone():
     assert PLAIN.output_count(BATCH) == 4
     longer = {STATES: torch.randn(2, 3, 6, generator=generator)}
     assert float(PLAIN.output_loss({STATES: ours}, longer, BATCH, 1.0)) == 0, "another size has no angle to ours"
+
+
+@pytest.mark.parametrize(("distillation", "stages", "term"), [
+    ({"signal": "logits"}, {}, "logits"),
+    ({"signal": "dynabert"}, {}, "logits"),
+    ({}, {"general": {"distillation": {"signal": "dynabert"}}}, "logits"),
+    ({}, {"depth": {"distillation": {"signal": "logits"}}}, "logits"),
+    ({"signal": "ckd"}, {}, None),
+    ({"signal": "logits", "weights": {"hidden_projected_mse": 1.0}}, {}, None),
+])  # fmt: skip
+def test_smaller_hidden_sizes_are_refused_where_no_term_would_see_them(tmp_path, distillation, stages, term):
+    """The states of an encoder are all that it gives, and of another size they have no angle to the teacher's."""
+    content = tiny_recipe(tmp_path, distillation=distillation, stages=stages)
+    content["task"] = {"kind": "plain", "text": "sentence"}
+    content["grid"]["hidden"] = [0.5, 1.0]
+    if term is None:
+        make_recipe(content)
+        return
+    with pytest.raises(UserError, match=f"leaves the distillation term '{term}' nothing to compare, and no ot"):
+        make_recipe(content)
+
+
+@pytest.mark.parametrize(("signal", "refused"), [("logits", True), ("ckd", False)])
+def test_a_teacher_of_another_hidden_size_whom_no_term_sees_is_refused(signal, refused):
+    """The same for a whole model."""
+    teacher = Teacher(Supernet(tiny_model(hidden_size=48)), PLAIN)
+    settings = DistillationSettings(weights={"logits": 1.0} if signal == "logits" else {"logits": 1.0, "wr_pair": 1.0})
+    ours = Supernet(tiny_model()).geometry
+    if not refused:
+        teacher.check(ours, settings)
+        return
+    with pytest.raises(UserError, match=r"hidden size is 48 and .* the distillation term 'logits' has nothing to comp"):
+        teacher.check(ours, settings)
+    Teacher(Supernet(tiny_model(hidden_size=48)), CLASSIFICATION).check(ours, settings)
 
 
 def test_a_row_keeps_some_of_its_real_tokens_evenly_spaced():

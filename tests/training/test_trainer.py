@@ -270,6 +270,8 @@ def test_mixtures_have_layers_and_widths_of_their_own_between_the_largest_and_th
     assert widths == {(one.heads, other.neurons) for one in (full, half) for other in (full, half)}
     assert any(len({layer.heads for layer in subnet.layers}) > 1 for subnet in between)
     assert sampler.sample(subnets[:1], 42, 0) == subnets[:1]  # a grid of one, as a width stage of one width has
+    uneven = Subnet((Layer(0, half.heads, full.neurons), Layer(2, full.heads, half.neurons)), subnets[0].hidden)
+    assert sampler.sample([uneven], 42, 0) == [uneven], "one alone is polished"
 
 
 def test_a_step_trains_mixtures_beside_the_full_network_which_comes_last(tmp_path, monkeypatch):
