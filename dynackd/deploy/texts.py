@@ -94,10 +94,10 @@ def _of_recipe(task: Task, source: DataSource, labels: ModelLabels) -> Texts:
 
 
 def _of_task(name: str, task: Task) -> Texts:
-    own = replace(task.kind.of_split(task, TRAIN), label_column="")
+    own = task.kind.without_labels(task.kind.of_split(task, TRAIN))
     columns = task.kind.columns(own)
     rows = checked_rows(read_file(name, [column.name for column in columns]), columns, None)
-    return Texts(name, task.kind.gathered(own, rows).labelled([]), _encoding(own))
+    return Texts(name, task.kind.gathered(own, rows).texts, _encoding(own))
 
 
 def _encoding(task: Task) -> Callable[..., Any]:

@@ -376,9 +376,8 @@ class Task:
     `label_names` is in the order of the class ids. `metrics[0]` is the main one. `validation_splits` maps the suffix
     of the metrics' names to the split on the hub. `class_order` is set by `load_task_data` when a model orders the
     classes of a declared task differently: `class_order[model's id]` is the task's own id, in which metrics count.
-    `labels` is the recipe's map from what stands in the data to class ids or names. `check_teacher`: whether the
-    teacher is tried on rows. `rows` are the validation rows as they were read, by suffix, and `judged` those of them
-    that a call of `Kind.measure` is about, for metrics that need texts.
+    `labels` is the recipe's map from what stands in the data to class ids or names. `check_teacher`: whether it is
+    tried on rows. `rows` are the validation rows as read, by suffix, `judged` those that `Kind.measure` is about.
     """
 
     name: str

@@ -12,9 +12,10 @@ STEPS = {"finetune": 1000, "width": 300, "depth": 1000, "polish": 300, "general"
 
 
 def epoch_steps(arguments: TrainingArguments, inputs: int) -> int:
-    """The steps of an epoch of so many inputs, over all processes."""
-    at_once = arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
-    return math.ceil(inputs / at_once)
+    """The steps of an epoch of so many inputs, over all processes, as the Trainer counts them."""
+    batches = inputs / (arguments.per_device_train_batch_size * arguments.world_size)
+    whole = math.floor(batches) if arguments.dataloader_drop_last else math.ceil(batches)
+    return max(1, math.ceil(whole / arguments.gradient_accumulation_steps))
 
 
 def default_epochs(stage: str, steps: int) -> int:

@@ -19,7 +19,8 @@ def mixed_in(run: Run, rows: Rows) -> tuple[Dataset, Mixture | None]:
     """The training inputs of a stage, and which of them an epoch has: where there are rows without labels, those with
     labels come once each and the others beside them, as many as their share says.
 
-    Only as many of the others as the stage will use are tokenised, chosen by `data.seed`.
+    Only as many of the others as the stage will use are tokenised, chosen by `data.seed`: so many rows as become these
+    inputs, judged by what the rows with labels become.
     """
     texts, source, data = rows.data.unlabelled, run.recipe.data, rows.data
     if texts is None:
@@ -27,12 +28,16 @@ def mixed_in(run: Run, rows: Rows) -> tuple[Dataset, Mixture | None]:
     assert data.train is not None
     wanted = others_of(run, rows)
     most = wanted * _epochs(run.arguments, len(rows.train) + wanted)
-    chosen = np.sort(taken(len(texts), most, source.seed)[0])
-    task = data.task
-    used_texts = texts.select(chosen)
-    tokens = tokenize_unlabelled(used_texts, task, rows.tokenizer, source.max_length, rows.train, len(data.train))
+    task, each = data.task, max(1.0, len(rows.train) / len(data.train))
+    count = math.ceil(most / each)
+    while True:
+        used_texts = texts.select(np.sort(taken(len(texts), count, source.seed)[0]))
+        tokens = tokenize_unlabelled(used_texts, task, rows.tokenizer, source.max_length, rows.train, len(data.train))
+        if len(tokens) >= most or count >= len(texts):
+            break
+        count = math.ceil(1.1 * count * most / max(1, len(tokens)))  # these become fewer inputs than labelled rows do
     warn_of_unknown(tokens, rows.tokenizer, "unlabelled")
-    used = "" if len(chosen) == len(texts) else f", of which {len(chosen):,} are used"
+    used = "" if len(used_texts) == len(texts) else f", of which {len(used_texts):,} are used"
     console.print(
         f"note: {len(texts):,} rows without labels{used}; {wanted:,} beside the {len(rows.train):,} "
         f"{task.kind.input_noun} with labels in an epoch" + _told(tokens, wanted, source.max_length)

@@ -73,12 +73,13 @@ class Mixture:
         first, found = epoch * self.others_an_epoch, [np.arange(self.labelled)]
         numbers = np.arange(self.others) if groups is None else groups[self.labelled :]
         _, group = np.unique(numbers, return_inverse=True)
-        while (left := len(self) - sum(map(len, found))) > 0:
+        left = self.others_an_epoch
+        while left > 0:
             turn, start = divmod(first, self.others)
             rank = np.random.default_rng([seed, turn]).permutation(group.max() + 1)
             some = np.argsort(rank[group], kind="stable")[start : start + left]
             found.append(self.labelled + some)
-            first += len(some)
+            first, left = first + len(some), left - len(some)
         return np.concatenate(found)
 
 

@@ -9,6 +9,7 @@ from dynackd.errors import UserError
 from dynackd.families.table import layer_list, max_positions
 from dynackd.subnet import Subnet, SubnetSpec
 from dynackd.supernet.importance import in_order_of
+from dynackd.supernet.joining import origin_of
 from dynackd.supernet.network import Origin, Supernet, check_supernet, load_supernet, only_of
 from dynackd.system.places import occupied_run
 from dynackd.training.lineage import INHERITED, record_of, refuse_other, refuse_other_models
@@ -51,16 +52,16 @@ def _polish(parent: Path, which: SubnetSpec | Subnet, result: str, recipe: Recip
     refuse_polished(parent)
     run = prepare(recipe, POLISH, result, mode)
     source = teacher_of(recipe)
-    known = models_of(recipe, run.directory)
+    known, again = models_of(recipe, run.directory), AGAIN[origin_of(parent).stage]
     own = model_record(str(parent), run.directory)
-    refuse_other_models(parent, known, AGAIN["depth"])
+    refuse_other_models(parent, known, again)
     before, tokenizer = load_supernet(parent)
     subnet = before.resolve(which)
     data = load_rows(run, before)
     models = {**known, "parent": own}
     record = checked(run, {**record_of(recipe, data, models, before.grid), "only": subnet.to_dict()})
     refuse_other_teacher(recipe, record)
-    refuse_other(parent, record, INHERITED, AGAIN["depth"])
+    refuse_other(parent, record, INHERITED, again)
     teacher = in_order_of(before, load_teacher(source, data.task.kind))
     other = other_reader(source, teacher, data.task.kind, tokenizer, teaches=True)
     rows = tokenized(data, recipe, tokenizer, max_positions(before.model.config), other)

@@ -38,7 +38,7 @@ from dynackd.supernet.importance import in_order_of
 from dynackd.supernet.joining import ORDERS_FILE, general_place, in_hidden_order
 from dynackd.supernet.network import Origin, Supernet, check_hidden, load_supernet
 from dynackd.system.places import new_directory, write_files, write_json
-from dynackd.tasks.kind import Task
+from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.kinds import KIND_KEY
 from dynackd.tasks.loading import TaskData, load_task_data
 from dynackd.tasks.parts import Arrays
@@ -242,9 +242,14 @@ def load_rows(run: Run, teacher: Supernet | None = None) -> TaskData:
     model = labels_of(teacher.model.config) if teacher is not None else None
     splits = ("train", "validation", *((OTHERS,) if teacher is not None else ()))
     data = load_task_data(run.recipe.task, run.recipe.data, splits, model)
-    if data.train is not None:
-        check_steps(len(data.train), run.arguments)
+    if data.train is not None and data.unlabelled is None and _is_one_input(data.task.kind):
+        check_steps(len(data.train), run.arguments)  # of other rows it is known once they are tokenised
     return data
+
+
+def _is_one_input(kind: Kind) -> bool:
+    """Whether a row becomes one input, and not one for each of its passages, windows or texts."""
+    return kind.together is None and kind.input_noun == Kind.input_noun
 
 
 def _remember_task(config: PreTrainedConfig, data: TaskData) -> None:

@@ -31,21 +31,26 @@ from dynackd.training.lineage import INHERITED, SUPERNET, record_of, refuse_othe
 from dynackd.training.recipe import Recipe, StageSettings
 from dynackd.training.rows import OtherReader
 from dynackd.training.runs import TEACHER
-from dynackd.training.trainer import DEPTH_STAGE, WIDTH_STAGE
+from dynackd.training.trainer import DEPTH_STAGE, GENERAL_STAGE, WIDTH_STAGE
 
 # How a result that no longer fits is made anew.
 AGAIN = {
     TEACHER: "run dynackd finetune with --overwrite",
     WIDTH_STAGE.name: "run dynackd train-width with --overwrite, or undo the change",
     DEPTH_STAGE.name: "run dynackd train-depth with --overwrite, or undo the change",
+    GENERAL_STAGE.name: "run dynackd train-general with --overwrite, or undo the change",
 }
+# What can be done where a supernet's teacher is gone or another; no command has an option for a general one's encoder.
+NAMED = {"noun": "teacher", "gone": "name it with --teacher DIR",
+         "other": "name the right one, or this one, with --teacher DIR"}  # fmt: skip
+UNNAMED = {"noun": "encoder"} | dict.fromkeys(("gone", "other"), "put that back, or run dynackd train-general anew")
 GRIDS = {stage.name: stage.grid_of for stage in (WIDTH_STAGE, DEPTH_STAGE)}
 
 
 def encoder_of(model: str) -> str:
     """A recipe's `model`, or the encoder that it is the general supernet of."""
     place = general_place(model)
-    return model if place is None else teacher_of_supernet(place, origin_of(place), None)
+    return model if place is None else teacher_of_supernet(place, origin_of(place), None, UNNAMED)
 
 
 def teacher_of(recipe: Recipe) -> str:
@@ -205,18 +210,19 @@ def load_teacher(source: str, kind: Kind) -> Supernet:
     return Supernet(load_model(source, config, kind), Grid((1.0,), (1.0,))).frozen_copy()
 
 
-def teacher_of_supernet(directory: Path, origin: Origin, named: str | None) -> str:
-    """The teacher that a supernet remembers, or the one that the user names, which is not refused."""
-    source = named or origin.teacher
+def teacher_of_supernet(directory: Path, origin: Origin, named: str | None, ways: Mapping[str, str] = NAMED) -> str:
+    """The teacher that a supernet remembers, or the one that the user names, which is not refused. ways: what it is
+    called, and what can be done where it is not there or another."""
+    source, noun = named or origin.teacher, ways["noun"]
     if source is None:
-        raise UserError(f"{directory} remembers no teacher; name it with --teacher DIR")
+        raise UserError(f"{directory} remembers no {noun}; {ways['gone']}")
     place = local_model(source)
     if place is None and is_place(source) and not named:
-        raise UserError(f"the teacher of {directory} is not at {source} any more; name it with --teacher DIR")
+        raise UserError(f"the {noun} of {directory} is not at {source} any more; {ways['gone']}")
     if place is not None and origin.teacher_sha256 not in (None, weights_sha256(source)):
-        what = f"{source} has other weights than the teacher of {directory}"
+        what = f"{source} has other weights than the {noun} of {directory}"
         if not named:
-            raise UserError(f"{what} had; name the right one, or this one, with --teacher DIR")
+            raise UserError(f"{what} had; {ways['other']}")
         console.print(f"note: {what}")
     return source
 

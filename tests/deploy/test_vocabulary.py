@@ -379,6 +379,22 @@ def test_rows_of_other_files_are_read_as_the_task_reads_them(tmp_path):
     assert encoded["input_ids"] == [[2, 14, 3, 16, 3], [2, 15, 3, 17, 3]]
 
 
+@pytest.mark.parametrize(("task", "row"), [
+    ({"kind": "multi_label", "text": "s", "label": ["good", "bad"]}, {"s": "a film"}),
+    ({"kind": "multi_label", "text": "s", "label": "y"}, {"s": "a film"}),
+    ({"kind": "ranking", "query": "s", "passages": "p", "relevance": "y"}, {"s": "a film", "p": ["the book", "a day"]}),
+    ({"kind": "token_classification", "words": "w", "tags": "y"}, {"w": ["a", "film"]}),
+    ({"kind": "question_answering"}, {"question": "a", "context": "film"}),
+    ({"kind": "embedding", "pair": ["s", "t"], "score": "y"}, {"s": "a film", "t": "the book"}),
+])  # fmt: skip
+def test_rows_of_other_files_need_no_labels(tmp_path, task, row):
+    (tmp_path / "t.jsonl").write_text("\n".join([json.dumps(row)] * 2))
+    own = read_texts(str(tmp_path / "t.jsonl"), resolve_task(task), resolve_source({"train": "none.tsv"}), None)
+    assert len(own.rows) == 2
+    (encoded,) = own.tokens(own.rows, tiny_tokenizer())
+    assert {2, 14} <= set(np.ravel(encoded["input_ids"][0])), "[CLS] and a"
+
+
 def test_a_share_that_tokenises_differently_is_counted_by_hand(tmp_path):
     """Of 20 texts the 10th and the 20th are held out; the latter has a word that the counted ones have not."""
     words = ["a film", "the book"] * 9 + ["a film", "very dull and cold"]

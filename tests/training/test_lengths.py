@@ -3,11 +3,14 @@
 import json
 
 import pytest
+import torch
 from conftest import tiny_recipe
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
 
 from dynackd.subnet import SubnetSpec
 from dynackd.training import lengths, stages
-from dynackd.training.lengths import FEWEST_EPOCHS, MOST_EPOCHS, STEPS, default_epochs
+from dynackd.training.lengths import FEWEST_EPOCHS, MOST_EPOCHS, STEPS, default_epochs, epoch_steps
 from dynackd.training.polish import polish
 from dynackd.training.recipe import make_recipe
 from dynackd.training.runs import RunMode
@@ -26,6 +29,18 @@ def test_few_rows_are_read_more_often_but_not_without_end(stage):
 def test_fine_tuning_of_mrpc_is_not_over_before_it_learns():
     """115 steps an epoch: after three its teacher said little more than the larger class (benchmarks/RESULTS.md)."""
     assert default_epochs("finetune", 115) * 115 >= 900
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("inputs", [8, 16, 17, 45])
+def test_steps_are_counted_as_the_trainer_makes_them(tmp_path, drop, parts, inputs):
+    arguments = TrainingArguments(str(tmp_path), per_device_train_batch_size=8, gradient_accumulation_steps=parts,
+                                  dataloader_drop_last=drop, use_cpu=True)  # fmt: skip
+    rows = DataLoader(range(inputs), batch_size=8, drop_last=drop)
+    trainer = Trainer(torch.nn.Linear(1, 1), arguments, train_dataset=range(inputs))
+    steps = trainer.set_initial_training_values(arguments, rows)[1]
+    assert epoch_steps(arguments, inputs) == steps
 
 
 def trained(directory):

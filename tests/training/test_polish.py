@@ -134,6 +134,15 @@ def test_nothing_else_is_cut_polished_or_searched_from_it(road, tmp_path, capsys
         search(place, Budget(max_params=1e6), output=tmp_path / "s")
 
 
+def test_a_parent_that_no_longer_fits_is_made_anew_by_its_own_command(road, tmp_path):
+    recipe = copy_of(road, tmp_path)
+    for stage in ("width", "depth"):
+        origin = tmp_path / "run" / stage / "origin.json"
+        origin.write_text(json.dumps(json.loads(origin.read_text()) | {"max_length": 99}))
+        with pytest.raises(UserError, match=f"max_length was 99, is 16; run dynackd train-{stage} with --overwrite"):
+            polish(tmp_path / "run" / stage, SMALL, NAME, recipe, FRESH)
+
+
 def test_a_report_still_shows_all_sizes(road):
     results = read_run(road / "run")
     assert results.judged.name == "depth"

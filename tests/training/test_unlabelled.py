@@ -2,7 +2,9 @@
 
 import json
 import random
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +33,11 @@ from dynackd.tasks.task import resolve_task
 from dynackd.tasks.tokens import tokenize
 from dynackd.tasks.unlabelled import mixed, read_unlabelled, tokenize_unlabelled
 from dynackd.training import stages
+from dynackd.training.mixing import mixed_in
 from dynackd.training.order import MixedSampler, Mixture, others_an_epoch
 from dynackd.training.polish import polish
 from dynackd.training.recipe import load_recipe, make_recipe
+from dynackd.training.rows import Rows
 from dynackd.training.runs import RunMode
 from dynackd.training.trainer import SupernetTrainer
 
@@ -266,6 +270,39 @@ def test_an_epoch_has_all_rows_with_labels_and_the_share_of_others():
 def test_few_others_come_again_within_an_epoch():
     rows = Mixture(labelled=9, others=2, others_an_epoch=9).rows(0, seed=0)
     assert sorted(np.bincount(rows[9:] - 9).tolist()) == [4, 5]
+
+
+def test_one_other_row_beside_many_takes_no_longer_than_many():
+    """A file without line breaks is one row: 20,000 passes over it once took seconds."""
+    start = time.perf_counter()
+    assert (Mixture(labelled=60_000, others=1, others_an_epoch=60_000).rows(0, seed=0)[60_000:] == 60_000).all()
+    assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize(("passages", "queries"), [(20, 30), (10, 60), (40, 30)])
+def test_of_rows_that_become_several_inputs_only_as_many_are_tokenised_as_are_used(tmp_path, capsys, passages, queries):
+    """200 pairs of 10 queries have labels, so that 600 others are used in three epochs, whether a query without labels
+    has as many passages, fewer or more."""
+    rng = random.Random(0)
+
+    def rows(count, number):
+        return [{"q": f"a film {i}", "p": [" ".join(rng.choices(PLAIN, k=3)) for _ in range(number)],
+                 "y": [1] + [0] * (number - 1)} for i in range(count)]
+
+    task = resolve_task({"kind": "ranking", "query": "q", "passages": "p", "relevance": "y"})
+    train = write_jsonl(tmp_path / "train.jsonl", rows(10, 20))
+    source = resolve_source({"train": train, "validation": train, "max_length": 24,
+                             "unlabelled": write_jsonl(tmp_path / "others.jsonl", rows(500, passages))})
+    data, tokenizer = load_task_data(task, source, ("train", "validation", "unlabelled")), tiny_tokenizer()
+    arguments = transformers.TrainingArguments(str(tmp_path), num_train_epochs=3, use_cpu=True)
+    run = SimpleNamespace(recipe=SimpleNamespace(data=source), arguments=arguments)
+    found, mixture = mixed_in(run, Rows(data, tokenize(data.train, task, tokenizer, 24)[0], {}, tokenizer, 24))
+    others = found.filter(lambda row: not row[LABELLED])
+    assert mixture == Mixture(200, len(others), 200)
+    assert 600 <= len(others) == passages * len(set(others["of_query"]))
+    assert queries <= len(set(others["of_query"])) < 1.2 * queries + 2
+    assert f"of which {len(set(others['of_query']))} are used; 200 beside the 200 pairs" in (
+        " ".join(capsys.readouterr().out.split()))
 
 
 def test_inputs_that_belong_together_stay_together_in_a_mixture():
