@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as error:
+            if (stopped := _swallowed(error)) is not None:  # an import that is stopped is an ImportError
+                _complain(f"stopped by {NAMES[signal.Signals(stopped)]}{_way_on(typed, interruption)}")
+                return 128 + stopped
             if out_of_memory(error):
                 _complain("out of memory: close other programs, or lower data.max_length or the rows at a time")
                 return 2
@@ -63,6 +66,13 @@ def _run(typed: list[str], interruption: Interruption) -> int:
     finally:
         processes.leave()
     return 0
+
+
+def _swallowed(error: BaseException | None) -> int | None:
+    """The number of the signal that an error hides which was raised while the signal ended something; else None."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__cause__ or error.__context__
+    return error.number if isinstance(error, Interrupted) else None
 
 
 def _complain(sentence: str) -> None:

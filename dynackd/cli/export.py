@@ -83,7 +83,7 @@ def _export(options: argparse.Namespace, which: Any, export_options: Any, output
     supernet, tokenizer = load_supernet(options.supernet)
     _say_size(supernet, which)
     validation = _export_validation(options, supernet, tokenizer)
-    facts = _export_facts(options, supernet, which)
+    facts = _export_facts(options, supernet, which, measured=validation is not None)
     export_options = dataclasses.replace(export_options, vocabulary=_vocabulary(options, supernet))
     about = export_student(supernet, tokenizer, which, output, options.overwrite, facts, export_options, validation)
     console.print(f"{about['parameters']:,} parameters")
@@ -248,8 +248,9 @@ def _export_validation(options: argparse.Namespace, supernet: Any, tokenizer: An
         raise UserError(f"no validation data: {error} (--set data.validation=FILE, or --no-validation)") from error
 
 
-def _export_facts(options: argparse.Namespace, supernet: Any, which: Any) -> dict[str, Any]:
-    """What the supernet's directory knows about its data, its teacher's licence and this sub-network's metrics."""
+def _export_facts(options: argparse.Namespace, supernet: Any, which: Any, measured: bool) -> dict[str, Any]:
+    """What the supernet's directory knows about its data, its teacher's licence and, where its metrics are not measured
+    on validation rows now, this sub-network's of then."""
     from dynackd.deploy.card import facts_of_training
     from dynackd.deploy.export import known_metrics
     from dynackd.training.recipe import load_recipe
@@ -259,6 +260,6 @@ def _export_facts(options: argparse.Namespace, supernet: Any, which: Any) -> dic
         recipe = load_recipe(options.supernet / "recipe.yaml")
         models = [recipe.teacher, recipe.output_dir / "teacher", recipe.model]
         facts = facts_of_training(recipe.task, recipe.data, models)
-    if options.validation is None and not options.variants and not options.vocabulary:
+    if not measured and options.validation is None:
         facts |= known_metrics(options.supernet, supernet, supernet.resolve(which))
     return facts

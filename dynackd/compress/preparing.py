@@ -73,6 +73,8 @@ def prepare(request: Request, output: Path, started: float) -> Prepared:
     config = load_config(source)
     refuse_student(source, config)
     family_of(config)
+    if (request.setting.length or 0) > (most := max_positions(config)):
+        raise UserError(f"--length {request.setting.length} is beyond the {most} tokens that {source} takes")
     draft = first_draft(request, output, config)
     draft.recipe.check_machine()
     hold_out(draft)

@@ -6,6 +6,7 @@ missing; the stages themselves go on from their checkpoints.
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from dynackd.compress.state import (
     clear,
     forget_choice,
     read_state,
+    refuse_inputs_within,
     refuse_other_request,
     refuse_output,
 )
@@ -73,11 +75,28 @@ def output_of(request: Request) -> Path:
     return Path("runs") / (Path(str(request.data)).name.partition(".")[0] or "compressed")
 
 
+def inputs_of(request: Request) -> Iterator[tuple[str, str]]:
+    """What a command reads: (what it is, path or name)."""
+    if request.is_recipe:
+        recipe = load_recipe(Path(request.model), request.overrides)
+        data = recipe.data
+        named = {"model": recipe.model, "teacher": recipe.teacher, "training rows": data.train,
+                 "validation rows": data.validation}  # fmt: skip
+        others = data.unlabelled_files
+    else:
+        named = {"model": request.model, "training rows": request.data, "validation rows": request.validation}
+        others = request.unlabelled
+    yield from ((what, source) for what, source in named.items() if source)
+    yield from (("rows without labels", source) for source in others)
+
+
 # --- what is asked of this directory ---------------------------------------------------------------------------------
 
 
 def _begin(request: Request, output: Path, mode: RunMode, started: float) -> State:
     """Everything that comes before the first stage; the file that says that a run has begun comes last."""
+    if mode.overwrite:
+        refuse_inputs_within(output, list(inputs_of(request)))
     prepared = prepare(request, output, started)
     tell_plan(request, prepared)
     if mode.overwrite:

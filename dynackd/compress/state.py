@@ -1,6 +1,7 @@
 """What lies in the output directory of a compress: what was asked and planned, how far it is, and whose it is."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from dynackd.compress.request import Request
 from dynackd.errors import UserError, shown
 from dynackd.system.places import (
+    at_home,
     holds,
     manifest_of,
     read_json,
@@ -23,6 +25,7 @@ STATE, SUMMARY, BENCHMARK, REPORT = "compress.json", "summary.json", "benchmark.
 POLISH = "polish.json"
 FILES = [STATE, SUMMARY, BENCHMARK, POLISH, RECIPE, REPORT, "report.png", "report.svg"]
 STAGES = {"finetune": "teacher", "width": "width", "depth": "depth"}  # and the directory of each one's result
+TRAINED = [part for name in STAGES.values() for part in (name, f"{name}-checkpoints")]
 SEARCH, STUDENT, POLISHED_NAME = "search", "student", "chosen"
 POLISHED = f"polished-{POLISHED_NAME}"
 CHOSEN = (SEARCH, STUDENT, POLISHED, f"{POLISHED}-checkpoints")  # what depends on the budget
@@ -76,20 +79,37 @@ def refuse_other_request(output: Path, state: State, request: Request) -> None:
         raise UserError(f"the run in {output} was asked for something else: {told}; repeat that, or --overwrite it")
 
 
-def clear(output: Path) -> None:
-    """Delete what an earlier run left, for --overwrite. `UserError` where something in it is not dynackd's."""
-    parts = [part for name in STAGES.values() for part in (name, f"{name}-checkpoints")]
-    for name in (*parts, *CHOSEN, f"{SEARCH}-kept"):
+def refuse_inputs_within(output: Path, inputs: Iterable[tuple[str, str]]) -> None:
+    """`UserError` where `clear` would delete one of the command's own inputs, (what it is, path or name)."""
+    for name in (*TRAINED, *CHOSEN, f"{SEARCH}-kept"):
+        place = Path(os.path.realpath(output / name))
+        for what, source in inputs:
+            own = Path(os.path.realpath(at_home(source)))
+            if own.exists() and (own == place or place in own.parents):
+                raise UserError(f"--overwrite would delete {output / name}, and with it the {what} {source} that this "
+                                f"command reads; name another directory with --output")  # fmt: skip
+
+
+def refuse_strangers(output: Path, names: Iterable[str]) -> None:
+    """`UserError` where something in what is to be deleted is not dynackd's."""
+    for name in names:
         if left := strangers(output / name):
             raise UserError(f"{output / name} holds {left[0]}, which dynackd did not write; move that away first")
+
+
+def clear(output: Path) -> None:
+    """Delete what an earlier run left, for --overwrite. `UserError` where something in it is not dynackd's."""
+    refuse_strangers(output, (*TRAINED, *CHOSEN, f"{SEARCH}-kept"))
     (output / STATE).unlink(missing_ok=True)  # from here on nothing has begun
-    for name in (*parts, *CHOSEN):
+    for name in (*TRAINED, *CHOSEN):
         remove(output / name)
     forget_choice(output)
 
 
 def forget_choice(output: Path) -> None:
-    """Delete what was chosen for a budget, the summary first."""
+    """Delete what was chosen for a budget, the summary first. `UserError`, and nothing is deleted, where something in
+    it is not dynackd's."""
+    refuse_strangers(output, CHOSEN)
     for name in (SUMMARY, BENCHMARK, POLISH):
         (output / name).unlink(missing_ok=True)
     for name in CHOSEN:

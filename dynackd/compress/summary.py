@@ -1,7 +1,6 @@
 """What came out, as summary.json has it."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dynackd.compress.request import Request
@@ -71,6 +70,6 @@ def make_summary(
 
 def _who(path: str) -> str:
     """Of what a row of the benchmark is: the teacher, the student or its smaller file."""
-    if path.endswith(INT8_FILE):
+    if path == f"{STUDENT}/{INT8_FILE}":
         return INT8_FILE
-    return STUDENT if Path(path).name == STUDENT else "teacher"
+    return STUDENT if path == STUDENT else "teacher"  # which may be anywhere, called anything

@@ -3,7 +3,7 @@
     model = model_labels(json.loads(config_json))
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,3 +102,8 @@ def _agreed(ours: dict[int, str], theirs: dict[int, list[str]], where: str) -> d
             raise UserError(f"{where}: label2id has {len(names)} names for output {i} ({listed(names)}), and id2label "
                             f"none; name it there")
     return {i: names[0] for i, names in theirs.items()} | ours
+
+
+def told_outputs(names: Sequence[str]) -> str:
+    """How a head's outputs are told."""
+    return f"{len(names)} classes ({listed(names)})" if len(names) > 1 else "1 output"

@@ -34,7 +34,7 @@ class Gates:
         """Why a file is left out, or None."""
         if not math.isfinite(facts["max_abs_diff"]):
             return "its outputs are not finite numbers"
-        if facts.get("drop", 0.0) > self.max_drop:
+        if not facts.get("drop", 0.0) <= self.max_drop:  # which NaN is not either
             return f"it loses {_amount(facts['drop'])} of {metric}, more than --max-drop {self.max_drop:g}"
         if self.max_drop_per_class is not None and (worst := worst_class(facts)):
             name, drop, count = worst

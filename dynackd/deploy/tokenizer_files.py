@@ -32,13 +32,15 @@ _SAMPLES = (
 SAMPLES: tuple[Texts, ...] = (*((text,) for text in _SAMPLES), *zip(_SAMPLES, reversed(_SAMPLES), strict=True))
 
 
-def check_max_length(limit: int, positions: int, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_max_length(
+    limit: int, positions: int, tokenizer: PreTrainedTokenizerBase, option: str = "--max-length"
+) -> None:
     """`UserError` for a limit in tokens that is beyond the model's positions, or that only special tokens fit."""
     if limit > positions:
-        raise UserError(f"--max-length {limit} is beyond the {positions} tokens that the model takes")
+        raise UserError(f"{option} {limit} is beyond the {positions} tokens that the model takes")
     least = tokenizer.num_special_tokens_to_add(pair=False) + 1
     if limit < least:
-        raise UserError(f"--max-length {limit} leaves no room for a text; it takes {least} or more")
+        raise UserError(f"{option} {limit} leaves no room for a text; it takes {least} or more")
 
 
 def save_tokenizer(

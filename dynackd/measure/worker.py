@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ def serve() -> None:
     """Reads the cases of one model, a line of JSON, which differ in their shapes alone; opens the model, runs every
     case twice, and answers with a line of JSON: for each case "problem", "" or what went wrong, "peak_memory_mb", and
     "run_ms", how long the second run took. Then answers each [case, n] with n latencies in ms, until its input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends this by its input
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
 

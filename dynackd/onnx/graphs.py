@@ -316,8 +316,7 @@ def parity(model: PreTrainedModel, names: Sequence[str], longest: int, file: Pat
             differences = np.abs(outputs[output.name] - expected[output.name].numpy())
             if output.axes[:2] == ("batch", "length"):
                 differences = differences[batch["attention_mask"].numpy().astype(bool)]
-            # max() would drop a NaN.
-            worst = float(differences.max()) if not differences.max() <= worst else worst
+            worst = float(np.maximum(worst, differences.max()))  # Python's max() would drop a NaN
     return worst
 
 

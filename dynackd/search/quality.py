@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from dynackd.measure.evaluation import batches_of, predict
 from dynackd.search.held_out import HeldOut
 from dynackd.search.keeping import Lines, add_loss, read_losses
-from dynackd.subnet import Subnet
+from dynackd.subnet import Subnet, SubnetSpec
 from dynackd.supernet.network import Supernet
 from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.task import compute_fidelity, compute_metrics, main_metric
@@ -46,7 +46,8 @@ class Judge:
     """Compares sub-networks of a supernet on the rows of the search, and keeps in a file what it found.
 
     A loss is the kind's `output_loss` of a sub-network's outputs against the full network's, a mean over all rows: it
-    moves with every row, where a metric moves only with those on which an answer changes.
+    moves with every row, where a metric moves only with those on which an answer changes. Where there are smaller
+    hidden sizes it is `loss_of_any_size`.
     """
 
     def __init__(self, supernet: Supernet, kind: Kind, batches: Sequence[Batch], lines: Lines) -> None:
@@ -54,6 +55,7 @@ class Judge:
         device = next(supernet.parameters()).device
         self.batches = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
         self.known = read_losses(lines)
+        self.compare = kind.loss_of_any_size if min(supernet.grid.hidden) < 1 else kind.output_loss
         self.expected: list[dict[str, Tensor]] = []
 
     def losses(self, subnets: Sequence[Subnet]) -> list[float]:
@@ -71,7 +73,7 @@ class Judge:
         total = count = 0.0
         for batch, expected in zip(self.batches, self.expected, strict=True):
             own = float(self.kind.output_count(batch))
-            total += own * float(self.kind.output_loss(self._outputs(subnet, batch), expected, batch, TEMPERATURE))
+            total += own * float(self.compare(self._outputs(subnet, batch), expected, batch, TEMPERATURE))
             count += own
         return total / max(count, 1.0)
 
@@ -98,16 +100,20 @@ class Lead(NamedTuple):
 
 class Metric:
     """The number by which the best are chosen: the task's main metric on the rows of the choice, or, where rows have no
-    labels to measure with, the first number of how closely the full network is followed."""
+    labels to measure with, the first number of how closely the full network is followed that every hidden size has."""
 
     def __init__(self, supernet: Supernet, held_out: HeldOut, tokenizer: PreTrainedTokenizerBase) -> None:
         self._supernet, self._held_out, self._tokenizer = supernet, held_out, tokenizer
         task = held_out.task
         expected, labels = self._predict(supernet.whole, held_out.choice)
         self._by_labels = main_metric(task) in compute_metrics(task, expected, labels)
-        fidelity = compute_fidelity(task, expected, expected, labels)
-        self.name = main_metric(task) if self._by_labels else next(iter(fidelity))
+        self.name = main_metric(task) if self._by_labels else self._fidelity(expected, labels)
         self.lower_is_better = self.name in task.kind.lower_is_better
+
+    def _fidelity(self, expected: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> str:
+        narrow = self._supernet.resolve(SubnetSpec(hidden=min(self._supernet.grid.hidden)))
+        outputs, _ = self._predict(narrow, self._held_out.choice)
+        return next(iter(compute_fidelity(self._held_out.task, outputs, expected, labels)))
 
     def of(self, subnet: Subnet) -> float:
         """Of a sub-network."""

@@ -279,6 +279,8 @@ class _Search:
             "inputs": [sum(int(batch["input_ids"].sum()) for batch in batches), len(held_out.search)],
             "device": this_device().type,
         }
+        if min(self.supernet.grid.hidden) < 1:
+            depends_on["loss"] = "of any size"
         self.judge = Judge(self.supernet, kind, batches, Lines(self.kept, "evaluated", depends_on))
         done: set[Subnet] = set()
 

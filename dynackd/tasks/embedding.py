@@ -250,6 +250,11 @@ class Embedding(Kind):
         near = NEARNESS * (1 - cosines(ours, theirs)).mean()
         return near + self.similarities * _relations(ours, theirs, SHARP * temperature) if self.similarities else near
 
+    def loss_of_any_size(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:
+        """How the texts of the batch lie to one another."""
+        ours, theirs = unit(outputs["sentence_embedding"]), unit(teacher["sentence_embedding"])
+        return _relations(ours, theirs, SHARP * temperature)
+
     def importance_loss(self, model: Any, batch: Tensors) -> Tensor:
         """How far the vectors move: what a head says of a text does not depend on scores."""
         inputs, _ = self.split(batch)

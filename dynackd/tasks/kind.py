@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding
 
 from dynackd.data.labels import LabelMap
-from dynackd.data.model_labels import ModelLabels
+from dynackd.data.model_labels import ModelLabels, told_outputs
 from dynackd.data.rows import Column, Rows
 from dynackd.data.sources import Place
-from dynackd.errors import UserError, a, listed, names_of, one_of, refuse_unknown_keys
+from dynackd.errors import UserError, a, names_of, one_of, refuse_unknown_keys
 from dynackd.system.settings import Settings
 from dynackd.tasks.common_words import CommonWords, Places
 from dynackd.tasks.doubts import Doubt
@@ -191,10 +191,10 @@ class Kind(ABC):
     def head_fits(self, source: str, before: ModelLabels, names: Sequence[str]) -> tuple[bool, str]:
         """(whether the head of the model at `source` is one of the outputs `names`, what to tell of it)."""
         same = [name.casefold() for name in before.names] == [name.casefold() for name in names]
-        has = f"{source} has a head of {_outputs(before.names)}"
+        has = f"{source} has a head of {told_outputs(before.names)}"
         if same and before.problem_type in (None, self.problem_type):
             return True, f"{has} already; its training goes on"
-        return False, f"{has}; a new one of {_outputs(names)} is made"
+        return False, f"{has}; a new one of {told_outputs(names)} is made"
 
     def first_bias(self, labels: Sequence[Any]) -> Sequence[float] | None:
         """Where the biases of a new output layer begin, by the training rows' labels; None: at 0."""
@@ -284,6 +284,10 @@ class Kind(ABC):
     @abstractmethod
     def output_loss(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:
         """How far the outputs are from the teacher's, a mean over `output_count`."""
+
+    def loss_of_any_size(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:
+        """`output_loss`, or one that is as large for outputs of another hidden size, so that both can be compared."""
+        return self.output_loss(outputs, teacher, batch, temperature)
 
     def in_words(self, outputs: Tensors, places: Places) -> Tensors:
         """What is compared where a teacher reads other tokens: of an output of each token means of words' pieces."""
@@ -394,7 +398,3 @@ class Task:
     check_teacher: bool = True
     rows: Mapping[str, Dataset] = field(default_factory=dict, compare=False, repr=False)
     judged: Dataset | None = field(default=None, compare=False, repr=False)
-
-
-def _outputs(names: Sequence[str]) -> str:
-    return f"{len(names)} classes ({listed(names)})" if len(names) > 1 else "1 output"

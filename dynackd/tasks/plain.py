@@ -12,12 +12,13 @@ from dynackd.errors import UserError, names_of
 from dynackd.system.settings import Settings, checked
 from dynackd.tasks.guessing import IF_ASKED, Guess, Sample, as_written
 from dynackd.tasks.kind import RESERVED_COLUMNS, Kind, Task
-from dynackd.tasks.losses import cosines, signed_sum
+from dynackd.tasks.losses import cosines, signed_sum, unit
 from dynackd.tasks.metrics import pearson
 from dynackd.tasks.parts import Arrays, Output, Tensors
 
 STATES = "last_hidden_state"
 KEPT_TOKENS = 16  # of each row, by whose states a sub-network is judged
+EPSILON = 1e-12  # where all pairs are alike nothing can be told
 
 
 class PlainTask(Settings):
@@ -78,6 +79,15 @@ class Plain(Kind):
             return ours.sum() * 0
         real = batch["attention_mask"].bool()
         return (1 - cosines(ours[real], theirs[real])).mean()
+
+    def loss_of_any_size(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:
+        """1 - the correlation of the cosines between the real tokens of each text with the teacher's (CKD's pair-wise
+        word relations), over all texts of the batch."""
+        real = batch["attention_mask"].bool()
+        pairs = (real[:, :, None] & real[:, None]).triu(1)
+        near = [(states @ states.mT)[pairs] for states in (unit(outputs[STATES]), unit(teacher[STATES]))]
+        ours, theirs = (own - own.mean() for own in near)
+        return 1 - (ours * theirs).sum() / (ours.norm() * theirs.norm()).clamp_min(EPSILON)
 
     def output_count(self, batch: Tensors) -> Any:
         return batch["attention_mask"].sum()

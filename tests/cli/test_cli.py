@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -17,6 +19,7 @@ from dynackd.cli.commands import COMMANDS
 from dynackd.grid import Grid
 from dynackd.onnx import choices, graphs, quantize
 from dynackd.supernet.network import Origin, Supernet
+from dynackd.system.interruption import Interrupted
 from dynackd.training.recipe import load_recipe
 
 
@@ -89,6 +92,36 @@ def test_benchmark_writes_the_json_that_is_promised(road, capsys):
         assert 0 < row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
         assert row["threads"] == 1
         assert row["repeats"] == 10
+
+
+def test_rows_that_are_named_with_set_are_measured_and_told(road, capsys, tmp_path):
+    """And not the figures of the training, which are of other rows."""
+    place = tmp_path / "depth"
+    shutil.copytree(road / "run" / "depth", place)
+    content = json.loads((place / "metrics.json").read_text())
+    for row in content["subnetworks"]:
+        row["metrics"]["accuracy"] = 0.98765
+    (place / "metrics.json").write_text(json.dumps(content))
+    command = ["export", str(place), "--width", "0.5", "--depth", "0.5", "--output", str(tmp_path / "s")]
+    assert main([*command, "--set", f"data.validation={road}/validation.tsv"]) == 0
+    metrics = json.loads((tmp_path / "s" / "export.json").read_text())["metrics"]
+    assert metrics["rows"] == "On 24 validation rows"
+    assert metrics["student"]["accuracy"] != 0.98765
+    assert main([*command, "--overwrite"]) == 0
+    assert json.loads((tmp_path / "s" / "export.json").read_text())["metrics"]["student"]["accuracy"] == 0.98765
+
+
+def test_a_signal_that_an_import_swallows_is_still_a_signal(monkeypatch, capsys, tmp_path):
+    """A module that is being initialised makes an ImportError of it."""
+    def stopped(_):
+        try:
+            raise Interrupted(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr("dynackd.cli.command_line._run", lambda typed, _: stopped(typed))
+    assert main(["benchmark", "x"]) == 130
+    assert "stopped by Ctrl-C" in capsys.readouterr().err
 
 
 def test_export_takes_the_current_directory_and_places_the_student_beside_it(road, capsys, monkeypatch):

@@ -14,9 +14,11 @@ from dynackd.cli.command_line import main
 from dynackd.compress import choosing, polishing, road
 from dynackd.compress.guess import Said
 from dynackd.compress.request import Request
+from dynackd.compress.state import forget_choice
+from dynackd.compress.summary import _who
 from dynackd.compress.telling import tell_result
 from dynackd.errors import UserError
-from dynackd.search.settings import Budget, Effort
+from dynackd.search.settings import Budget, Effort, Setting
 from dynackd.students.loading import load_student
 from dynackd.supernet.network import load_supernet
 from dynackd.system.places import new_directory, write_json
@@ -286,6 +288,58 @@ def test_a_run_is_gone_on_with_only_as_it_was_asked_for(unbroken):
     request = asked(unbroken[0], said=Said(text=("sentence",)))
     with pytest.raises(UserError, match=r"asked for something else: text was \[\], is \['sentence'\]"):
         road.compress(request, RunMode(resume=True))
+
+
+@pytest.mark.parametrize("what", ["model", "training rows", "validation rows", "rows without labels"])
+def test_overwriting_never_deletes_what_the_command_reads(tmp_path, monkeypatch, what):
+    """`compress runs/train/teacher --data train.csv --overwrite` would: that is where its results go."""
+    request, output = asked(tmp_path), tmp_path / "out"
+    stopped(monkeypatch, road, "searched", False)
+    with pytest.raises(Killed):
+        road.compress(request, RunMode())
+    teacher = output / "teacher"
+    shutil.copy(request.data, teacher / "rows.csv")
+    named = {"model": {"model": str(teacher)}, "training rows": {"data": str(teacher / "rows.csv")},
+             "validation rows": {"validation": str(teacher / "rows.csv")},
+             "rows without labels": {"unlabelled": (str(teacher / "rows.csv"),)}}[what]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path for path in output.rglob("*"))
+    with pytest.raises(UserError, match=f"--overwrite would delete .*teacher, and with it the {what} .* that this com"):
+        road.compress(dataclasses.replace(request, **named), RunMode(overwrite=True))
+    assert sorted(path for path in output.rglob("*")) == before
+
+
+def test_a_recipe_names_what_is_read_too(tmp_path):
+    content = tiny_recipe(tmp_path)
+    content |= {"teacher": str(tmp_path / "t")}
+    content["data"]["unlabelled"] = [str(tmp_path / "u.txt")]
+    (tmp_path / "r.yaml").write_text(json.dumps(content))
+    found = dict(road.inputs_of(Request(str(tmp_path / "r.yaml"))))
+    data = content["data"]
+    assert found == {"model": content["model"], "teacher": content["teacher"], "training rows": data["train"],
+                     "validation rows": data["validation"], "rows without labels": data["unlabelled"][0]}
+
+
+def test_another_budget_deletes_nothing_where_something_of_the_users_is(unbroken, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(unbroken[0] / "out", output)
+    (output / "student" / "notes.txt").write_text("mine")
+    before = content_of(output)
+    with pytest.raises(UserError, match=r"student holds notes.txt, which dynackd did not write; move that away first"):
+        forget_choice(output)
+    assert content_of(output) == before
+
+
+@pytest.mark.parametrize("place", ["../models/student", "../../student", "elsewhere"])
+def test_a_teacher_called_student_is_still_the_teacher(place):
+    assert _who(place) == "teacher"
+    assert _who("student") == "student"
+    assert _who("student/onnx/model_quantized.onnx") == "onnx/model_quantized.onnx"
+
+
+def test_a_length_beyond_the_model_is_told_before_anything_is_trained(tmp_path):
+    with pytest.raises(UserError, match=r"--length 4000 is beyond the 48 tokens that .* takes"):
+        road.tell_cost(asked(tmp_path, setting=Setting(length=4000)))
 
 
 def test_overwriting_begins_anew_and_keeps_what_is_not_ours(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from dynackd.deploy.validation import Validation, load_validation, torch_predict
 from dynackd.errors import UserError
 from dynackd.families.table import FAMILIES, max_positions
 from dynackd.grid import Grid, read_subnet
-from dynackd.onnx.graphs import GRAPHS, Fixed, Shape, example_batch, export_onnx, parity, parity_shapes
+from dynackd.onnx.graphs import GRAPHS, Fixed, OnnxModel, Shape, example_batch, export_onnx, parity, parity_shapes
 from dynackd.onnx.quantize import VARIANTS, Variant
 from dynackd.students.cutting import cut
 from dynackd.subnet import FULL, Layer, Subnet, SubnetSpec
@@ -141,6 +141,21 @@ def test_a_graph_that_gives_nan_is_no_match(tmp_path):
         broken.classifier.bias.fill_(float("nan"))
     export_onnx(broken, names, tmp_path / "model.onnx")
     assert not parity(model, names, 16, tmp_path / "model.onnx") <= 1e-4
+
+
+@pytest.mark.parametrize("length", [1, 7, 48])
+def test_a_graph_that_gives_nan_at_one_length_is_no_match(tmp_path, monkeypatch, length):
+    """Wherever that comes among the shapes: behind a NaN no number is larger, nor smaller."""
+    model, names, whole = tiny_model(), ["input_ids", "attention_mask"], OnnxModel.__call__
+    export_onnx(model, names, tmp_path / "model.onnx")
+
+    def at_one(graph, batch):
+        found = whole(graph, batch)
+        return {name: own * np.nan if batch["input_ids"].shape[1] == length else own for name, own in found.items()}
+
+    assert parity(model, names, 48, tmp_path / "model.onnx") <= 1e-4
+    monkeypatch.setattr(OnnxModel, "__call__", at_one)
+    assert np.isnan(parity(model, names, 48, tmp_path / "model.onnx"))
 
 
 def test_a_student_is_not_overwritten_unasked(tokenizer, grid, tmp_path):
@@ -278,6 +293,32 @@ def test_a_file_that_gives_nan_is_left_out_without_validation_too(net, tokenizer
     assert json.loads((tmp_path / "s" / "export.json").read_text()) == about
 
 
+def test_a_file_that_gives_nan_for_texts_alone_is_left_out_and_the_others_are_written(
+    net, tokenizer, validation, tmp_path, monkeypatch
+):
+    """As half precision overflows on real texts and not on random ids."""
+    whole = dynackd.deploy.export._outputs
+
+    def overflowed(file, rows):
+        found = whole(file, rows)
+        if file.name == "model_fp16.onnx":
+            next(iter(found[""].values()))[3] = np.nan
+        return found
+
+    monkeypatch.setattr(dynackd.deploy.export, "_outputs", overflowed)
+    options = ExportOptions(variants=("fp16", "int8"), gates=Gates(max_drop=1.0))
+    about = export_student(net, tokenizer, SPEC, tmp_path / "s", options=options, validation=validation)
+    assert about["refused"] == {"onnx/model_fp16.onnx": {"reason": "its outputs are not finite numbers"}}
+    assert {"onnx/model.onnx", "onnx/model_quantized.onnx"} <= set(about["files"])
+    assert not (tmp_path / "s" / "onnx" / "model_fp16.onnx").exists()
+
+
+def test_a_drop_that_is_no_number_passes_no_gate():
+    assert Gates().refusal({"max_abs_diff": 0.1, "drop": float("nan")}, "pearson") is not None
+    assert Gates().refusal({"max_abs_diff": 0.1, "drop": 0.01}, "pearson") is None
+    assert Gates().refusal({"max_abs_diff": 0.1}, "pearson") is None
+
+
 def test_a_metric_where_less_is_better_drops_when_it_grows():
     task = resolve_task({"kind": "regression", "text": "a", "label": "b", "metrics": ["mse"]})
     both = Validation(task, {"": None, "_mm": None}, None)
@@ -302,7 +343,10 @@ def test_fixed_sizes_are_fixed_in_the_graph(net, tokenizer, validation, tmp_path
 
 
 def test_sizes_that_no_input_has_are_refused(net, tokenizer, tmp_path):
-    for fixed, message in ((Fixed(0), "--static-batch is 0"), (Fixed(None, 49), "beyond the 48 tokens")):
+    for fixed, message in (
+        (Fixed(0), "--static-batch is 0"), (Fixed(None, 49), "beyond the 48 tokens"),
+        (Fixed(None, 2), "--static-length 2 leaves no room for a text; it takes 3 or more"),
+    ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             export_student(net, tokenizer, SPEC, tmp_path / "s", options=ExportOptions(fixed=fixed))
     with pytest.raises(UserError, match="--max-drop is nan"):

@@ -11,14 +11,17 @@ from dynackd.tasks.loading import load_task_data
 from dynackd.training.recipe import make_recipe
 
 
-def made_supernet(directory, rows=400, hidden=(1.0,), **data):
-    """A supernet directory with its recipe over `rows` training rows, and a record of those that it was trained on."""
+def made_supernet(directory, rows=400, hidden=(1.0,), plain=False, **data):
+    """A supernet directory with its recipe over `rows` training rows, and a record of those that it was trained on.
+    plain: of an encoder without a head, whose texts have no labels."""
     content = tiny_recipe(directory)
+    if plain:
+        content["task"] = {"kind": "plain", "text": "sentence"}
     write_rows(directory / "train.tsv", rows, 1)
     content["data"] |= data
     recipe = make_recipe(content)
     place = directory / "run" / "depth"
-    model, grid = tiny_model(), Grid((1.0, 0.5), (1.0, 0.5), hidden=hidden)
+    model, grid = tiny_model().bert if plain else tiny_model(), Grid((1.0, 0.5), (1.0, 0.5), hidden=hidden)
     order = range(model.config.hidden_size) if len(hidden) > 1 else None
     Supernet(model, grid, hidden_order=order).save(place, tiny_tokenizer())
     trained = load_task_data(recipe.task, recipe.data, ("train",)).train

@@ -94,6 +94,19 @@ def test_a_budget_that_only_a_smaller_hidden_size_meets_is_met_and_told(machine,
     assert load_student(tmp_path / "st")[0].config.hidden_size == chosen.hidden
 
 
+def test_an_encoder_whose_texts_have_no_labels_is_searched_over_its_hidden_sizes(machine, tmp_path):
+    """A smaller hidden size has no angle to the full network's states: what all have is compared, in the distances and
+    in the choice."""
+    place = made_supernet(tmp_path, train_rows=100, hidden=(1.0, 0.5), plain=True)
+    effort = ["--evaluations", "40", "--rows", "16", "--samples", "12", "--length", "9"]
+    assert main(["search", str(place), "--max-latency-ms", "2", *effort, "--output", str(tmp_path / "s")]) == 0
+    found = found_in(tmp_path / "s")
+    assert found["metric"]["name"] == "relations"
+    smaller = [row for row in found["front"] if row["hidden"] == 0.5]
+    assert smaller
+    assert all(0.05 < row["loss"] < 2 for row in smaller), "1 - a correlation, and of an untrained size not near 0"
+
+
 def test_the_same_seed_gives_the_same_and_measures_nothing_again(supernet_directory, machine, tmp_path):
     setting = Setting(length=9)
     first = search(supernet_directory, FAST, setting, EFFORT, output=tmp_path / "s")

@@ -436,3 +436,16 @@ def read_recipe(road):
     import yaml
 
     return yaml.safe_load((road / "recipe.yaml").read_text())
+
+
+def test_a_search_compares_how_texts_lie_to_one_another_alone_where_hidden_sizes_differ():
+    """With the angle to the teacher's vectors a size that has one would seem further away than a smaller one."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(5, 4, generator=generator) for _ in range(2))
+    kind = EMBEDDING
+    one, other = {"sentence_embedding": ours}, {"sentence_embedding": theirs}
+    found = kind.loss_of_any_size(one, other, {}, 1.0)
+    assert 0 < float(found) < float(kind.output_loss(one, other, {}, 1.0))
+    wider = {"sentence_embedding": torch.nn.functional.pad(theirs, (0, 3))}
+    torch.testing.assert_close(kind.loss_of_any_size(one, wider, {}, 1.0), found)
+    torch.testing.assert_close(kind.output_loss(one, wider, {}, 1.0), found)

@@ -69,6 +69,19 @@ def test_a_teacher_of_another_hidden_size_whom_no_term_sees_is_refused(signal, r
     Teacher(Supernet(tiny_model(hidden_size=48)), CLASSIFICATION).check(ours, settings)
 
 
+def test_a_search_compares_the_relations_alone_where_hidden_sizes_differ():
+    """By the angle to the teacher's states a smaller size, which has none, would be perfect."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(2, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    found = PLAIN.loss_of_any_size({STATES: ours}, {STATES: theirs}, BATCH, 1.0)
+    pairs = [(0, 1), (0, 2), (1, 2)]  # of the first text; the second has one real token
+    near = [[float(torch.cosine_similarity(own[0, a], own[0, b], dim=0)) for a, b in pairs] for own in (ours, theirs)]
+    assert float(found) == pytest.approx(1 - np.corrcoef(near)[0, 1])
+    assert float(PLAIN.loss_of_any_size({STATES: ours}, {STATES: 3 * ours}, BATCH, 1.0)) == pytest.approx(0, abs=1e-9)
+    wider = torch.nn.functional.pad(theirs, (0, 3))
+    torch.testing.assert_close(PLAIN.loss_of_any_size({STATES: ours}, {STATES: wider}, BATCH, 1.0), found)
+
+
 def test_a_row_keeps_some_of_its_real_tokens_evenly_spaced():
     states = np.arange(2 * 40, dtype=np.float32).reshape(2, 40, 1) + 1
     mask = np.ones((2, 40), int)
