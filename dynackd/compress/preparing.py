@@ -19,7 +19,7 @@ from dynackd.compress.plan import Plan, StageCost, make_plan
 from dynackd.compress.request import Request
 from dynackd.data.origins import resolve_model
 from dynackd.errors import UserError
-from dynackd.families.table import family_of, max_positions
+from dynackd.families.table import family_of, geometry_of, max_positions
 from dynackd.grid import Grid
 from dynackd.onnx.graphs import export_onnx, input_names
 from dynackd.report.terminal import progress
@@ -73,6 +73,8 @@ def prepare(request: Request, output: Path, started: float) -> Prepared:
     config = load_config(source)
     refuse_student(source, config)
     family_of(config)
+    if named:
+        _refuse_other_shape(named)
     if (request.setting.length or 0) > (most := max_positions(config)):
         raise UserError(f"--length {request.setting.length} is beyond the {most} tokens that {source} takes")
     draft = first_draft(request, output, config)
@@ -87,6 +89,20 @@ def prepare(request: Request, output: Path, started: float) -> Prepared:
     data = replace(data, unlabelled=read_unlabelled(data.task, draft.recipe.data))
     cut_texts(draft, data, load_tokenizer(source, config, kind), config)
     return _planned(request, draft, source, config, data, finetunes, started)
+
+
+def _refuse_other_shape(recipe: Recipe) -> None:
+    """`UserError` where the recipe names a teacher of another shape than its model: sizes, bounds and minutes are
+    planned by one."""
+    if not recipe.teacher:
+        return
+    configs = [load_config(resolve_model(name)) for name in (recipe.model, recipe.teacher)]
+    ours, theirs = ((own.model_type, geometry_of(own)) for own in configs)
+    if ours != theirs:
+        raise UserError(
+            f"{recipe.model} has another shape than its teacher {recipe.teacher}, and compress plans by one; run "
+            "dynackd train-width and train-depth with this recipe, then search and export"
+        )
 
 
 def _planned(

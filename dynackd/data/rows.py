@@ -20,11 +20,11 @@ BLOCK_ROWS, BLOCK_CHARACTERS = 1000, 2**20  # rows that are in memory at once
 
 
 def label_key(value: Any) -> str:
-    """Labels are compared as text: 1, "1", 1.0 and "1.0" are the same class, and True is "True"."""
+    """Labels are compared as text: 1, "1", 1.0, "1.0" and "1.00" are the same class, and True is "True"."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value).strip()
-    return text[:-2] if re.fullmatch(r"-?\d+\.0", text) else text
+    return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0+", text) else text
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.special import log_softmax
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from dynackd.tasks.question_answering import QUESTION_ANSWERING
 from dynackd.tasks.spans import MOST_TOKENS, OUTSIDE, best_spans
 from dynackd.tasks.windows import ENDS, STARTS, Collator, windows_of
+
+USUAL_LENGTH = 512  # where a tokenizer names none
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,11 @@ def answer(
 
     model: a Hugging Face model for question answering. unanswerable: whether "no answer" is one, for models that have
     learned it. max_length: tokens of the windows in which a long context is read, by default as many as the tokenizer
-    says; stride: those that windows share, by default a third. Raises UserError for a question that is too long.
+    says, or 512; stride: those that windows share, by default a third. Raises UserError for a question that is too
+    long.
     """
-    length = max_length or tokenizer.model_max_length
+    told = tokenizer.model_max_length
+    length = max_length or (told if told < LARGE_INTEGER else USUAL_LENGTH)
     windows = windows_of(tokenizer, [question.strip()], [context], length, stride)
     names, collate = list(tokenizer.model_input_names), Collator(tokenizer)
     rows = [dict(zip(names, row, strict=True)) for row in zip(*(windows[name] for name in names), strict=True)]

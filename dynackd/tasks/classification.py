@@ -1,6 +1,7 @@
 """Classification: one or two texts, one of several labels."""
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,7 +46,8 @@ class Classification(Kind):
             return label.is_label and (label.whole or not label.numbers)
 
         def made(text: tuple[str, ...], label: Seen) -> Guess:
-            ids = {int(key): i for i, key in enumerate(label.distinct)} if label.whole else {}
+            whole = label.whole and all(re.fullmatch(r"-?\d+", key) for key in label.distinct)  # and none is 1e3
+            ids = {int(key): i for i, key in enumerate(label.distinct)} if whole else {}
             numbers = {} if label.counts_from_0 else {"labels": ids} if ids else {}
             task = {"kind": self.name, "text": as_written(text), "label": label.name, **numbers}
             return Guess(task, text, (label.name,), some_of(label.distinct))

@@ -10,9 +10,9 @@ MOST_LETTERS = 60
 AT_ONCE = 1000
 
 
-def note_of_copies(validation: Dataset, train: Dataset, labels: Sequence[str]) -> str:
+def note_of_copies(validation: Dataset, train: Dataset, labels: Sequence[str], what: str = "a training row") -> str:
     """What is told where many validation rows have the texts of training rows, whatever the columns of `labels` say;
-    else empty. Of each training row a number is held in memory, not the row."""
+    else empty. Of each training row a number is held in memory, not the row. what: what one of `train` is called."""
     columns = sorted({*validation.column_names} & {*train.column_names} - {*labels})
     if not columns:  # such as single texts to train on and pairs of them to judge by
         return ""
@@ -23,7 +23,7 @@ def note_of_copies(validation: Dataset, train: Dataset, labels: Sequence[str]) -
     first = validation[int(copies[0])]
     text = " | ".join(str(first[column]) for column in columns)
     shown = text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}..."
-    return (f"{len(copies):,} of {len(validation):,} validation rows have the texts of a training row (the first: "
+    return (f"{len(copies):,} of {len(validation):,} validation rows have the texts of {what} (the first: "
             f"{shown!r}); these may be known by heart, so that a metric is better than it will be on new rows; leave "
             "them out of one of the two")
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
+from datasets import Dataset
 from pydantic import Field
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from dynackd.tasks.losses import cosines, cross_entropy, signed_sum, unit, wide
 from dynackd.tasks.metrics import METRICS, pearson
 from dynackd.tasks.parts import Arrays, Labels, Output, Tensors
 from dynackd.tasks.pooling import MODULES, Pooling, pooling_of
+from dynackd.tasks.tokens import told_full
 
 POOLING_KEY = "dynackd_pooling"  # of a config: a `Pooling`
 ROW, SCORES = "row", "scores"  # what a batch says of each text: the row that it is of, and that row's score
@@ -205,6 +207,9 @@ class Embedding(Kind):
         columns = {ROW: batch["row"], **({SCORES: batch["label"]} if "label" in batch else {})}
         return {**encoded, **{name: np.repeat(values, times).tolist() for name, values in columns.items()}}
 
+    def lost(self, tokens: Dataset, max_length: int) -> str:
+        return told_full(tokens, max_length)
+
     def least_tokens(self, task: Task, tokenizer: Any) -> int:
         return int(tokenizer.num_special_tokens_to_add()) + 1
 
@@ -281,7 +286,9 @@ class Embedding(Kind):
         ours, theirs = outputs["sentence_embedding"], teacher["sentence_embedding"]
         found = {"cosine": float(_cosines(ours, theirs).mean())} if ours.shape == theirs.shape else {}
         if len(ours) > 1:
-            some = [_unit(vectors[:MOST_COMPARED]) for vectors in (ours, theirs)]
+            # Evenly spaced, since they come by their lengths.
+            places = np.linspace(0, len(ours) - 1, min(MOST_COMPARED, len(ours))).astype(int)
+            some = [_unit(vectors[places]) for vectors in (ours, theirs)]
             above = np.triu_indices(len(some[0]), k=1)
             own, other = ((vectors @ vectors.T)[above] for vectors in some)
             found["similarities"] = pearson(own, other, 1)

@@ -339,8 +339,7 @@ class Kind(ABC):
         """The task's metrics."""
 
     def per_class(self, task: "Task", outputs: Arrays, labels: Arrays) -> dict[str, ClassScore]:
-        """How well each class that the labels have is found, by its name, where more is better; none without classes.
-        A mean over rows hides a rare class that is lost, and `export --max-drop-per-class` does not."""
+        """How well each class that the labels have is found, by its name, more being better; none without classes."""
         return {}
 
     @abstractmethod

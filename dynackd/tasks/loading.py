@@ -66,9 +66,12 @@ def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("tra
     told = [*(note for rows in raw.values() for note in rows.notes), labels.note]
     if train is not None:
         told += [note_of_copies(rows, train, ("label", task.label_column)) for rows in validation.values()]
-    notes = dict.fromkeys(filter(None, told))
     known = dataclasses.replace(_with_names(task, labels.names), rows=validation)
     unlabelled = read_unlabelled(known, source) if OTHERS in splits else None
+    if unlabelled is not None:
+        own = ("label", task.label_column)
+        told += [note_of_copies(rows, unlabelled, own, f"a row of data.{OTHERS}") for rows in validation.values()]
+    notes = dict.fromkeys(filter(None, told))
     return TaskData(known, train, validation, labels.names, tuple(notes), unlabelled)
 
 

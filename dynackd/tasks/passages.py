@@ -173,19 +173,27 @@ def _queries(task: Ranked, rows: Rows) -> Iterator[Query]:
 
 
 def _of_grouped_rows(own: RankingTask, rows: Rows) -> Iterator[Query]:
-    number = 0
-    for batch in rows.texts.iter(QUERIES_AT_ONCE):
-        for place, query in enumerate(batch[own.query]):
-            number += 1
-            row = {name: values[place] for name, values in batch.items()}
-            passages, relevance = _of_row(own, row)
-            where = f"{rows.where}, data row {number}"
+    """The queries in the order in which they first come, those of several rows, as files of triplets have them, with
+    the passages of all: else a query that is held out would be trained on, too."""
+    for query, some, numbers in _by_query(own, rows):
+        read = [_of_row(own, row) for row in some.to_pylist()]
+        for number, (passages, relevance) in zip(numbers, read, strict=True):
+            where = f"{rows.where}, data row {number + 1}"
             if not passages:
                 raise UserError(f"{where}: the query has no passage; drop the row")
             if relevance is not None and len(relevance) != len(passages):
                 raise UserError(f"{where}: {len(passages)} passages in column '{own.passages}', but {len(relevance)} "
                                 f"numbers in column '{own.relevance}'; each passage needs one")
-            yield query, passages, relevance
+        yield query, *(read[0] if len(read) == 1 else _together(read))
+
+
+def _together(read: Sequence[tuple[list[str], list[float] | None]]) -> tuple[list[str], list[float] | None]:
+    """The passages of several rows, each once, with the largest relevance that one gives it."""
+    found: dict[str, float] = {}
+    for passages, relevance in read:
+        for passage, own in zip(passages, relevance or [0.0] * len(passages), strict=True):
+            found[passage] = max(own, found.get(passage, own))
+    return list(found), None if read[0][1] is None else list(found.values())
 
 
 def _of_row(own: RankingTask, row: Mapping[str, Any]) -> tuple[list[str], list[float] | None]:
@@ -197,6 +205,13 @@ def _of_row(own: RankingTask, row: Mapping[str, Any]) -> tuple[list[str], list[f
 
 def _of_flat_rows(own: RankingTask, rows: Rows) -> Iterator[Query]:
     """The queries in the order in which they first come."""
+    for query, some, _ in _by_query(own, rows):
+        relevance = some[own.relevance].to_pylist() if own.relevance else None
+        yield query, some[own.passage or ""].to_pylist(), relevance
+
+
+def _by_query(own: RankingTask, rows: Rows) -> Iterator[tuple[str, pa.Table, np.ndarray]]:
+    """Each query, in the order in which they first come, with its rows and their places."""
     numbers: dict[str, int] = {}
     of_query = np.fromiter((numbers.setdefault(query, len(numbers)) for query in rows.texts[own.query]), int)
     order = np.argsort(of_query, kind="stable")
@@ -204,9 +219,7 @@ def _of_flat_rows(own: RankingTask, rows: Rows) -> Iterator[Query]:
     # Arrow's own take: a data set that is indexed row by row is slow.
     table = rows.texts.data.table.take(pa.array(order))
     for query, begin, end in zip(numbers, [0, *ends[:-1]], ends, strict=True):
-        some = table.slice(begin, end - begin)
-        relevance = some[own.relevance].to_pylist() if own.relevance else None
-        yield query, some[own.passage or ""].to_pylist(), relevance
+        yield query, table.slice(begin, end - begin), order[begin:end]
 
 
 # --- values; a ValueError says what is wrong with one -----------------------------------------------------------------

@@ -31,6 +31,7 @@ from dynackd.tasks.losses import binary_cross_entropy, squared_error, wide
 from dynackd.tasks.parts import Arrays, Labels, Tensors
 from dynackd.tasks.passages import PASSAGES, QUERY, Ranked, RankingTask, check_columns, columns_of, gathered, guesses
 from dynackd.tasks.rank_clients import EXAMPLE, RANK_CLIENTS
+from dynackd.tasks.tokens import told_full
 
 GROUP = "of_query"  # of an input: the number of its query, from 0
 AT = 10  # how many places count
@@ -147,8 +148,7 @@ class Ranking(Kind):
         return {**encoded, GROUP: rows, **labels}
 
     def lost(self, tokens: Dataset, max_length: int) -> str:
-        full = sum(length == max_length for length in tokens["length"][:])
-        return f"{full:,} of them fill these, and what was longer is cut" if full else ""
+        return told_full(tokens, max_length)
 
     # ------------------------------------------------------------------------------------------------------ learning
 

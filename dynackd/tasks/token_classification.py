@@ -39,6 +39,9 @@ from dynackd.tasks.losses import cross_entropy, soft_cross_entropy
 from dynackd.tasks.parts import Arrays, ClassScore, Labels, Output, Reading, Tensors
 
 NO_TAG = -100  # the label of a piece that is no word's first
+# Steps of a tokenizer that put one space before a text that has none there.
+SPACED = [{"type": "Prepend", "prepend": " "},
+          {"type": "Replace", "pattern": {"Regex": "\\A  "}, "content": " "}]  # fmt: skip
 # A column of the inputs that says of each of a row's words, in order, whether it has a piece: KEPT, or CUT + its tag's
 # id. 0 and less is padding. Without it the words that a cut leaves out would be left out of the metrics, too.
 WORDS, KEPT, CUT = "words_kept", 1, 2
@@ -93,7 +96,8 @@ class TokenClassification(Kind):
     default_metrics = ("f1", "precision", "recall", "accuracy")
     of_lines = False
     label_columns = ("labels", WORDS)
-    stock_labels = ("labels",)
+    # transformers' own loss of a batch in which the tokenizer leaves nothing of any word is no number.
+    stock_labels: tuple[str, ...] = ()
     pipeline_tag = pipeline = js_pipeline = "token-classification"
     js_options = ", { aggregation_strategy: 'simple' }"
     pipeline_options = ', aggregation_strategy="first"'
@@ -167,7 +171,8 @@ for word in sorted({{word for word in encoded.word_ids if word is not None}}):
     def strata(self, labels: np.ndarray) -> np.ndarray:
         """By each row's rarest tag, so that none is held out as a whole."""
         counts = Counter(chain.from_iterable(map(set, labels)))
-        return np.unique([min(row, key=lambda tag: (counts[tag], tag)) for row in labels], return_inverse=True)[1]
+        rarest = [min(row, key=lambda tag: (counts[tag], tag), default="") for row in labels]  # no tags are told later
+        return np.unique(rarest, return_inverse=True)[1]
 
     def check_model(self, task: Task, model: ModelLabels | None) -> None:
         super().check_model(task, model)
@@ -178,12 +183,19 @@ for word in sorted({{word for word in encoded.word_ids if word is not None}}):
 
     def fit_tokenizer(self, tokenizer: Any) -> Any:
         """A byte-level tokenizer, RoBERTa's or ModernBERT's, marks a word by the space before it. Words that are given
-        one by one have none, and would each look like the rest of the word before; so it puts one there."""
+        one by one have none, and would each look like the rest of the word before; so it puts one there: where it cuts
+        a word first, as Llama's, before that, or each of the pieces would get one."""
         backend = tokenizer.backend_tokenizer
         content = json.loads(backend.to_str())
         steps = [content["pre_tokenizer"], *((content["pre_tokenizer"] or {}).get("pretokenizers") or [])]
-        if found := [step for step in steps if step and step.get("add_prefix_space") is False]:
-            found[0]["add_prefix_space"] = True
+        found = [place for place, step in enumerate(steps) if step and step.get("add_prefix_space") is False]
+        if found and found[0] > 1:
+            own = content["normalizer"]
+            if not own or own.get("normalizers", [])[:2] != SPACED:  # as it is once it was saved
+                content["normalizer"] = {"type": "Sequence", "normalizers": SPACED + ([own] if own else [])}
+                backend.normalizer = Tokenizer.from_str(json.dumps(content)).normalizer
+        elif found:
+            steps[found[0]]["add_prefix_space"] = True
             backend.pre_tokenizer = Tokenizer.from_str(json.dumps(content)).pre_tokenizer
             tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True  # for whoever loads it again
         return tokenizer
@@ -229,6 +241,9 @@ for word in sorted({{word for word in encoded.word_ids if word is not None}}):
     # ------------------------------------------------------------------------------------------------------ learning
 
     def label_loss(self, outputs: Tensors, batch: Tensors) -> Tensor:
+        """The mean over words; 0 where the tokenizer leaves nothing of any, of which transformers' own is no number."""
+        if not (batch["labels"] != NO_TAG).any():
+            return outputs["logits"].sum() * 0
         return cross_entropy(outputs["logits"], batch["labels"])
 
     def label_count(self, batch: Tensors) -> Any:
@@ -236,6 +251,8 @@ for word in sorted({{word for word in encoded.word_ids if word is not None}}):
 
     def output_loss(self, outputs: Tensors, teacher: Tensors, batch: Tensors, temperature: float) -> Tensor:
         words = self.places(batch)
+        if not words.any():
+            return outputs["logits"].sum() * 0
         return soft_cross_entropy(outputs["logits"][words], teacher["logits"][words], temperature)
 
     def output_count(self, batch: Tensors) -> Any:

@@ -148,6 +148,12 @@ def _truncation(dataset: Dataset, tokens: Dataset, task: Task, tokenizer: Any, m
     return TruncationReport(split, len(dataset), cut, longest, max_length, lost) if cut or lost else None
 
 
+def told_full(tokens: Dataset, max_length: int) -> str:
+    """How many inputs, of rows that become several, may be cut; "" for none."""
+    full = sum(length == max_length for length in tokens["length"][:])
+    return f"{full:,} of them fill these, and what was longer is cut" if full else ""
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars of `datasets` inside; the user's own setting afterwards."""

@@ -1,7 +1,7 @@
 """Which fine-tuned model is the teacher, and whether it may be one."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,12 +115,12 @@ def start_of(recipe: Recipe, teacher: str) -> str:
     if not recipe.teacher or (finetuned.is_dir() and finetuned.resolve() == Path(teacher).resolve()):
         return teacher
     config = load_config(resolve_model(recipe.model))
-    if recipe.task.kind.has_head((config.architectures or [""])[0]):
-        return _absolute(recipe.model)
-    if finetuned.is_dir():
+    if finetuned.is_dir():  # also of a model that had a head, of other classes or for everything, as an embedder
         keys = [key for key in INHERITED if key != TEACHER]
         refuse_other(finetuned, {"model": model_record(recipe.model, finetuned)}, keys, AGAIN[TEACHER])
         return _absolute(str(finetuned))
+    if recipe.task.kind.has_head((config.architectures or [""])[0]):
+        return _absolute(recipe.model)
     theirs = load_config(resolve_model(teacher))
     refuse_student(teacher, theirs)
     if (theirs.model_type, geometry_of(theirs)) != (config.model_type, geometry_of(config)):
@@ -157,13 +157,23 @@ def load_pair(recipe: Recipe, teacher: str, start: str, stage: str = WIDTH_STAGE
         return Pair(own, own, tokenizer, settings)
     other = other_reader(teacher, imitated, kind, tokenizer, teaches=True)
     names = [labels_of(network.model.config).names for network in (own, imitated)]
-    if names[0] != names[1]:
+    if not _say_the_same(kind, *names):
         raise UserError(
             f"the outputs of {start} are {listed(names[0])}, the teacher's {listed(names[1])}; they must be the same "
             "in the same order"
         )
     comparison = Teacher(imitated, kind, settings.distillation.matching, other is not None)
     return Pair(imitated, own, tokenizer, settled(settings, comparison, own.geometry), other)
+
+
+def _say_the_same(kind: Kind, ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Whether two models' outputs are the same in the same order: the classes by their names, in whatever case, numbers
+    by how many there are; what a model without a head calls outputs is a left-over."""
+    if not kind.head:
+        return True
+    if type(kind).with_labels is Kind.with_labels:  # it has no classes
+        return len(ours) == len(theirs)
+    return [name.casefold() for name in ours] == [name.casefold() for name in theirs]
 
 
 def other_reader(

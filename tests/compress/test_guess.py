@@ -148,6 +148,17 @@ def test_an_option_decides(tmp_path, columns, said, task):
     resolve_task(found)
 
 
+@pytest.mark.parametrize("stars", [("1.00", "2.00"), ("1e3", "2e3")])
+def test_numbers_are_classes_however_they_are_written(tmp_path, stars):
+    """1.00 is 1, and what is no whole number as it stands keeps its text."""
+    rows = rows_of(TEXT | {"stars": one_of(*stars)})
+    found = guess_task(written(tmp_path, rows, "rows.csv"), Said(kind="classification"), CLASSIFIER, "BertModel").task
+    assert found["label"] == "stars"
+    assert found.get("labels", {}) in ({1: 0, 2: 1}, {})
+    resolve_task(found)
+    guess_task(written(tmp_path, rows, "rows.csv"), Said(kind="regression"), CLASSIFIER, "BertModel")
+
+
 def test_a_model_with_a_head_decides_between_kinds(tmp_path):
     file = written(tmp_path, rows_of(TEXT | {"stars": one_of(1, 2, 3)}))
     one_output = SimpleNamespace(num_labels=1, problem_type="regression")

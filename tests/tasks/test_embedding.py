@@ -449,3 +449,23 @@ def test_a_search_compares_how_texts_lie_to_one_another_alone_where_hidden_sizes
     wider = {"sentence_embedding": torch.nn.functional.pad(theirs, (0, 3))}
     torch.testing.assert_close(kind.loss_of_any_size(one, wider, {}, 1.0), found)
     torch.testing.assert_close(kind.output_loss(one, wider, {}, 1.0), found)
+
+
+def test_the_similarities_look_at_texts_of_all_lengths():
+    """Rows come by their lengths, so that the first 2,000 are the longest ones."""
+    rng = np.random.default_rng(0)
+    theirs = rng.normal(size=(3000, 8))
+    ours = theirs.copy()
+    ours[2000:] = rng.normal(size=(1000, 8))
+    found = EMBEDDING.fidelity({"sentence_embedding": ours}, {"sentence_embedding": theirs})
+    assert 0.3 < found["similarities"] < 0.7
+
+
+def test_of_pairs_too_it_is_told_how_many_texts_were_cut(tmp_path):
+    rows = [{"a": " ".join(["film"] * 30), "b": "a day", "s": 1.0}] * 10
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = resolve_task({"kind": "embedding", "pair": ["a", "b"], "score": "s"})
+    source = resolve_source({"train": str(tmp_path / "rows.jsonl"), "validation": str(tmp_path / "rows.jsonl")})
+    data = load_task_data(task, source)
+    _, told = tokenize(data.train, data.task, tiny_tokenizer(), 8)
+    assert "10 of them fill these, and what was longer is cut" in str(told)

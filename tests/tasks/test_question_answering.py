@@ -513,6 +513,8 @@ def test_no_answer_may_win_where_it_is_asked_for():
 
     tokenizer = tiny_tokenizer()
     assert dynackd.answer(Sure(), tokenizer, "what", "a fine film").text == "fine"
+    tokenizer.model_max_length = int(1e30)  # as transformers says where a tokenizer names none
+    assert dynackd.answer(Sure(), tokenizer, "what", "a fine film").text == "fine"
     none = dynackd.answer(Sure(), tokenizer, "what", "a fine film", unanswerable=True)
     assert (none.text, none.start, none.end) == ("", 0, 0)
     # 7 tokens: <s> what </s> a fine film </s>

@@ -101,6 +101,30 @@ def test_subsets_and_shares_are_of_whole_queries(tmp_path):
     assert all(len(row["passages"]) == 5 for rows in (data.train, data.validation[""]) for row in rows)
 
 
+@pytest.mark.parametrize("task", [PAIRS, LISTS])
+def test_rows_of_one_query_are_one_query_so_that_none_is_trained_on_and_held_out(tmp_path, task):
+    """As files of triplets have it, a query in many rows."""
+    rows = [{"q": f"q{i % 10}", "good": f"g{i % 10}", "bad": f"b{i}", "texts": [f"g{i % 10}", f"b{i}"],
+             "grades": [1, 0]} for i in range(50)]
+    data = load(tmp_path, task, "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert data.train[3] == {"query": "q3", "passages": ["g3", "b3", "b13", "b23", "b33", "b43"],
+                             "label": [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]}
+    source = resolve_source({"train": str(tmp_path / "rows.jsonl"), "validation_share": 0.3})
+    shared = load_task_data(resolve_task(task), source)
+    sides = [set(own["query"]) for own in (shared.train, shared.validation[""])]
+    assert (len(sides[0]), len(sides[1]), sides[0] & sides[1]) == (7, 3, set())
+
+
+def test_of_a_passage_that_two_rows_judge_the_better_word_counts(tmp_path):
+    rows = [{"q": "x", "texts": ["a", "b"], "grades": [0, 2]}, {"q": "y", "texts": ["a"], "grades": [1]},
+            {"q": "x", "texts": ["b", "a"], "grades": [1, 3]}]  # fmt: skip
+    data = load(tmp_path, LISTS, "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert data.train[:] == {"query": ["x", "y"], "passages": [["a", "b"], ["a"]], "label": [[1.0, 2 / 3], [1 / 3]]}
+    wrong = json.dumps(rows[0]) + "\n" + json.dumps(rows[1]) + '\n{"q": "x", "texts": ["b"], "grades": [1, 3]}\n'
+    with pytest.raises(UserError, match="data row 3: 1 passages in column 'texts', but 2 numbers"):
+        load(tmp_path, LISTS, "wrong.jsonl", wrong)
+
+
 def test_passages_without_relevance_are_rows_too(tmp_path):
     task = {key: value for key, value in LISTS.items() if key != "relevance"}
     data = load(tmp_path, task, "rows.jsonl", '{"q": "x", "texts": ["a", "b"]}\n')

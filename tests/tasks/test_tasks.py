@@ -459,6 +459,17 @@ def test_a_row_in_a_hundred_is_told_and_less_is_not(tmp_path: Path) -> None:
         assert len(copies(sides(tmp_path, train, validation))) == told
 
 
+def test_validation_texts_among_those_without_labels_are_told(tmp_path: Path) -> None:
+    """What is imitated on them is no measure either."""
+    texts = [f"validation {i}" for i in range(40)]
+    files = {name: write(tmp_path / f"{name}.jsonl", rows) for name, rows in (
+        ("train", rows_of("other")), ("dev", rows_of(*texts)[1:]), ("more", [{"text": text} for text in texts[:30]]))}
+    source = resolve_source({"train": files["train"], "validation": files["dev"], "unlabelled": files["more"]})
+    data = load_task_data(resolve_task(OWN), source, ("train", "validation", "unlabelled"))
+    (note,) = [note for note in data.notes if "have the texts of" in note]
+    assert note.startswith("30 of 40 validation rows have the texts of a row of data.unlabelled (the first: ")
+
+
 def test_only_rows_that_are_trained_on_count(tmp_path: Path) -> None:
     train = rows_of(*(f"train {i}" for i in range(99)))
     data = sides(tmp_path, train, rows_of(*(f"train {i}" for i in range(99))), train_rows=20)

@@ -12,12 +12,13 @@ import onnx
 import pytest
 import torch
 from conftest import BAD, GOOD, PLAIN, VOCABULARY, tiny_config, write_recipe
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from dynackd.cli.command_line import main
 from dynackd.data.model_labels import ModelLabels
 from dynackd.data.sources import resolve_source
+from dynackd.errors import UserError
 from dynackd.measure.evaluation import batches_of
 from dynackd.students.loading import load_student
 from dynackd.supernet.network import load_supernet
@@ -215,6 +216,26 @@ def test_a_batch_is_filled_up_and_what_is_no_word_counts_nowhere(tmp_path):
     torch.testing.assert_close(torch.from_numpy(TOKENS.flat({"logits": logits.numpy()}, mask)["logits"]), mine)
 
 
+def test_a_batch_of_which_the_tokenizer_leaves_no_word_is_0_and_no_nan(tmp_path):
+    """Such as one of a zero-width space alone, which BERT's normaliser drops."""
+    logits = torch.randn(1, 2, 4, requires_grad=True)
+    batch = {"attention_mask": torch.ones(1, 2), "labels": torch.full((1, 2), -100), "words_kept": torch.zeros(1, 1)}
+    for loss in (TOKENS.label_loss({"logits": logits}, batch),
+                 TOKENS.output_loss({"logits": logits}, {"logits": logits.detach() + 1}, batch, 1.0)):
+        assert float(loss.detach()) == 0
+        loss.backward()
+    assert not logits.grad.any()
+    assert not TOKENS.stock_labels, "transformers' own loss of it is no number"
+
+
+def test_a_row_without_tags_is_told_where_validation_rows_are_cut_off_too(tmp_path):
+    rows = [{"tokens": ["a"], "tags": []}] + [{"tokens": ["a", "film"], "tags": ["O", "B-x"]}] * 20
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = resolve_source({"train": str(tmp_path / "rows.jsonl"), "validation_share": 0.2})
+    with pytest.raises(UserError, match=r"1 words .* but 0 tags"):
+        load_task_data(resolve_task(TASK), source)
+
+
 # Entities: a(0-1), b(3), b(4); a(0). Cut at 7 tokens on the right b(4) is lost, three are found and three given; at 6
 # on the left the first word of a(0-1) is, of which another entity remains: three are found and four given.
 @pytest.mark.parametrize(("side", "length", "f1"), [("right", 7, 6 / 7), ("left", 6, 3 / 4)])
@@ -313,6 +334,33 @@ def test_words_are_read_by_a_byte_level_tokenizer_as_in_a_text_also_after_saving
         assert tokenizer(["fine", "film"], is_split_into_words=True)["input_ids"] == right
         assert tokenizer("fine film")["input_ids"] == right  # what a client gives it
     assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("fine film").ids == right
+
+
+LLAMA = r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
+
+
+def test_only_the_first_piece_of_a_word_that_is_cut_first_gets_a_space_also_after_saving(tmp_path):
+    """As Llama's tokenizer and EuroBERT's, which split a text by a pattern and then spell it in bytes."""
+    words = ["don", "'t", "U", ".N", ",", "fine"]
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", *words, *(f"\u0120{word}" for word in words)])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(LLAMA), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    read = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
+    fitted = TOKENS.fit_tokenizer(read)
+    fitted.save_pretrained(tmp_path)
+    again = TOKENS.fit_tokenizer(AutoTokenizer.from_pretrained(tmp_path))
+    assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).to_str() == again.backend_tokenizer.to_str()
+    for tokenizer in (fitted, again):
+        given = tokenizer(["fine", "don't", "U.N", ","], is_split_into_words=True, return_offsets_mapping=True)
+        assert given.tokens() == ["\u0120fine", "\u0120don", "'t", "\u0120U", ".N", "\u0120,"]
+        assert given.word_ids() == [0, 1, 1, 2, 2, 3]
+        assert given["offset_mapping"] == [(0, 4), (0, 3), (3, 5), (0, 1), (1, 3), (0, 1)]
+        for text in ("fine don't", " fine don't"):
+            assert tokenizer(text).tokens() == ["\u0120fine", "\u0120don", "'t"]
 
 
 def test_roberta_is_trained_and_exported_with_its_spaces(tmp_path):

@@ -1,6 +1,7 @@
 """A teacher beside the model: another depth, hidden size and family, imitated by relations."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -15,10 +16,15 @@ from dynackd.grid import Grid
 from dynackd.subnet import SubnetSpec
 from dynackd.supernet.network import Supernet, load_supernet
 from dynackd.tasks.classification import CLASSIFICATION
+from dynackd.tasks.embedding import EMBEDDING
+from dynackd.tasks.plain import PLAIN
+from dynackd.tasks.question_answering import QUESTION_ANSWERING
+from dynackd.tasks.ranking import RANKING
+from dynackd.tasks.regression import REGRESSION
 from dynackd.training.recipe import make_recipe
 from dynackd.training.runs import RunMode
-from dynackd.training.stages import train_depth, train_width
-from dynackd.training.teachers import load_pair
+from dynackd.training.stages import finetune, train_depth, train_width
+from dynackd.training.teachers import _say_the_same, load_pair, start_of, teacher_of
 
 WIDE = {"num_hidden_layers": 6, "hidden_size": 48}
 OTHER = {"signal": "ckd", "matching": "uniform"}
@@ -117,6 +123,30 @@ def test_a_teacher_with_other_outputs_is_refused(recipe, tmp_path):
     message = r"the outputs of .* are LABEL_0, LABEL_1, the teacher's b, a; they must be the same"
     with pytest.raises(UserError, match=message):
         train_width(make_recipe({**recipe, "teacher": outputs}), RunMode())
+
+
+@pytest.mark.parametrize(("kind", "ours", "theirs", "same"), [
+    (CLASSIFICATION, ["no", "yes"], ["No", "YES"], True),
+    (CLASSIFICATION, ["no", "yes"], ["yes", "no"], False),
+    (REGRESSION, ["LABEL_0"], ["score"], True),
+    (REGRESSION, ["LABEL_0"], ["LABEL_0", "LABEL_1"], False),
+    (RANKING, ["LABEL_0"], ["relevant"], True),
+    (QUESTION_ANSWERING, ["LABEL_0", "LABEL_1"], ["START", "END"], True),
+    (EMBEDDING, ["LABEL_0", "LABEL_1"], ["LABEL_0"], True),  # left over from who knows what
+    (PLAIN, ["LABEL_0", "LABEL_1"], ["LABEL_0"], True),
+])  # fmt: skip
+def test_two_models_say_the_same_by_what_their_kind_makes_of_their_outputs(kind, ours, theirs, same):
+    assert _say_the_same(kind, ours, theirs) == same
+
+
+def test_what_finetune_made_is_where_a_supernet_starts_whatever_head_its_model_had(recipe, tmp_path):
+    """A model of other classes gets a new head there, and an embedder has none to go by."""
+    saved(tiny_model(num_labels=4), tmp_path / "four")
+    own = make_recipe({**recipe, "model": str(tmp_path / "four")})
+    finetuned = finetune(own, RunMode())
+    assert start_of(own, teacher_of(own)) == str(finetuned)
+    shutil.rmtree(finetuned)
+    assert start_of(own, teacher_of(own)) == str(tmp_path / "four"), "nothing else is there"
 
 
 def test_the_signal_is_that_of_the_sub_network_that_is_asked():
