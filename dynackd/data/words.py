@@ -14,6 +14,7 @@ Tried and dropped: neighbours of a word of several pieces by the mean of its pie
 
 import random
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, NamedTuple, TypeVar
 
@@ -28,6 +29,7 @@ from dynackd.system.settings import Number, Whole, section
 
 # Letters only, two or more; not what follows an apostrophe ('s, 'll), stands before 't, or belongs to markup or a tag.
 WORD = re.compile(r"(?<![\w'’@#&<])[^\W\d_]{2,}(?!\w)(?!['’]t\b)")
+UNSPACED = ("CJK ", "HIRAGANA", "KATAKANA", "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ")  # scripts without blanks
 STOP_WORDS = ENGLISH_STOP_WORDS | {"did", "does", "doing", "having", "just", "shall", "till", "unless", "yes"}
 MASKED_SHARE = 0.15  # of a text's words at a time, as the language models were trained
 SPARE = 16  # candidates beyond those asked for, because some are the word itself
@@ -65,7 +67,16 @@ def replaceable(text: str) -> list[tuple[int, int]]:
     """(start, end) of the words that carry meaning; acronyms have no neighbours worth the name (MG: pills)."""
     shouted = text.isupper()
     found = ((match.group(), match.span()) for match in WORD.finditer(text))
-    return [span for word, span in found if word.casefold() not in STOP_WORDS and (shouted or not word.isupper())]
+    return [span for word, span in found if word.casefold() not in STOP_WORDS and (shouted or not word.isupper())
+            and _is_whole(text, *span)]
+
+
+def _is_whole(text: str, start: int, end: int) -> bool:
+    """Whether letters are a word: no part of one, which goes on with a mark such as a vowel sign or an accent, and in a
+    script that has blanks between words."""
+    around = text[max(start - 1, 0) : start] + text[end : end + 1]
+    marked = any(unicodedata.category(sign).startswith("M") for sign in around)
+    return not marked and not any(unicodedata.name(sign, "").startswith(UNSPACED) for sign in text[start:end])
 
 
 def whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

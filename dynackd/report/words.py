@@ -1,7 +1,9 @@
 """The result in words: the page's first paragraph, its figures, and what is missing with the command that adds it."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dynackd.report.axes import Axis, Point
 from dynackd.report.judging import Judge, name_of_metric, number, part, row_of
@@ -140,23 +142,30 @@ class Missing:
     command: str = ""
 
 
+def _command(*words: str | Path) -> str:
+    """As it can be pasted."""
+    return shlex.join(["dynackd", *map(str, words)])
+
+
 def missing(results: Results, judge: Judge, axes: Sequence[Axis], run: str) -> dict[str, Missing]:
     """Section -> what it lacks. run: its directory, as commands are to name it."""
-    found, supernet = {}, f"{run}/{results.judged.name if results.judged else 'depth'}"
+    name = results.judged.name if results.judged else "depth"
+    home = Path(run).parent if Path(run).name == name else Path(run)  # a report may be of one stage's directory
+    found, supernet = {}, str(home / name)
     if not any(axis.measured for axis in axes):
         student = results.students[0].place if results.students else "student"
         found["latency"] = Missing(
             "No latency of a student was measured, so the picture counts instead. This adds it:",
-            f"dynackd benchmark {run}/teacher {run}/{student} --length 64 --json {run}/latency.json",
+            _command("benchmark", home / "teacher", home / student, "--length", "64", "--json", home / "latency.json"),
         )
     best = recommended(results, judge)
     row = best[1] if best else {}
     if not any(row_of(own, results) is row for own in results.students) and (row or not results.students):
         shares = {"width": row.get("width", 0.5), "depth": row.get("depth", 0.75)}
         shares |= {"hidden": row["hidden"]} if "hidden" in row else {}
-        size = " ".join(f"--{axis} {share:g}" for axis, share in shares.items())
-        command = f"dynackd export {supernet} {size} --int8 --output {run}/students/"
-        command += "x".join(f"{share:g}" for share in shares.values())
+        size = [word for axis, share in shares.items() for word in (f"--{axis}", f"{share:g}")]
+        place = home / "students" / "x".join(f"{share:g}" for share in shares.values())
+        command = _command("export", supernet, *size, "--int8", "--output", place)
         which = "The size that the first paragraph names" if row else "No size"
         found["students"] = Missing(f"{which} has {'not been' if row else 'been'} cut out yet. This makes it:", command)
     if results.judged is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_recipe, write_rows
+from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_rows
 
 from dynackd.cli.command_line import main
 from dynackd.compress import choosing, polishing, road
@@ -335,6 +335,17 @@ def test_a_teacher_called_student_is_still_the_teacher(place):
     assert _who(place) == "teacher"
     assert _who("student") == "student"
     assert _who("student/onnx/model_quantized.onnx") == "onnx/model_quantized.onnx"
+
+
+def test_a_teacher_of_another_shape_is_not_planned_by(tmp_path):
+    """By its sizes a student could be refused that the model's own supernet has."""
+    content = tiny_recipe(tmp_path)
+    place = tmp_path / "wide"
+    tiny_model(hidden_size=48).save_pretrained(place)
+    tiny_tokenizer().save_pretrained(place)
+    (tmp_path / "r.yaml").write_text(json.dumps({**content, "teacher": str(place)}))
+    with pytest.raises(UserError, match=r"has another shape than its teacher .*wide, and compress plans by one"):
+        road.tell_cost(Request(str(tmp_path / "r.yaml")))
 
 
 def test_a_length_beyond_the_model_is_told_before_anything_is_trained(tmp_path):

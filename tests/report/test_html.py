@@ -183,6 +183,10 @@ def test_what_is_missing_is_told_with_the_command_that_adds_it(tmp_path):
     assert set(lacks) == {"latency", "students", "importance", "training"}
     assert lacks["latency"].command.startswith("dynackd benchmark runs/a/teacher runs/a/student ")
     assert lacks["students"].command.startswith("dynackd export runs/a/depth --width 0.5 --depth 1 --int8 ")
+    assert lacks["students"].command.endswith(" --output runs/a/students/0.5x1")
+    of_a_stage = missing(results, judge, counted_axes(results, judge), "my runs/a/depth")
+    assert "dynackd export 'my runs/a/depth' --width" in of_a_stage["students"].command, "it can be pasted"
+    assert of_a_stage["latency"].command.startswith("dynackd benchmark 'my runs/a/teacher' 'my runs/a/student' ")
 
 
 def test_nothing_is_missing_of_a_whole_run_but_the_size_that_was_told(whole):

@@ -93,6 +93,9 @@ def recipe_with_teacher(directory, num_labels=2, **changes):
         ("ALL SHOUTED NEWS", ["SHOUTED", "NEWS"]),
         ("naïve Straße", ["naïve", "Straße"]),
         ("42 ... !", []),
+        ("नमस्ते film", ["film"]),  # whose vowel signs are no letters: "नमस" is no word
+        ("zwei cafe\u0301s schließen", ["zwei", "schließen"]),
+        ("这部电影很好看 film", ["film"]),  # one run of letters, several words
     ],
 )
 def test_words_that_carry_meaning_may_be_replaced_and_nothing_else(text, words):
