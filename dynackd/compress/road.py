@@ -41,7 +41,7 @@ from dynackd.search.settings import Effort
 from dynackd.system.places import mark, occupied_run, write_json
 from dynackd.training import stages
 from dynackd.training.recipe import Recipe, load_recipe
-from dynackd.training.runs import RunMode, drop
+from dynackd.training.runs import RunMode, drop, inputs_of
 from dynackd.training.teachers import refuse_other_result
 
 TRAINED = {"finetune": stages.finetune, "width": stages.train_width, "depth": stages.train_depth}
@@ -75,19 +75,15 @@ def output_of(request: Request) -> Path:
     return Path("runs") / (Path(str(request.data)).name.partition(".")[0] or "compressed")
 
 
-def inputs_of(request: Request) -> Iterator[tuple[str, str]]:
+def read_by(request: Request) -> Iterator[tuple[str, str]]:
     """What a command reads: (what it is, path or name)."""
     if request.is_recipe:
         recipe = load_recipe(Path(request.model), request.overrides)
-        data = recipe.data
-        named = {"model": recipe.model, "teacher": recipe.teacher, "training rows": data.train,
-                 "validation rows": data.validation}  # fmt: skip
-        others = data.unlabelled_files
+        named = inputs_of(recipe, STAGES["depth"])
     else:
-        named = {"model": request.model, "training rows": request.data, "validation rows": request.validation}
-        others = request.unlabelled
-    yield from ((what, source) for what, source in named.items() if source)
-    yield from (("rows without labels", source) for source in others)
+        named = {"model": request.model, "--data": request.data, "--validation": request.validation}
+        named |= {f"--unlabelled {i}": file for i, file in enumerate(request.unlabelled, start=1)}
+    yield from ((what, str(source)) for what, source in named.items() if source)
 
 
 # --- what is asked of this directory ---------------------------------------------------------------------------------
@@ -96,7 +92,7 @@ def inputs_of(request: Request) -> Iterator[tuple[str, str]]:
 def _begin(request: Request, output: Path, mode: RunMode, started: float) -> State:
     """Everything that comes before the first stage; the file that says that a run has begun comes last."""
     if mode.overwrite:
-        refuse_inputs_within(output, list(inputs_of(request)))
+        refuse_inputs_within(output, list(read_by(request)))
     prepared = prepare(request, output, started)
     tell_plan(request, prepared)
     if mode.overwrite:

@@ -126,7 +126,7 @@ def claim(recipe: Recipe, name: str, mode: RunMode) -> tuple[Path, Path]:
     """The directories of a result and of what is kept until that is whole; `UserError` where the mode does not allow
     for what they hold."""
     directory, checkpoints = recipe.output_dir / name, recipe.output_dir / f"{name}-checkpoints"
-    inputs = _inputs(recipe, name)
+    inputs = inputs_of(recipe, name)
     manifest = manifest_of(checkpoints)
     left_over = manifest is not None and manifest.what == LEFT_OVER  # killed while it cleared up after a whole result
     if left_over and os.environ.get("RANK", "0") == "0":
@@ -145,7 +145,7 @@ def claim(recipe: Recipe, name: str, mode: RunMode) -> tuple[Path, Path]:
     return directory, checkpoints
 
 
-def _inputs(recipe: Recipe, name: str) -> dict[str, str | Path | None]:
+def inputs_of(recipe: Recipe, name: str) -> dict[str, str | Path | None]:
     """What a command that makes the result `name` reads, as far as it may lie in a directory."""
     files = {key: getattr(recipe.data, key) for key in ("train", "validation", "validation_mm")}
     data = {f"data.{key}": at_home(file) for key, file in files.items() if file}

@@ -290,7 +290,7 @@ def test_a_run_is_gone_on_with_only_as_it_was_asked_for(unbroken):
         road.compress(request, RunMode(resume=True))
 
 
-@pytest.mark.parametrize("what", ["model", "training rows", "validation rows", "rows without labels"])
+@pytest.mark.parametrize("what", ["model", "--data", "--validation", "--unlabelled 1"])
 def test_overwriting_never_deletes_what_the_command_reads(tmp_path, monkeypatch, what):
     """`compress runs/train/teacher --data train.csv --overwrite` would: that is where its results go."""
     request, output = asked(tmp_path), tmp_path / "out"
@@ -299,9 +299,9 @@ def test_overwriting_never_deletes_what_the_command_reads(tmp_path, monkeypatch,
         road.compress(request, RunMode())
     teacher = output / "teacher"
     shutil.copy(request.data, teacher / "rows.csv")
-    named = {"model": {"model": str(teacher)}, "training rows": {"data": str(teacher / "rows.csv")},
-             "validation rows": {"validation": str(teacher / "rows.csv")},
-             "rows without labels": {"unlabelled": (str(teacher / "rows.csv"),)}}[what]  # fmt: skip
+    named = {"model": {"model": str(teacher)}, "--data": {"data": str(teacher / "rows.csv")},
+             "--validation": {"validation": str(teacher / "rows.csv")},
+             "--unlabelled 1": {"unlabelled": (str(teacher / "rows.csv"),)}}[what]  # fmt: skip
     monkeypatch.chdir(tmp_path)
     before = sorted(path for path in output.rglob("*"))
     with pytest.raises(UserError, match=f"--overwrite would delete .*teacher, and with it the {what} .* that this com"):
@@ -314,10 +314,10 @@ def test_a_recipe_names_what_is_read_too(tmp_path):
     content |= {"teacher": str(tmp_path / "t")}
     content["data"]["unlabelled"] = [str(tmp_path / "u.txt")]
     (tmp_path / "r.yaml").write_text(json.dumps(content))
-    found = dict(road.inputs_of(Request(str(tmp_path / "r.yaml"))))
-    data = content["data"]
-    assert found == {"model": content["model"], "teacher": content["teacher"], "training rows": data["train"],
-                     "validation rows": data["validation"], "rows without labels": data["unlabelled"][0]}
+    found, data = dict(road.read_by(Request(str(tmp_path / "r.yaml")))), content["data"]
+    assert found == {"recipe": str(tmp_path / "r.yaml"), "model": content["model"], "teacher": content["teacher"],
+                     "data.train": data["train"], "data.validation": data["validation"],
+                     "data.unlabelled 1": data["unlabelled"][0]}  # fmt: skip
 
 
 def test_another_budget_deletes_nothing_where_something_of_the_users_is(unbroken, tmp_path):
