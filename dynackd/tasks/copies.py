@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 TOLD_FROM = 0.01  # of the validation rows: fewer move no metric by more than its own error
@@ -26,6 +28,15 @@ def note_of_copies(validation: Dataset, train: Dataset, labels: Sequence[str], w
     return (f"{len(copies):,} of {len(validation):,} validation rows have the texts of {what} (the first: "
             f"{shown!r}); these may be known by heart, so that a metric is better than it will be on new rows; leave "
             "them out of one of the two")
+
+
+def alike(rows: Dataset, others: Dataset, column: str) -> Dataset:
+    """Of `rows`, however many, those whose text in `column` one of the `others` has; all where it holds no texts."""
+    found = rows.data.column(column) if column in {*rows.column_names} & {*others.column_names} else None
+    if found is None or not pa.types.is_string(found.type):
+        return rows
+    known = pa.array(others[column][:], pa.string())
+    return rows.select(np.flatnonzero(pc.is_in(found, value_set=known).to_numpy()))
 
 
 def _hashes(rows: Dataset, columns: list[str]) -> Iterator[int]:

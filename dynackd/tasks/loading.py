@@ -18,7 +18,7 @@ from dynackd.data.readers import read_file, read_hub
 from dynackd.data.rows import Rows, checked_rows, held_out_rows
 from dynackd.data.sources import OTHERS, DataSource
 from dynackd.errors import UserError
-from dynackd.tasks.copies import note_of_copies
+from dynackd.tasks.copies import alike, note_of_copies
 from dynackd.tasks.kind import Task
 from dynackd.tasks.unlabelled import read_unlabelled
 
@@ -69,8 +69,9 @@ def load_task_data(task: Task, source: DataSource, splits: Sequence[str] = ("tra
     known = dataclasses.replace(_with_names(task, labels.names), rows=validation)
     unlabelled = read_unlabelled(known, source) if OTHERS in splits else None
     if unlabelled is not None:
-        own = ("label", task.label_column)
-        told += [note_of_copies(rows, unlabelled, own, f"a row of data.{OTHERS}") for rows in validation.values()]
+        own, first = ("label", task.label_column), known.text_columns[0]
+        told += [note_of_copies(rows, alike(unlabelled, rows, first), own, f"a row of data.{OTHERS}")
+                 for rows in validation.values()]
     notes = dict.fromkeys(filter(None, told))
     return TaskData(known, train, validation, labels.names, tuple(notes), unlabelled)
 

@@ -216,8 +216,10 @@ def _by_query(own: RankingTask, rows: Rows) -> Iterator[tuple[str, pa.Table, np.
     of_query = np.fromiter((numbers.setdefault(query, len(numbers)) for query in rows.texts[own.query]), int)
     order = np.argsort(of_query, kind="stable")
     ends = np.cumsum(np.bincount(of_query))
-    # Arrow's own take: a data set that is indexed row by row is slow.
-    table = rows.texts.data.table.take(pa.array(order))
+    # Arrow's own take: a data set that is indexed row by row is slow. It copies, which rows in order need not.
+    table = rows.texts.data.table
+    if len(numbers) < len(order):
+        table = table.take(pa.array(order))
     for query, begin, end in zip(numbers, [0, *ends[:-1]], ends, strict=True):
         yield query, table.slice(begin, end - begin), order[begin:end]
 
