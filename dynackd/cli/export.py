@@ -251,8 +251,7 @@ def _export_validation(options: argparse.Namespace, supernet: Any, tokenizer: An
 def _export_facts(options: argparse.Namespace, supernet: Any, which: Any, measured: bool) -> dict[str, Any]:
     """What the supernet's directory knows about its data, its teacher's licence and, where its metrics are not measured
     on validation rows now, this sub-network's of then."""
-    from dynackd.deploy.card import facts_of_training
-    from dynackd.deploy.export import known_metrics
+    from dynackd.deploy.card import facts_of_training, known_metrics
     from dynackd.training.recipe import load_recipe
 
     facts: dict[str, Any] = {}

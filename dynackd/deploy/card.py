@@ -14,11 +14,15 @@ from dynackd.data.origins import local_model
 from dynackd.data.sources import DataSource
 from dynackd.deploy.gates import worst_class
 from dynackd.errors import UserError
-from dynackd.subnet import Geometry
+from dynackd.subnet import Geometry, Subnet
+from dynackd.supernet.network import Supernet
+from dynackd.system.places import read_json
 from dynackd.system.yamltext import read_yaml
 from dynackd.tasks.clients import About, Client, clients_of
 from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.kinds import KINDS
+
+TRAINED_ROWS = "On the validation data, when the supernet was trained"
 
 
 def licence_of(models: Iterable[str | Path | None]) -> str | None:
@@ -45,6 +49,21 @@ def facts_of_training(task: Task, data: DataSource, models: Iterable[str | Path 
     licence = licence_of(models)
     facts = {"task": task.name, "data": name, "trained_max_length": data.max_length}
     return {**facts, **({"licence": licence} if licence else {})}
+
+
+def known_metrics(supernet_directory: Path, supernet: Supernet, subnet: Subnet) -> dict[str, Any]:
+    """The facts for `export_student` that the supernet's metrics.json holds of a trained sub-network, whatever the
+    multipliers that name it, or none."""
+    if not (supernet_directory / "metrics.json").is_file():
+        return {}
+    known = read_json(supernet_directory / "metrics.json")
+    for row in known.get("subnetworks", []):
+        hidden = row.get("hidden_size", supernet.geometry.hidden)  # rows of one hidden size, the full one, have none
+        sizes = (row["heads"], row["neurons"], tuple(row["layers"]), hidden)
+        if sizes == (*subnet.sizes, subnet.indices, subnet.hidden):
+            metrics = {"rows": TRAINED_ROWS, "student": row["metrics"], "teacher": known["teacher"]["metrics"]}
+            return {"metrics": {**metrics, "fidelity": row.get("fidelity", {})}}
+    return {}
 
 
 def model_card(about: About, geometry: Geometry, full_parameters: int) -> str:

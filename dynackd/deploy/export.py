@@ -48,7 +48,7 @@ from dynackd.subnet import Subnet, SubnetSpec
 from dynackd.supernet.checkpoints import load_model
 from dynackd.supernet.cost import FlopCounter
 from dynackd.supernet.network import Supernet
-from dynackd.system.places import MANIFEST, new_directory, read_json, write_files, write_json
+from dynackd.system.places import MANIFEST, new_directory, write_files, write_json
 from dynackd.system.processor import has_vnni
 from dynackd.tasks.task import main_metric
 
@@ -147,8 +147,7 @@ def _lengths(whole: Reader, options: ExportOptions) -> tuple[int, int]:
     limit = options.max_length or max_length(whole.student, whole.tokenizer)
     check_fixed(options.fixed, longest)
     check_max_length(limit, longest, whole.tokenizer)
-    if options.fixed.length is not None:
-        check_max_length(options.fixed.length, longest, whole.tokenizer, "--static-length")
+    check_max_length(options.fixed.length or limit, longest, whole.tokenizer, "--static-length")
     return longest, min(limit, options.fixed.length or limit)
 
 
@@ -199,22 +198,6 @@ def _what_it_is(supernet: Supernet, subnet: Subnet, student: PreTrainedModel, le
     }
 
 
-def known_metrics(supernet_directory: Path, supernet: Supernet, subnet: Subnet) -> dict[str, Any]:
-    """The facts for `export_student` that the supernet's metrics.json holds of a trained sub-network, whatever the
-    multipliers that name it, or none."""
-    if not (supernet_directory / "metrics.json").is_file():
-        return {}
-    known = read_json(supernet_directory / "metrics.json")
-    rows = "On the validation data, when the supernet was trained"
-    for row in known.get("subnetworks", []):
-        hidden = row.get("hidden_size", supernet.geometry.hidden)  # rows of one hidden size, the full one, have none
-        sizes = (row["heads"], row["neurons"], tuple(row["layers"]), hidden)
-        if sizes == (*subnet.sizes, subnet.indices, subnet.hidden):
-            metrics = {"rows": rows, "student": row["metrics"], "teacher": known["teacher"]["metrics"]}
-            return {"metrics": {**metrics, "fidelity": row.get("fidelity", {})}}
-    return {}
-
-
 # --- torch -----------------------------------------------------------------------------------------------------------
 
 
@@ -238,9 +221,8 @@ def _write_stock(student: PreTrainedModel, longest: int, directory: Path) -> dic
     for shape in parity_shapes(min(FLOPS_LENGTH, longest)):
         batch = example_batch(shape, names, student)
         ours, theirs = (kind.read(model(**batch), batch, model.config) for model in (student, stock))
-        # torch's max() keeps a NaN, Python's would drop it.
         difference = float(torch.stack([(theirs[name] - output).abs().max() for name, output in ours.items()]).max())
-        if not difference <= MAX_ABS_DIFF:
+        if not difference <= MAX_ABS_DIFF:  # nor a NaN, which torch's max() keeps
             raise UserError(f"the stock checkpoint differs from the student by {difference:.1e}; nothing was written")
     stock.save_pretrained(directory)
     net = Supernet(stock, Grid((1.0,), (1.0,)))
@@ -312,10 +294,9 @@ def _write_variants(
         finite = math.isfinite(own["max_abs_diff"])
         if validation is not None and finite:
             outputs = _outputs(file, validation)
-            if finite := all(np.isfinite(array).all() for arrays in outputs.values() for array in arrays.values()):
-                own |= _loss(validation, facts[ONNX_FILE]["metrics"], reference, outputs)
-            else:  # of texts, where it was of random ids
-                own["max_abs_diff"] = math.nan
+            finite = all(np.isfinite(array).all() for arrays in outputs.values() for array in arrays.values())
+            own["max_abs_diff"] = own["max_abs_diff"] if finite else math.nan  # of texts, where it was of random ids
+            own |= _loss(validation, facts[ONNX_FILE]["metrics"], reference, outputs) if finite else {}
         metric = main_metric(validation.task) if own.get("metrics") and validation else "fidelity"
         reason = options.gates.refusal(own, metric)
         if reason is None:

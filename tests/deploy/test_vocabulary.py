@@ -388,7 +388,8 @@ def test_rows_of_other_files_are_read_as_the_task_reads_them(tmp_path):
     ({"kind": "embedding", "pair": ["s", "t"], "score": "y"}, {"s": "a film", "t": "the book"}),
 ])  # fmt: skip
 def test_rows_of_other_files_need_no_labels(tmp_path, task, row):
-    (tmp_path / "t.jsonl").write_text("\n".join([json.dumps(row)] * 2))
+    other = {**row, "s": "a day"} if "s" in row else row  # rows of one query would be one
+    (tmp_path / "t.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(other)}")
     own = read_texts(str(tmp_path / "t.jsonl"), resolve_task(task), resolve_source({"train": "none.tsv"}), None)
     assert len(own.rows) == 2
     (encoded,) = own.tokens(own.rows, tiny_tokenizer())
@@ -414,7 +415,8 @@ def test_a_share_that_tokenises_differently_is_counted_by_hand(tmp_path):
 # --- kinds -----------------------------------------------------------------------------------------------------------
 
 ROWS = [{"words": [own, "film"], "tags": ["O", "B-X"], "text": f"{own} film", "other": "a day", "score": n / 9,
-         "query": own, "passages": ["a film", f"{own} book"], "relevance": [0, 1], "labels": ["u"] if n % 2 else [],
+         "query": own + " film" * (n // 9), "passages": ["a film", f"{own} book"], "relevance": [0, 1],
+         "labels": ["u"] if n % 2 else [],
          "answers": {"text": ["film"], "answer_start": [len(own) + 1]}}
         for n, own in enumerate(["fine", "great", "warm", "a", "the", "is", "was", "dull", "cold"] * 3)]  # fmt: skip
 OF_KIND = {

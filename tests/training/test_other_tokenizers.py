@@ -249,7 +249,8 @@ def test_plain_text_learns_from_a_teacher_with_other_tokens_and_another_size(tmp
     ],
 )
 def test_rows_that_become_several_inputs_are_read_by_both_input_by_input(tmp_path, task, row):
-    (tmp_path / "t.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    rows = [{**row, **({"q": f"the film{' film' * i}"} if "q" in row else {})} for i in range(3)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(own) + "\n" for own in rows))
     source = resolve_source({"train": f"{tmp_path}/t.jsonl"})
     data = load_task_data(resolve_task(task), source, ("train",))
     tokens, _ = tokenize(data.train, data.task, tiny_tokenizer(), 16)
