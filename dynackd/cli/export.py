@@ -76,6 +76,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace, which: Any, export_options: Any, output: Path) -> None:
+    from dynackd.deploy.card import known_metrics
     from dynackd.deploy.export import export_student
     from dynackd.report.terminal import console, say
     from dynackd.supernet.network import load_supernet
@@ -83,7 +84,9 @@ def _export(options: argparse.Namespace, which: Any, export_options: Any, output
     supernet, tokenizer = load_supernet(options.supernet)
     _say_size(supernet, which)
     validation = _export_validation(options, supernet, tokenizer)
-    facts = _export_facts(options, supernet, which, measured=validation is not None)
+    facts = _export_facts(options)
+    if validation is None and options.validation is None:
+        facts |= known_metrics(options.supernet, supernet, supernet.resolve(which))
     export_options = dataclasses.replace(export_options, vocabulary=_vocabulary(options, supernet))
     about = export_student(supernet, tokenizer, which, output, options.overwrite, facts, export_options, validation)
     console.print(f"{about['parameters']:,} parameters")
@@ -248,17 +251,13 @@ def _export_validation(options: argparse.Namespace, supernet: Any, tokenizer: An
         raise UserError(f"no validation data: {error} (--set data.validation=FILE, or --no-validation)") from error
 
 
-def _export_facts(options: argparse.Namespace, supernet: Any, which: Any, measured: bool) -> dict[str, Any]:
-    """What the supernet's directory knows about its data, its teacher's licence and, where its metrics are not measured
-    on validation rows now, this sub-network's of then."""
-    from dynackd.deploy.card import facts_of_training, known_metrics
+def _export_facts(options: argparse.Namespace) -> dict[str, Any]:
+    """What the supernet's directory knows about its data and its teacher's licence."""
+    from dynackd.deploy.card import facts_of_training
     from dynackd.training.recipe import load_recipe
 
-    facts: dict[str, Any] = {}
-    if (options.supernet / "recipe.yaml").is_file():
-        recipe = load_recipe(options.supernet / "recipe.yaml")
-        models = [recipe.teacher, recipe.output_dir / "teacher", recipe.model]
-        facts = facts_of_training(recipe.task, recipe.data, models)
-    if not measured and options.validation is None:
-        facts |= known_metrics(options.supernet, supernet, supernet.resolve(which))
-    return facts
+    if not (options.supernet / "recipe.yaml").is_file():
+        return {}
+    recipe = load_recipe(options.supernet / "recipe.yaml")
+    models = [recipe.teacher, recipe.output_dir / "teacher", recipe.model]
+    return facts_of_training(recipe.task, recipe.data, models)

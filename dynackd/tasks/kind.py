@@ -59,6 +59,7 @@ class Kind(ABC):
     # --- the columns of a batch that are no inputs of the model
     label_columns: tuple[str, ...] = ("labels",)
     stock_labels: tuple[str, ...] = ("labels",)  # of these, what a Hugging Face model makes its own loss of, if any
+    names_outputs = True  # whether its outputs are classes, which their names tell apart
     compares_sizes = True  # whether `output_loss` tells anything where the teacher's hidden size is another
     one_tokenizer = ""  # why a teacher must read the same tokens as the model, where it must
     together: str | None = None  # of these, the one whose equal values are rows that are trained in one batch

@@ -87,6 +87,7 @@ class QuestionAnswering(Kind):
     length]."""
 
     name = "question_answering"
+    names_outputs = False
     auto_class, head = "AutoModelForQuestionAnswering", ("qa_outputs",)
     outputs = (Output("start_logits", ("batch", "length")), Output("end_logits", ("batch", "length")))
     noun, input_noun, row_noun, of_lines = "answerer of questions", "windows", "questions", False

@@ -44,6 +44,7 @@ class Ranking(Kind):
     label is a list of the relevances, 0 to 1."""
 
     name = "ranking"
+    names_outputs = False
     noun = "reranker"
     row_noun, input_noun = "queries", "pairs"
     rows_needed = (

@@ -25,6 +25,7 @@ class Regression(Kind):
     """A row is one or two texts with a number; the output is `logits` [rows, 1], the value."""
 
     name = problem_type = "regression"
+    names_outputs = False
     noun = "classifier"
     rows_needed = "a text, or two, and a number"
     metrics = ("pearson", "spearmanr", "mse")

@@ -97,6 +97,13 @@ def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(average, window
             torch.testing.assert_close(parameter.grad, grads[name], atol=1e-7, rtol=1e-7)
 
 
+def together(*words):
+    """What two processes print, each a `dynackd` with these words."""
+    done = subprocess.run([*LAUNCHER, *words], capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
 def unlike(first, second):
     """The difference of two checkpoints' weights, as a share of their size."""
     apart = sum((first[name] - second[name]).double().square().sum() for name in first)
@@ -129,14 +136,10 @@ def test_two_processes_and_accumulated_steps_train_as_one(tmp_path):
     recipe = str(write_recipe(tmp_path, content))
     # The depth stage first, then the width stage, each from what one process trained.
     for name, command in reversed(names.items()):
-        done = subprocess.run(
-            [*LAUNCHER, command, recipe, "--overwrite"], capture_output=True, text=True, timeout=300, env=ENVIRONMENT
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("results: ") == 1, "only the first process tells"
-        assert done.stdout.count(" of 7 steps, ") == 7
-        together = load_file(tmp_path / "run" / name / "model.safetensors")
-        assert unlike(alone[name], together) < 1e-5
+        told = together(command, recipe, "--overwrite")
+        assert told.count("results: ") == 1, "only the first process tells"
+        assert told.count(" of 7 steps, ") == 7
+        assert unlike(alone[name], load_file(tmp_path / "run" / name / "model.safetensors")) < 1e-5
     assert layer_order(tmp_path / "run" / "width") == order
     accumulated = ["--overwrite", "--set", "training.gradient_accumulation_steps=2"]
     for name, command in names.items():
@@ -158,9 +161,7 @@ def test_two_processes_take_other_rows_without_labels_and_train_as_one(tmp_path)
         assert main([command, str(write_recipe(tmp_path, content))]) == 0
     alone = load_file(weights)
     content["training"]["per_device_train_batch_size"] = 4
-    command = [*LAUNCHER, "train-width", str(write_recipe(tmp_path, content)), "--overwrite"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr[-2000:]
+    together("train-width", str(write_recipe(tmp_path, content)), "--overwrite")
     assert unlike(alone, load_file(weights)) < 1e-5
 
 
@@ -175,9 +176,7 @@ def test_two_processes_train_as_one_where_no_network_of_a_step_has_all_layers(ro
     assert main(["train-depth", str(write_recipe(tmp_path, content))]) == 0
     alone = load_file(weights)
     content["training"]["per_device_train_batch_size"] = 4
-    command = [*LAUNCHER, "train-depth", str(write_recipe(tmp_path, content)), "--overwrite"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr[-2000:]
+    together("train-depth", str(write_recipe(tmp_path, content)), "--overwrite")
     assert unlike(alone, load_file(weights)) < 1e-5
 
 
@@ -344,18 +343,16 @@ def test_an_epoch_that_is_resumed_within_goes_on_with_its_own_rows(sampler, coun
 def test_two_processes_stopped_in_a_later_epoch_resume_to_the_very_same_weights(road, tmp_path):
     content, _ = begun(road, tmp_path, save_steps=8, num_train_epochs=8, per_device_train_batch_size=4)
     recipe, run = str(write_recipe(tmp_path, content)), tmp_path / "run"
-    command = [*LAUNCHER, "train-width", recipe]
-    assert subprocess.run(command, capture_output=True, timeout=300, env=ENVIRONMENT).returncode == 0
+    together("train-width", recipe)
     unbroken = load_file(run / "width" / "model.safetensors")
-    with subprocess.Popen([*command, "--overwrite"], env=ENVIRONMENT, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL) as again:
+    with subprocess.Popen([*LAUNCHER, "train-width", recipe, "--overwrite"], env=ENVIRONMENT,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as again:
         while again.poll() is None and not (run / "width-checkpoints" / "checkpoint-8").exists():
             time.sleep(0.001)
         again.send_signal(signal.SIGTERM)  # which the launcher passes on
     stopped = max(int(place.name.split("-")[1]) for place in (run / "width-checkpoints").glob("checkpoint-*"))
     assert 8 <= stopped < 48
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr[-2000:]
+    together("train-width", recipe, "--resume")
     assert same(load_file(run / "width" / "model.safetensors"), unbroken)
 
 
