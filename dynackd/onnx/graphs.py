@@ -6,13 +6,14 @@ A way of writing a graph is one function, one line in `GRAPHS`, and its name in 
 import copy
 import inspect
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -30,6 +31,7 @@ from dynackd.tasks.kinds import kind_of
 OPSET = 17
 INPUT_ORDER = ("input_ids", "attention_mask", "token_type_ids")
 ONNX_FILE = "onnx/model.onnx"
+MAX_ABS_DIFF, MAX_RELATIVE_DIFF = 1e-4, 1e-5  # of a float32 graph's outputs from torch's; of the largest of these
 LONGEST_COMPARED = 1024  # tokens; attention over 8192 would take 10 GB
 
 
@@ -297,15 +299,34 @@ def example_batch(shape: Shape, names: Sequence[str], model: PreTrainedModel, se
     return {name: batch[name] for name in names}
 
 
-@torch.no_grad()
 def parity(model: PreTrainedModel, names: Sequence[str], longest: int, file: Path) -> float:
-    """The largest absolute difference of the outputs between torch and ONNX Runtime (CPU) over `parity_shapes`.
+    """The largest absolute difference of the outputs between torch and ONNX Runtime (CPU)."""
+    return compared(model, names, longest, file).difference
+
+
+def allowed_difference(largest: float) -> float:
+    """By how much float32 outputs of this size may differ and count as the same. A value of 1,800, as of a regression
+    to prices, has a spacing of 1e-4 in itself."""
+    return max(MAX_ABS_DIFF, MAX_RELATIVE_DIFF * largest)
+
+
+class Compared(NamedTuple):
+    """The largest absolute difference of outputs, and the largest that they may have; NaN where torch's own outputs
+    are not finite."""
+
+    difference: float
+    allowed: float
+
+
+@torch.no_grad()
+def compared(model: PreTrainedModel, names: Sequence[str], longest: int, file: Path) -> Compared:
+    """A graph's outputs (ONNX Runtime, CPU) beside torch's over `parity_shapes`.
 
     Not compared is what depends on a padding token where that sees nothing but padding, as in a window: its attention
     is anything, and differs between torch's own kernels. So of the outputs for each token the real ones count; and with
     padding on the left, where a classifier may read the first place, torch runs the attention that was traced.
     """
-    kind, worst = kind_of_model(model), 0.0
+    kind, worst, largest = kind_of_model(model), 0.0, 0.0
     graph, traced = OnnxModel(file, kind), copy.deepcopy(model)
     traced.set_attn_implementation("eager")
     for shape in parity_shapes(longest, graph.fixed):
@@ -313,11 +334,13 @@ def parity(model: PreTrainedModel, names: Sequence[str], longest: int, file: Pat
         outputs = graph({name: tensor.numpy() for name, tensor in batch.items()})
         expected = kind.read((traced if shape.padding == "left" else model)(**batch), batch, model.config)
         for output in kind.outputs:
-            differences = np.abs(outputs[output.name] - expected[output.name].numpy())
+            found, theirs = outputs[output.name], expected[output.name].numpy()
             if output.axes[:2] == ("batch", "length"):
-                differences = differences[batch["attention_mask"].numpy().astype(bool)]
-            worst = float(np.maximum(worst, differences.max()))  # Python's max() would drop a NaN
-    return worst
+                real = batch["attention_mask"].numpy().astype(bool)
+                found, theirs = found[real], theirs[real]
+            worst = float(np.maximum(worst, np.abs(found - theirs).max()))  # Python's max() would drop a NaN
+            largest = float(np.maximum(largest, np.abs(theirs).max()))
+    return Compared(worst, allowed_difference(largest) if math.isfinite(largest) else math.nan)
 
 
 def check_fixed(fixed: Fixed, longest: int) -> None:
@@ -327,6 +350,11 @@ def check_fixed(fixed: Fixed, longest: int) -> None:
             raise UserError(f"{option} is {value}; it must be 1 or more")
     if fixed.length is not None and fixed.length > longest:
         raise UserError(f"--static-length {fixed.length} is beyond the {longest} tokens that the model takes")
+
+
+def opset_of(file: Path) -> int:
+    """The version of ONNX's own operators that a graph needs."""
+    return next(own.version for own in onnx.load(str(file)).opset_import if own.domain in ("", "ai.onnx"))
 
 
 def initializer(model: onnx.ModelProto, name: str) -> np.ndarray | None:

@@ -14,6 +14,7 @@ class Point:
     label: str
     told: tuple[str, ...]
     is_teacher: bool = False
+    share: float | None = None  # of the teacher's metric
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,6 @@ class Axis:
         return max(xs) > 5 * min(xs)
 
 
-def metric_told(y: float, judge: Judge, is_teacher: bool = False) -> str:
+def metric_told(y: float, judge: Judge, share: float | None) -> str:
     """The metric, and what part of the teacher's it is."""
-    share = None if is_teacher else judge.share(y)
     return f"{judge.metric} {y:.4f}" + (f", {share:.1%} of the teacher's" if share is not None else "")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynackd.errors import one_of
 from dynackd.report.reading import Facts, Results, Student
@@ -31,9 +31,13 @@ class Judge:
 
     def share(self, value: float | None) -> float | None:
         """What part of the teacher's metric a value is; None where that says nothing."""
-        if value is None or self.teacher is None or min(value, self.teacher) <= 0:
+        return self.share_of(value, self.teacher)
+
+    def share_of(self, value: float | None, teacher: float | None) -> float | None:
+        """As `share`, of what a teacher scored on other rows."""
+        if value is None or teacher is None or min(value, teacher) <= 0:
             return None
-        return self.teacher / value if self.metric in self.lower else value / self.teacher
+        return teacher / value if self.metric in self.lower else value / teacher
 
     def of(self, facts: Facts) -> float | None:
         """The metric in what holds `metrics` and `fidelity`."""
@@ -70,25 +74,59 @@ def _first(*tables: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((table for table in tables if table), {})
 
 
-def score_of(student: Student, file: str, judge: Judge, results: Results) -> float | None:
+class Score(NamedTuple):
+    """A metric's value, and what part it is of what the teacher scored on the same rows; None where not known."""
+
+    value: float | None
+    share: float | None
+
+
+def score_of(student: Student, file: str, judge: Judge, results: Results) -> Score:
     """What a student's file ("" for its own model and its float32 graph) scored, as far as that was measured: at the
     export, else when its sub-network was trained."""
     files = part(student.about, "files")
     own = number(part(part(files, file or FLOAT_FILE), "metrics").get(judge.metric))
-    if own is not None or file not in ("", FLOAT_FILE):
-        return own
     exported = part(student.about, "metrics")
-    own = number(part(exported, "fidelity" if judge.of_fidelity else "student").get(judge.metric))
-    row = row_of(student, results)
-    return own if own is not None else judge.of(row) if row else None
+    if own is None and file in ("", FLOAT_FILE):
+        own = number(part(exported, "fidelity" if judge.of_fidelity else "student").get(judge.metric))
+        if own is None:
+            row = row_of(student, results)
+            value = judge.of(row) if row else None
+            return Score(value, judge.share(value))
+    return exported_score(own, student, judge, results)
+
+
+def exported_score(value: float | None, student: Student, judge: Judge, results: Results) -> Score:
+    """A value that an export measured, of rows that need not be the run's."""
+    exported = part(student.about, "metrics")
+    teacher = number(part(exported, "teacher").get(judge.metric))
+    if teacher is None and _same_rows(exported, results):
+        teacher = judge.teacher
+    return Score(value, judge.share_of(value, teacher))
+
+
+def _same_rows(exported: Facts, results: Results) -> bool:
+    """Whether an export was measured on as many rows as the stages, as far as that is known."""
+    rows = part(results.judged.origin, "validation").get("rows") if results.judged else None
+    told = exported.get("rows")
+    return not isinstance(rows, int) or not isinstance(told, str) or f" {rows:,} " in told
 
 
 def row_of(student: Student, results: Results) -> Facts | None:
-    """The trained sub-network that a student was cut from."""
+    """The trained sub-network that a student was cut from. Its parameters are no sign of that where words were left out
+    of its vocabulary."""
     rows = results.judged.evaluation["subnetworks"] if results.judged else []
     key = [student.about.get(name) for name in ("heads", "neurons", "layers")]
     same = [row for row in rows if [row.get(name) for name in ("heads", "neurons", "layers")] == key]
+    if student.about.get("vocabulary"):
+        size = _size(student.about)
+        return next((row for row in same if _size(row) == size), None)
     return next((row for row in same if row.get("parameters") == student.about.get("parameters")), None)
+
+
+def _size(facts: Facts) -> list[float | None]:
+    """Width, depth and hidden size, as shares."""
+    return [number({"hidden": 1.0, **facts}.get(name)) for name in ("width", "depth", "hidden")]
 
 
 def part(facts: Facts, key: str) -> Mapping[str, Any]:

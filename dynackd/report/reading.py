@@ -3,10 +3,10 @@ older one. What is missing is left out; what is damaged is left out and told."""
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynackd.errors import UserError
 
@@ -15,6 +15,7 @@ UNFINISHED = "-checkpoints"
 MOST_LOGGED = 2000  # rows of a training's log that are drawn
 IMPORTANCE_FILE = "importance.json"
 SEARCH_FILE = "search.json"
+OURS = ("metrics.json", "origin.json", "export.json", IMPORTANCE_FILE, SEARCH_FILE)
 Facts = Mapping[str, Any]
 
 
@@ -111,8 +112,9 @@ class Reader:
         except (OSError, ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
-            self.damaged.append(self.relative(file))
-            return {}
+            if content is None or file.name in OURS:
+                self.damaged.append(self.relative(file))
+            return {}  # a list may be the user's rows
         return content
 
     def text(self, file: Path) -> str:
@@ -132,13 +134,16 @@ class Reader:
                 continue
             if isinstance(row, dict):
                 rows.append(row)
-        step = max(1, math.ceil(len(rows) / MOST_LOGGED))
-        return tuple(rows[::step])
+        return tuple(_thinned(rows))
 
-    def place(self, directory: Path) -> str:
-        """The path from the run's directory, or the name of that itself and of one that lies elsewhere."""
-        inside = directory != self.home and directory.is_relative_to(self.home)
-        return self.relative(directory) if inside else directory.resolve().name
+    def place(self, directory: Path, taken: Collection[str] = ()) -> str:
+        """The path from the run's directory, or the name of that itself and of one that lies elsewhere: with as many of
+        the directories above it as tell it from those in `taken`."""
+        if directory != self.home and directory.is_relative_to(self.home):
+            return self.relative(directory)
+        parts = directory.resolve().parts
+        tails = ("/".join(parts[-count:]) for count in range(1, len(parts)))
+        return next((tail for tail in tails if tail not in taken), directory.resolve().as_posix())
 
     def relative(self, file: Path) -> str:
         """The path from the run's directory, or the whole of one that lies elsewhere."""
@@ -158,27 +163,55 @@ def read_run(directory: Path, also: Sequence[Path] = ()) -> Results:
     trainings = sorted((_training(reader, own) for own in _stages(directory)), key=_order)
     finished = {own.name for own in trainings if own.finished}
     kept = tuple(own for own in trainings if own.finished or own.name not in finished)
-    exported = [*_below(directory, "export.json"), *(path / "export.json" for path in also if path.is_dir())]
-    students = tuple(
-        Student(reader.place(file.parent), about)
-        for file in exported
-        if (about := reader.json(file)).get("parameters")
-    )
+    students, tails = _students(reader, directory, [path for path in also if path.is_dir()])
     if not kept and not students:
         raise UserError(
             f"{directory} holds no results of dynackd; name a run's directory (with teacher, width, depth or students "
             "in it), a supernet's or a student's"
         )
     places = {name: "teacher" for own in kept for name in _teachers(own)} | {own.name: own.name for own in kept}
-    places |= {own.place: own.place for own in students}
+    places = {**tails, **places, **{own.place: own.place for own in students}}
+    ours = home.parent if _is_stage(home) or (home / "export.json").is_file() else home
+    inside = {own.name for own in kept} | ({own.place for own in students} - set(tails.values()))
     tables = [*sorted(directory.glob("*.json")), *(path for path in also if path.is_file())]
-    measured = (*_benchmarks(reader, tables, places), *_measured_at_export(students))
+    measured = (*_benchmarks(reader, tables, places, inside, ours.name), *_measured_at_export(students))
     searches = tuple(
         Search(reader.relative(file.parent), found)
         for file in _below(directory, SEARCH_FILE)
         if (found := reader.json(file)).get("choice")
     )
     return Results(home.name, kept, students, tuple(measured), searches, tuple(reader.damaged))
+
+
+def _students(reader: Reader, directory: Path, also: Sequence[Path]) -> tuple[tuple[Student, ...], dict[str, str]]:
+    """The students in a run and elsewhere, each once and at a place of its own; and by which ends of its path a
+    benchmark may call one that lies elsewhere: those that end no other's."""
+    found: dict[Path, Student] = {}
+    ends: dict[str, set[str]] = {}
+    for path in [*(file.parent for file in _below(directory, "export.json")), *also]:
+        about, where = reader.json(path / "export.json"), path.resolve()
+        if where in found or not about.get("parameters"):
+            continue
+        found[where] = Student(reader.place(path, {own.place for own in found.values()}), about)
+        for count in range(1, len(where.parts)):
+            ends.setdefault("/".join(where.parts[-count:]), set()).add(found[where].place)
+    named = {path.resolve() for path in also}
+    elsewhere = {own.place for where, own in found.items() if where in named}
+    return tuple(found.values()), {
+        end: place for end, places in ends.items() if len(places) == 1 and (place := min(places)) in elsewhere
+    }
+
+
+def _thinned(rows: Sequence[Facts]) -> Iterator[Facts]:
+    """At most about `MOST_LOGGED` of each sort of row, and the last of each: losses and evaluations may take turns."""
+    sorts: dict[tuple[str, ...], list[int]] = {}
+    for place, row in enumerate(rows):
+        sorts.setdefault(tuple(row), []).append(place)
+    kept: set[int] = set()
+    for places in sorts.values():
+        step = max(1, math.ceil(len(places) / MOST_LOGGED))
+        kept |= {*places[::step], places[-1]}
+    return (row for place, row in enumerate(rows) if place in kept)
 
 
 def _below(directory: Path, name: str) -> list[Path]:
@@ -221,8 +254,13 @@ def _teachers(training: Training) -> list[str]:
     """The places by which a benchmark may call the teacher of a training, if it is no stage of the same run."""
     told = training.origin.get("teacher")
     names = [told.get("name"), told.get("path")] if isinstance(told, dict) else []
-    parts = [[part for part in name.split("/") if part != ".."] for name in names if isinstance(name, str)]
-    return ["/".join(own[-2:]).removeprefix("package:") for own in parts if len(own) > 1]
+    known = []
+    for name in (own for own in names if isinstance(own, str)):
+        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+        # A name of a single part, as `bert`, may be anything; a path of one, as `../bert`, is that directory.
+        if len(parts) > 1 or (parts and "/" in name):
+            known.append("/".join(parts[-2:]).removeprefix("package:"))
+    return known
 
 
 def _order(training: Training) -> tuple[int, str]:
@@ -233,16 +271,33 @@ def _order(training: Training) -> tuple[int, str]:
 # --- latencies -------------------------------------------------------------------------------------------------------
 
 
-def _benchmarks(reader: Reader, files: Sequence[Path], places: Mapping[str, str]) -> Iterator[Measured]:
-    """What `benchmark --json` measured of this run, told from other JSON files by what they hold."""
+def _benchmarks(
+    reader: Reader, files: Sequence[Path], places: Mapping[str, str], inside: Collection[str], run: str
+) -> Iterator[Measured]:
+    """What `benchmark --json` measured of this run, told from other JSON files by what they hold. inside: the places in
+    the run's directory; run: its name."""
     for file in files:
         content = reader.json(file)
         table = content.get("latency", content)  # a quickstart's summary has it inside
         rows = table.get("rows") if isinstance(table, dict) else None
-        for row in rows if isinstance(rows, list) else []:
-            if isinstance(row, dict) and isinstance(row.get("path"), str):
-                place, own = place_of(row["path"], places)
-                yield from _measurement(row, place, own, str(table.get("machine", "")), None)
+        told = [row for row in (rows if isinstance(rows, list) else []) if isinstance(row, dict)]
+        told = [row for row in told if isinstance(row.get("path"), str)]
+        found = [place_of(row["path"], places) for row in told]
+        others = _other_runs([own for own in found if own.name in inside], run)
+        for row, own in zip(told, found, strict=True):
+            foreign = own.name in inside and own.above in others
+            place, rest = (row["path"], "") if foreign else (own.place, own.file)
+            yield from _measurement(row, place, rest, str(table.get("machine", "")), None)
+
+
+def _other_runs(found: Sequence[Place], run: str) -> set[str]:
+    """Of the directories in which a table's models lie, those of other runs: where some are called as this run is, all
+    that are called otherwise; where two of its models would be one, all but the directory it was measured in."""
+    above = {own.above for own in found}
+    if any(own.rpartition("/")[2] == run for own in above):
+        return {own for own in above if own.rpartition("/")[2] not in ("", run)}
+    twice = len({(own.above, own.place) for own in found}) > len({own.place for own in found})
+    return above - {""} if twice and "" in above else set()
 
 
 def _measured_at_export(students: tuple[Student, ...]) -> Iterator[Measured]:
@@ -256,17 +311,26 @@ def _measured_at_export(students: tuple[Student, ...]) -> Iterator[Measured]:
             yield from _measurement(row, place, file, str(table.get("machine", "")), table.get("threads"))
 
 
-def place_of(path: str, places: Mapping[str, str]) -> tuple[str, str]:
-    """(place, file in it) of a path as a benchmark has it, from whichever directory or machine it was written: that of
-    the longest of the names of `places` that its parts hold; the path itself where it is none of this run's."""
+class Place(NamedTuple):
+    """Where a path belongs: the place, the file in it, the name by which it was known, and what stands above that."""
+
+    place: str
+    file: str
+    name: str = ""
+    above: str = ""
+
+
+def place_of(path: str, places: Mapping[str, str]) -> Place:
+    """That of a path as a benchmark has it, from whichever directory or machine it was written: of the longest of the
+    names of `places` that its parts hold; the path itself where it is none of this run's."""
     parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
     for name in sorted(places, key=lambda own: -own.count("/")):
         own = name.split("/")
         for start in range(len(parts) - len(own), -1, -1):
             rest = parts[start + len(own) :]
             if parts[start : start + len(own)] == own and (not rest or rest[-1].endswith(".onnx")):
-                return places[name], "/".join(rest)
-    return path, ""
+                return Place(places[name], "/".join(rest), name, "/".join(parts[:start]))
+    return Place(path, "")
 
 
 def _measurement(row: Facts, place: str, file: str, machine: str, threads: int | None) -> Iterator[Measured]:

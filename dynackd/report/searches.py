@@ -42,7 +42,8 @@ def _point(row: Facts, key: str, unit: str, scale: float, judge: Judge, told: st
     x, y, judged = number(row.get(key)), number(row.get("metric")), number(part(row, "validation").get(judge.metric))
     if x and y is not None:
         lines = [told, f"{judge.metric} {y:.4f} on rows of its own"]
-        lines += [f"on the validation rows: {metric_told(judged, judge)}"] if judged is not None else []
+        if judged is not None:
+            lines.append(f"on the validation rows: {metric_told(judged, judge, judge.share(judged))}")
         lines += [f"{x / scale:.3g} {unit}", f"heads {sizes(row.get('heads')).text}"]
         lines += [f"hidden {share:g}"] if (share := number(row.get("hidden"))) and share < 1 else []
         lines += [f"neurons {sizes(row.get('neurons')).text}", f"layers {sizes(row.get('layers')).text}"]

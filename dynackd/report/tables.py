@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dynackd.report.judging import Judge, name_of_metric, number, part, score_of
+from dynackd.report.judging import Judge, Score, exported_score, name_of_metric, number, part, score_of
 from dynackd.report.reading import Facts, Measured, Results, Student
 from dynackd.report.terminal import layer_ranges
 from dynackd.report.tradeoff import in_words, label_of, series_name, setting_of
@@ -104,18 +104,18 @@ def _file_rows(student: Student, judge: Judge, results: Results) -> list[list[Ce
             onnx = name.endswith(".onnx")
             score = score_of(student, name if onnx else "", judge, results)
             size = figure(facts.get("size_bytes"), "{:,.1f}", 1e6)
-            cells = [text(student.place), text(name), *_file_cells(facts, score, judge), size]
+            cells = [text(student.place), text(name), *_file_cells(facts, score), size]
             rows.append([*cells, *tail, text("written")])
     for name, facts in part(about, "refused").items():
-        score = number(part(facts, "metrics").get(judge.metric))
-        cells = [text(student.place), text(name), *_file_cells(facts, score, judge), figure(None)]
+        score = exported_score(number(part(facts, "metrics").get(judge.metric)), student, judge, results)
+        cells = [text(student.place), text(name), *_file_cells(facts, score), figure(None)]
         rows.append([*cells, *tail, text(f"refused: {facts.get('reason', '')}")])
     return rows
 
 
-def _file_cells(facts: Facts, score: float | None, judge: Judge) -> list[Cell]:
-    share, drop = figure(judge.share(score), "{:.1%}"), figure(facts.get("drop"), "{:+.4f}")
-    return [figure(score, "{:.4f}"), share, drop, figure(facts.get("max_abs_diff"), "{:.1e}")]
+def _file_cells(facts: Facts, score: Score) -> list[Cell]:
+    share, drop = figure(score.share, "{:.1%}"), figure(facts.get("drop"), "{:+.4f}")
+    return [figure(score.value, "{:.4f}"), share, drop, figure(facts.get("max_abs_diff"), "{:.1e}")]
 
 
 def class_tables(results: Results) -> list[Table]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from dynackd.report.axes import Axis, Point, Series, metric_told
-from dynackd.report.judging import Judge, number, part, row_of, score_of
+from dynackd.report.judging import Judge, Score, number, part, row_of, score_of
 from dynackd.report.reading import Facts, Measured, Results, Student
 
 RUNTIMES = {"torch": "torch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -49,9 +49,9 @@ def _measured_series(rows: Sequence[Measured], results: Results, judge: Judge) -
         points = []
         of_it = [own for own, named in zip(rows, names, strict=True) if named == name]
         for own in sorted(of_it, key=lambda own: own.place == "teacher"):  # its sign is no legend's
-            y = judge.teacher if own.place == "teacher" else _score(own, results, judge)
-            if y is not None:
-                points.append(_measured_point(own, y, name, references, results, judge))
+            score = Score(judge.teacher, None) if own.place == "teacher" else _score(own, results, judge)
+            if score.value is not None:
+                points.append(_measured_point(own, score.value, score.share, name, references, results, judge))
         if points:
             yield Series(name, tuple(points))
 
@@ -62,19 +62,25 @@ def series_name(own: Measured) -> str:
     return RUNTIMES.get(own.runtime, own.runtime) + (f", {FILES.get(stem, stem)}" if stem else "")
 
 
-def _score(own: Measured, results: Results, judge: Judge) -> float | None:
+def _score(own: Measured, results: Results, judge: Judge) -> Score:
     student = next((one for one in results.students if one.place == own.place), None)
-    return score_of(student, own.file, judge, results) if student else None
+    return score_of(student, own.file, judge, results) if student else Score(None, None)
 
 
 def _measured_point(
-    own: Measured, y: float, series: str, references: dict[str, float], results: Results, judge: Judge
+    own: Measured,
+    y: float,
+    share: float | None,
+    series: str,
+    references: dict[str, float],
+    results: Results,
+    judge: Judge,
 ) -> Point:
     is_teacher = own.place == "teacher"
     student = next((one for one in results.students if one.place == own.place), None)
     label = "teacher" if student is None else label_of(student)
     told = [f"{own.place}: {label}" if student and label != own.place else label, series]
-    told += [metric_told(y, judge, is_teacher), f"{own.p50:.3g} ms" + (f", p90 {own.p90:.3g}" if own.p90 else "")]
+    told += [metric_told(y, judge, share), f"{own.p50:.3g} ms" + (f", p90 {own.p90:.3g}" if own.p90 else "")]
     reference = references.get(own.runtime)
     if reference and not is_teacher:
         runtime = RUNTIMES.get(own.runtime, own.runtime)
@@ -82,7 +88,7 @@ def _measured_point(
     size = number(part(part(student.about, "files"), own.file or "onnx/model.onnx").get("size_bytes")) if student else 0
     if size and own.runtime != "torch":
         told.append(f"{size / 1e6:.1f} MB")
-    return Point(own.p50, y, label, tuple(told), is_teacher)
+    return Point(own.p50, y, label, tuple(told), is_teacher, share)
 
 
 def label_of(student: Student) -> str:
@@ -122,15 +128,25 @@ def _grid_series(
         for row in (own for own in rows if (own.get("depth"), own.get("hidden", 1)) == (depth, hidden)):
             x, y = number(row.get(key)), judge.of(row)
             if x and y is not None:
-                told = [f"width {row.get('width', '?')}, depth {depth}{cut}", metric_told(y, judge)]
+                told = [_of_grid(row) + cut, metric_told(y, judge, judge.share(y))]
                 told += [f"{x / scale:,.1f} {unit}", *_share_told(x, evaluation, key), *_exported(row, results)]
                 points.append(Point(x / scale, y, f"{row.get('width', 0):g}", tuple(told)))
         if points:
-            yield Series(f"depth {depth:g}{cut}", tuple(points), joined=True)
+            yield Series(_depth(depth) + cut, tuple(points), joined=True)
     x = number(part(evaluation, "teacher").get(key))
     if x and judge.teacher is not None:
-        told = ["teacher", metric_told(judge.teacher, judge, is_teacher=True), f"{x / scale:,.1f} {unit}"]
+        told = ["teacher", metric_told(judge.teacher, judge, None), f"{x / scale:,.1f} {unit}"]
         yield Series("teacher", (Point(x / scale, judge.teacher, "teacher", tuple(told), is_teacher=True),))
+
+
+def _of_grid(row: Facts) -> str:
+    """Width and depth; a sub-network that was polished need not be one of the grid."""
+    known = [f"{name} {own:g}" for name in ("width", "depth") if (own := number(row.get(name))) is not None]
+    return ", ".join(known) or "one sub-network"
+
+
+def _depth(depth: float | None) -> str:
+    return "one sub-network" if depth is None else f"depth {depth:g}"
 
 
 def _share_told(x: float, evaluation: Facts, key: str) -> list[str]:

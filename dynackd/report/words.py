@@ -38,6 +38,8 @@ def _of_the_grid(results: Results, judge: Judge) -> str:
     begun = f"{len(rows)} sizes came out of one training." if len(rows) > 1 else "One size was trained."
     if judge.of_fidelity:
         values = [(value, row) for row in rows if (value := judge.of(row)) is not None]
+        if not values:
+            return begun
         (least, smallest), (most, largest) = (function(values, key=lambda own: own[0]) for function in (min, max))
         told = f"They follow the teacher with {name_of_metric(judge.metric)} from {least:.3f} ({_size(smallest)}) to "
         return f"{begun} {told}{most:.3f} ({_size(largest)})."
@@ -108,7 +110,7 @@ def _of_the_fastest(axis: Axis, judge: Judge) -> str:
     students = [own for own in found if not own[0].is_teacher]
     teachers = [own for own in found if own[0].is_teacher]
     for promise in SHARES:
-        kept = [own for own in students if (judge.share(own[0].y) or 0) >= promise]
+        kept = [own for own in students if (own[0].share or 0) >= promise]
         if kept:
             break
     point, series = min(kept or students, key=_x)
@@ -118,9 +120,8 @@ def _of_the_fastest(axis: Axis, judge: Judge) -> str:
         whole, where = min(teachers, key=_x)
         told += f" where the teacher takes {whole.x:.2g} ms at its fastest, in {where}: {whole.x / point.x:.1f} times "
         told += "as long"
-    share = judge.share(point.y)
-    if share is not None and not kept:
-        told += f"; it keeps {share:.0%} of its {name_of_metric(judge.metric)}"
+    if point.share is not None and not kept:
+        told += f"; it keeps {point.share:.0%} of its {name_of_metric(judge.metric)}"
     return f"{told} ({axis.name.removeprefix('latency at ')})."
 
 
@@ -150,7 +151,9 @@ def _command(*words: str | Path) -> str:
 def missing(results: Results, judge: Judge, axes: Sequence[Axis], run: str) -> dict[str, Missing]:
     """Section -> what it lacks. run: its directory, as commands are to name it."""
     name = results.judged.name if results.judged else "depth"
-    home = Path(run).parent if Path(run).name == name else Path(run)  # a report may be of one stage's directory
+    home = Path(run)
+    if home.resolve().name == name:  # a report may be of one stage's directory
+        home = home.parent if home.name == name else home / ".."
     found, supernet = {}, str(home / name)
     if not any(axis.measured for axis in axes):
         student = results.students[0].place if results.students else "student"

@@ -133,6 +133,56 @@ def test_an_export_that_differs_from_torch_leaves_nothing_behind(supernet, token
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def prices(grid):
+    """A regression whose outputs are in the thousands, as prices are: float32's own spacing there is 1e-4."""
+    model = tiny_model(num_labels=1)
+    model.config.problem_type = "regression"
+    with torch.no_grad():
+        model.classifier.weight.mul_(3000)
+    return Supernet(model, grid)
+
+
+@pytest.mark.parametrize("options", [ExportOptions(), ExportOptions(compat=True)], ids=["graph", "compat"])
+def test_large_outputs_are_compared_by_their_size(prices, tokenizer, tmp_path, options):
+    about = export_student(prices, tokenizer, SubnetSpec(1, 0.5), tmp_path / "student", options=options)
+    largest = prices(SubnetSpec(1, 0.5), **tiny_batch()).outputs["logits"].abs().max()
+    assert largest > 500
+    assert about["parity_max_abs_diff"] <= 1e-5 * largest
+
+
+def test_large_outputs_that_differ_are_refused(prices, tokenizer, tmp_path, monkeypatch):
+    honest = dynackd.deploy.export.export_onnx
+
+    def wrong(model, names, file, *more):
+        changed = cut(prices, prices.resolve(SPEC))
+        with torch.no_grad():
+            changed.classifier.bias.add_(1)
+        honest(changed, names, file, *more)
+
+    monkeypatch.setattr(dynackd.deploy.export, "export_onnx", wrong)
+    with pytest.raises(UserError, match=r"differs from the torch student by 1\.0e\+00, more than [1-9]e-02"):
+        export_student(prices, tokenizer, SPEC, tmp_path / "student")
+
+
+def test_a_student_whose_own_outputs_are_nan_is_told_as_such(grid, tokenizer, tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        model.classifier.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite numbers in torch either"):
+        export_student(Supernet(model, grid), tokenizer, SPEC, tmp_path / "student")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_the_opset_is_the_files_own(grid, tokenizer, tmp_path, graph):
+    supernet = Supernet(tiny_model(), grid)
+    about = export_student(supernet, tokenizer, SPEC, tmp_path / "student", options=ExportOptions(graph=graph))
+    needed = {own.domain: own.version for own in onnx.load(str(tmp_path / "student/onnx/model.onnx")).opset_import}
+    assert about["opset"] == needed[""]
+    assert f"opset {needed['']}" in (tmp_path / "student" / "README.md").read_text()
+
+
 def test_a_graph_that_gives_nan_is_no_match(tmp_path):
     model = tiny_model()
     names = ["input_ids", "attention_mask"]

@@ -16,7 +16,7 @@ from dynackd.report import picture
 from dynackd.report.axes import Axis, Point, Series
 from dynackd.report.charts import chart_data, importance
 from dynackd.report.html import write_report
-from dynackd.report.judging import Judge, judge_of
+from dynackd.report.judging import Judge, judge_of, row_of
 from dynackd.report.reading import place_of, read_run
 from dynackd.report.searches import search_table, searched_axes
 from dynackd.report.tables import grid_table, hidden_table, leaving_table, student_table
@@ -241,6 +241,142 @@ def test_students_and_benchmarks_that_lie_elsewhere_can_be_named(whole, tmp_path
     assert points_of(axis) == {("ONNX Runtime", "0.5 × 0.5"): (2.0, 0.70), ("ONNX Runtime", "teacher"): (8.0, 0.8)}
 
 
+def elsewhere(directory, accuracy, p50):
+    """A student of another run, as `export --measure` leaves it."""
+    about = student(parameters=2250)
+    about["files"]["onnx/model.onnx"]["metrics"] = {"accuracy": accuracy}
+    row = {"path": "student", "runtime": "onnxruntime", "provider": "cpu", "batch_size": 1, "length": 32, "p50_ms": p50}
+    directory.mkdir(parents=True)
+    write_json(directory / "export.json", {**about, "latency": {"machine": "a machine", "threads": 1, "rows": [row]}})
+    return directory
+
+
+def test_students_of_the_same_name_are_told_apart(tmp_path):
+    """By default every run calls them alike; the one's latency once stood at the other's accuracy."""
+    also = [elsewhere(tmp_path / "a" / "student", 0.7, 5.0), elsewhere(tmp_path / "b" / "student", 0.6, 1.0)]
+    results = read_run(write_run(tmp_path / "run"), also)
+    assert [own.place for own in results.students] == ["student", "b/student"]
+    (axis,) = latency_axes(results, judge_of(results))
+    assert {(point.x, point.y) for own in axis.series for point in own.points} == {(5.0, 0.7), (1.0, 0.6)}
+
+
+@pytest.mark.parametrize("path", ["runs/b/students/half", "b/students/half", "/home/b/students/half"])
+def test_a_benchmark_of_another_runs_student_is_that_ones(whole, tmp_path, path):
+    (whole / "latency.json").unlink()
+    other = elsewhere(tmp_path / "b" / "students" / "half", 0.75, 3.0)
+    write_json(tmp_path / "bench.json", {"rows": [measured(path, 9.0), measured("run/students/half", 2.0)]})
+    results = read_run(whole, [other, tmp_path / "bench.json"])
+    found = {(own.place, own.p50) for own in results.measured if own.length == 16}
+    assert found == {("half", 9.0), ("students/half", 2.0)}
+
+
+def test_a_student_that_is_named_twice_is_told_once(whole):
+    assert [own.place for own in read_run(whole, [whole / "students" / "half"]).students] == ["students/half"]
+
+
+@pytest.mark.parametrize("others", ["runs/other", "../other", "/elsewhere/other"])
+@pytest.mark.parametrize("ours", ["runs/run", ""])
+def test_another_runs_rows_in_the_same_table_are_not_this_runs(whole, others, ours):
+    rows = [measured(f"{others}/teacher", 100.0), measured(f"{others}/students/half", 0.1)]
+    rows += [measured(f"{ours}/teacher".lstrip("/"), 8.0), measured(f"{ours}/students/half".lstrip("/"), 2.0)]
+    write_json(whole / "latency.json", {"machine": "a machine", "rows": rows})
+    found = {(own.place, own.p50) for own in read_run(whole).measured if own.length == 16}
+    foreign = {(f"{others}/teacher", 100.0), (f"{others}/students/half", 0.1)}
+    assert found == {("teacher", 8.0), ("students/half", 2.0), *foreign}
+
+
+def test_a_teacher_from_where_the_run_lay_before_is_its_own(whole):
+    rows = [measured("/elsewhere/before/teacher", 8.0), measured("students/half", 2.0)]
+    write_json(whole / "latency.json", {"machine": "a machine", "rows": rows})
+    assert {own.place for own in read_run(whole).measured if own.length == 16} == {"teacher", "students/half"}
+
+
+def test_of_a_stage_alone_the_rows_of_its_run_are_known(whole):
+    rows = [measured("runs/run/depth", 8.0), measured("runs/other/depth", 1.0)]
+    write_json(whole / "depth" / "latency.json", {"rows": rows})
+    assert {(own.place, own.p50) for own in read_run(whole / "depth").measured} == {
+        ("depth", 8.0), ("runs/other/depth", 1.0)}  # fmt: skip
+
+
+def test_what_is_kept_is_of_the_teacher_on_the_same_rows(whole):
+    """An export may be judged on rows of its own (`--set data.validation=FILE`), where the teacher scores otherwise."""
+    metrics = {"rows": "On 500 validation rows", "student": {"accuracy": 0.6}, "teacher": {"accuracy": 0.6}}
+    about = student(metrics=metrics)
+    for facts in about["files"].values():
+        facts["metrics"] = {"accuracy": 0.6}
+    write_json(whole / "students" / "half" / "export.json", about)
+    results = read_run(whole)
+    judge = judge_of(results)
+    assert shares_of(results, judge) == {"100.0%"}
+    assert "keeps 99%, 0.5 × 0.5" in lead(results, judge, latency_axes(results, judge))[1]
+    del about["metrics"]["teacher"]
+    write_json(whole / "students" / "half" / "export.json", about)
+    assert shares_of(read_run(whole), judge) == {"–"}  # of other rows than the run's teacher, as far as one knows
+    about["metrics"]["rows"] = "On 24 validation rows"
+    write_json(whole / "students" / "half" / "export.json", about)
+    assert shares_of(read_run(whole), judge) == {"75.0%"}
+
+
+def shares_of(results, judge):
+    """The shares of the teacher's metric of the files that were written."""
+    rows = student_table(results, judge).rows
+    return {row[3].text for row in rows if row[-1].text == "written"}
+
+
+def test_a_student_of_fewer_words_is_of_its_size(whole):
+    about = student(width=0.5, depth=1.0, layers=[0, 1, 2, 3], parameters=1800, vocabulary={"size": 10})
+    write_json(whole / "students" / "half" / "export.json", about)
+    results = read_run(whole)
+    assert row_of(results.students[0], results) is results.judged.evaluation["subnetworks"][1]
+    assert "students" not in missing(results, judge_of(results), [], str(whole))
+    write_json(whole / "students" / "half" / "export.json", {**about, "hidden": 0.5})
+    assert row_of(read_run(whole).students[0], results) is None
+
+
+def test_a_long_log_keeps_every_sort_of_row_and_the_last(whole):
+    rows = [{name: 1 / step, "step": step} for step in range(1, 5001) for name in ("loss", "eval_loss")]
+    (whole / "depth" / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = read_run(whole).training("depth").log
+    for name in ("loss", "eval_loss"):
+        steps = [row["step"] for row in log if name in row]
+        assert steps[-1] == 5000
+        assert 1000 <= len(steps) <= 2001
+
+
+@pytest.mark.parametrize("run", [".", "../depth"])
+def test_from_inside_a_stage_commands_name_the_run_above_it(whole, monkeypatch, run):
+    monkeypatch.chdir(whole / "depth")
+    (whole / "students" / "half" / "export.json").unlink()
+    (whole / "latency.json").unlink()
+    results = read_run(Path(run))
+    command = missing(results, judge_of(results), [], run)["students"].command
+    words = command.split()
+    assert Path(words[2]).resolve() == whole / "depth"
+    assert Path(words[-1]).resolve().is_relative_to(whole / "students")
+
+
+def test_results_without_a_finite_fidelity_are_told_all_the_same(tmp_path):
+    without = evaluation()
+    without["teacher"]["metrics"] = {}
+    for row in without["subnetworks"]:
+        row |= {"metrics": {}, "fidelity": {"kl": float("nan")}}
+    assert "4 sizes came out of one training." in write_report(write_run(tmp_path / "run", without)).read_text()
+
+
+def test_a_polished_network_that_is_none_of_the_grid_is_told(tmp_path):
+    one = evaluation()
+    one["subnetworks"] = [{key: own for key, own in one["subnetworks"][1].items() if key not in ("width", "depth")}]
+    assert "one sub-network" in write_report(write_run(tmp_path / "run", one)).read_text()
+
+
+@pytest.mark.parametrize("path", ["../../../my-model", "/models/my-model"])
+def test_a_teacher_in_a_directory_of_one_part_is_known(whole, path):
+    shutil.rmtree(whole / "teacher")
+    write_json(whole / "depth" / "origin.json", {"teacher": {"name": "my-model", "path": path, "sha256": "ab"}})
+    write_json(whole / "latency.json", {"rows": [measured(path.replace("../../..", ".."), 9.0)]})
+    assert [(own.place, own.p50) for own in read_run(whole).measured if own.length == 16] == [("teacher", 9.0)]
+
+
 def test_what_export_measured_is_shown_too(tmp_path):
     run = write_run(tmp_path / "run")
     rows = [{"path": path, "runtime": "onnxruntime", "provider": "cpu", "batch_size": 1, "length": 32, "p50_ms": p50}
@@ -266,7 +402,7 @@ def test_what_export_measured_is_shown_too(tmp_path):
 )
 def test_a_path_of_a_benchmark_is_found_again_wherever_it_was_measured(path, place):
     names = {name: name for name in ("teacher", "students/half", "half")}
-    assert place_of(path, names) == place
+    assert place_of(path, names)[:2] == place
 
 
 @pytest.mark.parametrize(
@@ -434,7 +570,8 @@ def test_damaged_and_foreign_files_are_left_out(whole, content):
         (whole / file).write_text(content)
     text = write_report(whole).read_text()
     damaged = re.search(r"could not be read: (.*)\.</p>", text)
-    assert set(damaged[1].split(", ") if damaged else ()) == (set() if content.startswith('{"rows') else set(FILES))
+    told = {"": FILES, "{": FILES, "[1, 2]": set(FILES) - {"latency.json"}}  # a list may be the user's rows
+    assert set(damaged[1].split(", ") if damaged else ()) == set(told.get(content, ()))
 
 
 @pytest.mark.parametrize("file", FILES)
