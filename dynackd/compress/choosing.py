@@ -26,13 +26,32 @@ REPEATS, WARMUP = 100, 10
 
 
 def searched(request: Request, recipe: Recipe, output: Path, effort: Effort) -> dict[str, Any]:
-    """What the search found, now or before this run was interrupted."""
-    if (output / "search.json").is_file():
-        found: dict[str, Any] = read_json(output / "search.json")
+    """What the search found, now or before this run was interrupted; what one for another budget found stays until
+    this one has ended."""
+    if found := found_before(request, recipe, output):
         return found
-    supernet = recipe.output_dir / "depth"
+    supernet, again = recipe.output_dir / "depth", (output / "search.json").is_file()
     with progress_of_steps() as told:
-        return search(supernet, request.budget, request.setting, effort, output=output, on_progress=told)
+        return search(
+            supernet,
+            request.budget,
+            request.setting,
+            effort,
+            recipe=recipe,
+            output=output,
+            overwrite=again,
+            on_progress=told,
+        )
+
+
+def found_before(request: Request, recipe: Recipe, output: Path) -> dict[str, Any]:
+    """What a search for this budget and setting found; nothing where none has ended."""
+    if not (output / "search.json").is_file():
+        return {}
+    found: dict[str, Any] = read_json(output / "search.json")
+    setting = request.setting.to_dict() | {"length": request.setting.length or recipe.data.max_length}
+    same = found.get("budget") == request.budget.to_dict() and found.get("setting") == setting
+    return found if same else {}
 
 
 def exported(recipe: Recipe, found: Mapping[str, Any], source: Path, output: Path) -> dict[str, Any]:

@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dynackd.compress.choosing import benchmarked, exported, searched
+from dynackd.compress.choosing import benchmarked, exported, found_before, searched
 from dynackd.compress.polishing import polished, source_of
 from dynackd.compress.preparing import prepare
 from dynackd.compress.request import Request
 from dynackd.compress.state import (
+    CHOSEN,
     COMPRESSED,
     FILES,
+    OF_A_SIZE,
+    OF_THE_ROWS,
     POLISHED,
     RECIPE,
     SEARCH,
@@ -25,11 +28,14 @@ from dynackd.compress.state import (
     SUMMARY,
     State,
     clear,
-    forget_choice,
+    forget_student,
+    moved_rows,
     read_state,
     refuse_inputs_within,
+    refuse_missing_rows,
     refuse_other_request,
     refuse_output,
+    refuse_strangers,
 )
 from dynackd.compress.summary import make_summary
 from dynackd.compress.telling import TITLES, tell_plan, tell_result
@@ -106,17 +112,28 @@ def _begin(request: Request, output: Path, mode: RunMode, started: float) -> Sta
 
 
 def _go_on(request: Request, output: Path, state: State) -> State:
-    """The state of a run that is gone on with; what was chosen for another budget is forgotten."""
+    """The state of a run that is gone on with. What was chosen for another budget stays until there is a new choice."""
     refuse_other_request(output, state, request)
-    now = request.to_dict()
-    same = all(state.request.get(key) == now[key] for key in ("budget", "setting"))
-    if (output / SUMMARY).is_file() and same:
-        raise UserError(f"{output} holds a finished run; another budget or --overwrite runs it again")
-    if not same:
-        forget_choice(output)
-        state = dataclasses.replace(state, request=now)
-        state.write(output)
+    recipe = load_recipe(output / RECIPE, moved_rows(state, request))
+    refuse_missing_rows(recipe)
+    if _is_chosen(request, state, recipe, output):
+        if (output / SUMMARY).is_file():
+            raise UserError(f"{output} holds a finished run; another budget or --overwrite runs it again")
+    else:
+        refuse_strangers(output, CHOSEN)
     return state
+
+
+def _is_chosen(request: Request, state: State, recipe: Recipe, output: Path) -> bool:
+    """Whether what lies there after the search is of this budget."""
+    now = request.to_dict()
+    asked = all(state.request.get(key) == now[key] for key in OF_A_SIZE)
+    return asked and bool(found_before(request, recipe, output / SEARCH))
+
+
+def _rows_of(state: State) -> dict[str, Any]:
+    """Where the rows lay when the recipe was written."""
+    return {name: state.request.get(name) for name in OF_THE_ROWS}
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
@@ -126,14 +143,19 @@ def _walk(
     request: Request, output: Path, state: State, mode: RunMode, started: float
 ) -> tuple[dict[str, Any], Path]:
     """The summary, and where the report lies."""
-    recipe = dataclasses.replace(load_recipe(output / RECIPE), output_dir=output)  # as the user wrote it
+    recipe = load_recipe(output / RECIPE, moved_rows(state, request))
+    recipe = dataclasses.replace(recipe, output_dir=output)  # as the user wrote it
     names = [name for name in STAGES if name != "finetune" or state.finetunes]
     steps, effort = len(names) + 4, Effort(**state.effort)
     for number, name in enumerate(names, start=1):
         console.rule(f"{number}/{steps} {TITLES[name]}")
         _train(recipe, name, mode)
     console.rule(f"{steps - 3}/{steps} choosing a size")
+    chosen = _is_chosen(request, state, recipe, output)
     found = searched(request, recipe, output / SEARCH, effort)
+    if not chosen:
+        forget_student(output)  # of an earlier choice
+        dataclasses.replace(state, request={**request.to_dict(), **_rows_of(state)}).write(output)
     console.rule(f"{steps - 2}/{steps} {TITLES['polish']}")
     polish = polished(recipe, found, effort, mode)
     console.rule(f"{steps - 1}/{steps} exporting")

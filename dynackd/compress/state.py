@@ -1,5 +1,6 @@
 """What lies in the output directory of a compress: what was asked and planned, how far it is, and whose it is."""
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dynackd.compress.request import Request
+from dynackd.data.sources import OTHERS
 from dynackd.errors import UserError, shown
 from dynackd.system.places import (
     at_home,
@@ -17,20 +19,25 @@ from dynackd.system.places import (
     strangers,
     write_json,
 )
-from dynackd.training.runs import RunMode
+from dynackd.training.recipe import Recipe
+from dynackd.training.runs import RunMode, inputs_of
 
 COMPRESSED = "a compressed model and how it came to be"  # what its manifest calls it
 RECIPE = "recipe.yaml"
 STATE, SUMMARY, BENCHMARK, REPORT = "compress.json", "summary.json", "benchmark.json", "report.html"
 POLISH = "polish.json"
-FILES = [STATE, SUMMARY, BENCHMARK, POLISH, RECIPE, REPORT, "report.png", "report.svg"]
+REPORTS = (REPORT, "report.png", "report.svg")
+FILES = [STATE, SUMMARY, BENCHMARK, POLISH, RECIPE, *REPORTS]
 STAGES = {"finetune": "teacher", "width": "width", "depth": "depth"}  # and the directory of each one's result
 TRAINED = [part for name in STAGES.values() for part in (name, f"{name}-checkpoints")]
 SEARCH, STUDENT, POLISHED_NAME = "search", "student", "chosen"
 POLISHED = f"polished-{POLISHED_NAME}"
 CHOSEN = (SEARCH, STUDENT, POLISHED, f"{POLISHED}-checkpoints")  # what depends on the budget
-# What may be asked otherwise of a supernet that is trained already.
-OF_THE_CHOICE = ("budget", "setting", "max_minutes")
+# What may be asked otherwise of a supernet that is trained already, and where its rows lie, which are compared.
+OF_A_SIZE = ("budget", "setting")
+OF_THE_CHOICE = (*OF_A_SIZE, "max_minutes")
+OF_THE_ROWS = {"data": "data.train", "validation": "data.validation", "unlabelled": f"data.{OTHERS}"}
+OPTIONS = {"model": "the model", "overrides": "--set"}  # others are called as their options are
 
 
 @dataclass(frozen=True)
@@ -72,11 +79,35 @@ def refuse_output(output: Path, mode: RunMode) -> None:
 
 def refuse_other_request(output: Path, state: State, request: Request) -> None:
     """`UserError` where a run that is gone on with was asked for something else than the student's size."""
-    now = request.to_dict()
-    changed = [key for key in now if key not in OF_THE_CHOICE and state.request.get(key) != now[key]]
+    before, now = state.request, request.to_dict()
+    other = {key for key in now if before.get(key) != now[key]} - {*OF_THE_CHOICE}
+    changed = [key for key in now if key in other and not (key in OF_THE_ROWS and before.get(key) and now[key])]
     if changed:
-        told = ", ".join(f"{key} was {shown(state.request.get(key))}, is {shown(now[key])}" for key in changed)
+        told = ", ".join(f"{OPTIONS.get(key, '--' + key)} was {_told(before.get(key), now[key])}, is "
+                         f"{_told(now[key], before.get(key))}" for key in changed)  # fmt: skip
         raise UserError(f"the run in {output} was asked for something else: {told}; repeat that, or --overwrite it")
+
+
+def _told(value: Any, other: Any) -> str:
+    """A value; of a list what the other has not."""
+    both = isinstance(value, list) and isinstance(other, list)
+    only = [own for own in value if own not in other] if both else value
+    return "without it" if both and not only else shown(only)
+
+
+def moved_rows(state: State, request: Request) -> list[str]:
+    """`key=value` for a recipe whose rows lie elsewhere now."""
+    now = request.to_dict()
+    return [f"{key}={json.dumps(now[name], ensure_ascii=False)}" for name, key in OF_THE_ROWS.items()
+            if now[name] and state.request.get(name) not in (None, now[name])]  # fmt: skip
+
+
+def refuse_missing_rows(recipe: Recipe) -> None:
+    """`UserError` where a file of rows is not where it was, before hours are spent on what goes without it."""
+    for key, source in inputs_of(recipe, STAGES["depth"]).items():
+        option = next((f"--{name}" for name, own in OF_THE_ROWS.items() if key.startswith(own)), None)
+        if option and not Path(str(source)).exists():
+            raise UserError(f"{source}: no such file; put it back, or go on with {option} and where it is now")
 
 
 def refuse_inputs_within(output: Path, inputs: Iterable[tuple[str, str]]) -> None:
@@ -110,7 +141,15 @@ def forget_choice(output: Path) -> None:
     """Delete what was chosen for a budget, the summary first. `UserError`, and nothing is deleted, where something in
     it is not dynackd's."""
     refuse_strangers(output, CHOSEN)
-    for name in (SUMMARY, BENCHMARK, POLISH):
+    forget_student(output)
+    remove(output / SEARCH)
+
+
+def forget_student(output: Path) -> None:
+    """Delete what was made of a choice; what the search found stays."""
+    of_it = [name for name in CHOSEN if name != SEARCH]
+    refuse_strangers(output, of_it)
+    for name in (SUMMARY, BENCHMARK, POLISH, *REPORTS):
         (output / name).unlink(missing_ok=True)
-    for name in CHOSEN:
+    for name in of_it:
         remove(output / name)

@@ -271,6 +271,15 @@ def _order(training: Training) -> tuple[int, str]:
 # --- latencies -------------------------------------------------------------------------------------------------------
 
 
+class Place(NamedTuple):
+    """Where a path belongs: the place, the file in it, the name by which it was known, and what stands above that."""
+
+    place: str
+    file: str
+    name: str = ""
+    above: str = ""
+
+
 def _benchmarks(
     reader: Reader, files: Sequence[Path], places: Mapping[str, str], inside: Collection[str], run: str
 ) -> Iterator[Measured]:
@@ -309,15 +318,6 @@ def _measured_at_export(students: tuple[Student, ...]) -> Iterator[Measured]:
             named = {"student": (student.place, ""), "teacher": ("teacher", "")}
             place, file = named.get(row.get("path"), (student.place, str(row.get("path"))))
             yield from _measurement(row, place, file, str(table.get("machine", "")), table.get("threads"))
-
-
-class Place(NamedTuple):
-    """Where a path belongs: the place, the file in it, the name by which it was known, and what stands above that."""
-
-    place: str
-    file: str
-    name: str = ""
-    above: str = ""
 
 
 def place_of(path: str, places: Mapping[str, str]) -> Place:

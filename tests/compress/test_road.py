@@ -29,13 +29,16 @@ QUICK = ("training.max_steps=2", "training.per_device_train_batch_size=8", "grid
          "grid.depths=[0.5, 1.0]", "importance.rows=16", "training.use_cpu=true")  # fmt: skip
 
 
-def fake_search(directory, budget, setting, effort, output, on_progress):
-    """The smallest size of the grid."""
+def fake_search(directory, budget, setting, effort, recipe, output, overwrite, on_progress):
+    """The smallest size of the grid, which has more than 10 parameters."""
+    if budget.max_params == 10:
+        raise UserError("--max-params 10 is less than the smallest sub-network has")
     on_progress("looking", 1, 1)
     supernet, _ = load_supernet(directory)
     smallest = list(supernet.subnets.values())[-1]
-    found = {"choice": {"subnet": smallest.to_dict()}, "budget": budget.to_dict()}
-    with new_directory(output, "a search's result") as temporary:
+    found = {"choice": {"subnet": smallest.to_dict()}, "budget": budget.to_dict(),
+             "setting": setting.to_dict() | {"length": setting.length or recipe.data.max_length}}  # fmt: skip
+    with new_directory(output, "a search's result", overwrite) as temporary:
         write_json(temporary / "best.json", smallest.to_dict())
         write_json(temporary / "search.json", found)
     return found
@@ -233,6 +236,64 @@ def test_another_budget_begins_at_the_choice(unbroken, monkeypatch, capsys):
     road.compress(asked(unbroken[0]), RunMode(resume=True))
 
 
+def test_a_budget_that_cannot_be_met_leaves_the_earlier_choice_whole(unbroken, monkeypatch):
+    """A slip of the fingers (`--max-params 10`) once deleted the finished student."""
+    output = unbroken[0] / "out"
+    before = {file: file.read_bytes() for file in sorted(output.rglob("*")) if file.is_file()}
+    monkeypatch.setattr(road, "TRAINED", {})
+    with pytest.raises(UserError, match="less than the smallest"):
+        road.compress(asked(unbroken[0], budget=Budget(max_params=10)), RunMode(resume=True))
+    assert {file: file.read_bytes() for file in sorted(output.rglob("*")) if file.is_file()} == before
+    with pytest.raises(UserError, match="holds a finished run"):
+        road.compress(asked(unbroken[0]), RunMode(resume=True))
+
+
+@pytest.mark.parametrize(("name", "after"), [("searched", True), ("forget_student", True), ("exported", False)])
+@pytest.mark.parametrize("back", [True, False])
+def test_killed_on_the_way_to_another_budget_it_goes_on_to_either(unbroken, monkeypatch, name, after, back):
+    directory, other = unbroken[0], Budget(max_params=1e6)
+    monkeypatch.setattr(road, "TRAINED", {})
+    passes = stopped(monkeypatch, road, name, after)
+    with pytest.raises(Killed):
+        road.compress(asked(directory, budget=other), RunMode(resume=True))
+    passes()
+    wanted = asked(directory) if back else asked(directory, budget=other)
+    assert road.compress(wanted, RunMode(resume=True))["budget"] == wanted.budget.to_dict()
+    assert json.loads((directory / "out" / "search" / "search.json").read_text())["budget"] == wanted.budget.to_dict()
+    if not back:
+        road.compress(asked(directory), RunMode(resume=True))
+
+
+def test_no_report_of_an_earlier_student_stays_beside_a_new_choice(unbroken, monkeypatch):
+    directory = unbroken[0]
+    passes = stopped(monkeypatch, road, "exported", False)
+    with pytest.raises(Killed):
+        road.compress(asked(directory, budget=Budget(max_params=1e6)), RunMode(resume=True))
+    assert not list((directory / "out").glob("report.*"))
+    passes()
+    road.compress(asked(directory), RunMode(resume=True))
+
+
+def test_rows_that_have_moved_are_told_and_can_be_named(unbroken, tmp_path, monkeypatch):
+    request, moved = asked(unbroken[0], budget=Budget(max_params=1e6)), tmp_path / "moved.csv"
+    monkeypatch.setattr(road, "TRAINED", {})
+    shutil.move(request.data, moved)
+    try:
+        with pytest.raises(UserError, match=r"reviews.csv: no such file; put it back, or go on with --data and where"):
+            road.compress(request, RunMode(resume=True))
+        summary = road.compress(dataclasses.replace(request, data=str(moved)), RunMode(resume=True))
+        assert summary["budget"] == {"max_params": 1e6}
+        assert summary["student"]["metrics"]
+        other = tmp_path / "other.csv"
+        first, *others = moved.read_text().splitlines(keepends=True)
+        other.write_text("".join([first, *reversed(others)]))  # the same rows, of which others are held out
+        with pytest.raises(UserError, match="train"):
+            road.compress(dataclasses.replace(asked(unbroken[0]), data=str(other)), RunMode(resume=True))
+    finally:
+        shutil.move(moved, request.data)
+    road.compress(asked(unbroken[0]), RunMode(resume=True))
+
+
 def test_without_a_budget_a_share_of_the_metric_is_kept(unbroken):
     own = asked(directory := unbroken[0])
     request = Request(own.model, own.data, output=own.output, overrides=QUICK)
@@ -286,7 +347,10 @@ def test_a_directory_of_somebody_else_stays(tmp_path):
 
 def test_a_run_is_gone_on_with_only_as_it_was_asked_for(unbroken):
     request = asked(unbroken[0], said=Said(text=("sentence",)))
-    with pytest.raises(UserError, match=r"asked for something else: text was \[\], is \['sentence'\]"):
+    with pytest.raises(UserError, match=r"asked for something else: --text was without it, is \['sentence'\]"):
+        road.compress(request, RunMode(resume=True))
+    request = asked(unbroken[0], overrides=(*QUICK, "training.seed=3"))
+    with pytest.raises(UserError, match=r"something else: --set was without it, is \['training.seed=3'\]; repeat"):
         road.compress(request, RunMode(resume=True))
 
 
