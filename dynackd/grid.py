@@ -205,9 +205,23 @@ class Grid:
                 raise UserError(
                     f"the grid's ({other}) and ({spec}) are the same network here, {subnet.layers[0].heads} of "
                     f"{geometry.heads} heads and {len(subnet.layers)} of {geometry.layers} layers{hidden}; drop one of "
-                    "them"
+                    f"them ({' '.join(f'--set {key}={own}' for key, own in self.distinct(geometry).items())})"
                 )
         return {spec: subnet for subnet, spec in found.items()}
+
+    def distinct(self, geometry: Geometry) -> dict[str, list[float]]:
+        """The keys of a recipe that change where shares that come to the same as a larger one are left out."""
+        sizes: dict[str, tuple[Shares, Callable[[float], int]]] = {
+            "grid.widths": (self.widths, lambda share: round_half_up(share, geometry.heads)),
+            "grid.depths": (self.depths, lambda share: round_half_up(share, geometry.layers)),
+            "grid.hidden": (self.hidden, lambda share: hidden_size(share, geometry.hidden)),
+        }
+        found = {}
+        for key, (shares, size) in sizes.items():
+            first = {size(share): share for share in reversed(shares)}  # of the same size the largest stays
+            if len(first) < len(shares):
+                found[key] = sorted(first.values(), reverse=True)
+        return found
 
     def trained(self, subnet: Subnet, geometry: Geometry) -> SubnetSpec | None:
         """The grid's name for a sub-network (width .49 of 12 heads is width .5), or None where it is none of them."""

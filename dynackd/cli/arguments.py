@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,6 +58,24 @@ def add_set(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a field of the recipe, such as training.learning_rate=3e-5; may be repeated",
     )
+
+
+# Sections of a recipe that a command on a finished supernet does not read, and who settled them.
+SETTLED = {"grid": "how the supernet was trained", "importance": "how the supernet was rewired",
+           "model": "what the supernet began as", "join": "how the supernet began",
+           "augmentation": "what dynackd augment reads"}  # fmt: skip
+OF_TRAINING = dict.fromkeys(("distillation", "training", "stages"), "how the supernet was trained")
+
+
+def overrides_of(options: argparse.Namespace, settled: Mapping[str, str]) -> list[str]:
+    """What `--set` says; `UserError` for a section in `settled`, which would change nothing."""
+    for override in options.set:
+        section = override.partition("=")[0].strip().partition(".")[0]
+        if section in settled:
+            raise UserError(
+                f"--set {override}: {section} says {settled[section]}, and dynackd {options.command} does not read it"
+            )
+    return list(options.set)
 
 
 def add_mode(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dynackd.cli.arguments import add_overwrite, add_set, add_supernet, at_least_one, path, say_next
+from dynackd.cli.arguments import (
+    OF_TRAINING,
+    SETTLED,
+    add_overwrite,
+    add_set,
+    add_supernet,
+    at_least_one,
+    overrides_of,
+    path,
+    say_next,
+)
 from dynackd.cli.size import add_size, size_of
 from dynackd.errors import UserError
 from dynackd.onnx.choices import COVERAGE, FASTEST, FEWEST_OF_CLASS, GRAPHS, MAX_DROP, VARIANTS
@@ -65,6 +75,7 @@ def export(options: argparse.Namespace) -> None:
     from dynackd.deploy.export import STUDENT
 
     at_least_one(options, "max_length")
+    overrides_of(options, SETTLED | OF_TRAINING)
     _check_vocabulary(options)
     export_options, size = _export_options(options), size_of(options)
     max_length = options.max_length or _trained_max_length(options)
@@ -243,12 +254,14 @@ def _export_validation(options: argparse.Namespace, supernet: Any, tokenizer: An
         if smaller:
             console.print("warning: without validation data nothing says what the smaller files lose")
         return None
+    missing = "validation"
     try:
         recipe = load_recipe(options.supernet / "recipe.yaml", options.set)
+        missing = "train" if recipe.data.validation_share else missing
         data = dataclasses.replace(recipe.data, max_length=options.max_length or recipe.data.max_length)
         return load_validation(recipe.task, data, supernet.model, tokenizer, options.static_length)
     except UserError as error:
-        raise UserError(f"no validation data: {error} (--set data.validation=FILE, or --no-validation)") from error
+        raise UserError(f"no validation data: {error} (--set data.{missing}=FILE, or --no-validation)") from error
 
 
 def _export_facts(options: argparse.Namespace) -> dict[str, Any]:

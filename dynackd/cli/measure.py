@@ -2,7 +2,7 @@
 
 import argparse
 
-from dynackd.cli.arguments import add_json, add_set, add_supernet, at_least_one
+from dynackd.cli.arguments import OF_TRAINING, SETTLED, add_json, add_set, add_supernet, at_least_one, overrides_of
 from dynackd.system.places import at_home, refuse_json, write_json
 
 
@@ -24,7 +24,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.json:
         refuse_json(options.json, "subnetworks")
     check_supernet(options.supernet)
-    recipe = load_recipe(options.supernet / "recipe.yaml", options.set)
+    recipe = load_recipe(options.supernet / "recipe.yaml", overrides_of(options, SETTLED | OF_TRAINING))
     evaluation = evaluate(options.supernet, recipe, options.length, options.teacher)
     show(grid_table(evaluation))
     if options.json:

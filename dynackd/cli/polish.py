@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 
-from dynackd.cli.arguments import add_mode, add_set, add_supernet, run_mode, say_next
+from dynackd.cli.arguments import SETTLED, add_mode, add_set, add_supernet, overrides_of, run_mode, say_next
 from dynackd.cli.size import add_size, size_of
 
 
@@ -21,7 +21,7 @@ def polish(options: argparse.Namespace) -> None:
 
     refuse_polished(options.supernet)
     size = size_of(options)
-    recipe = load_recipe(options.supernet / "recipe.yaml", options.set)
+    recipe = load_recipe(options.supernet / "recipe.yaml", overrides_of(options, SETTLED))
     recipe = dataclasses.replace(recipe, output_dir=options.supernet.resolve().parent)
     directory = polish(options.supernet, size.which, size.name, recipe, run_mode(options))
     say(f"results: {directory}")

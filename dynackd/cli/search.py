@@ -3,7 +3,17 @@
 import argparse
 from typing import Any
 
-from dynackd.cli.arguments import add_json, add_overwrite, add_set, add_supernet, path, say_next
+from dynackd.cli.arguments import (
+    OF_TRAINING,
+    SETTLED,
+    add_json,
+    add_overwrite,
+    add_set,
+    add_supernet,
+    overrides_of,
+    path,
+    say_next,
+)
 from dynackd.cli.budget import add_budget, budget_of
 from dynackd.search.settings import Budget, Effort, Setting
 from dynackd.system.places import refuse_json, write_json
@@ -58,7 +68,7 @@ def _search(options: argparse.Namespace, budget: Any, setting: Any, effort: Any)
     from dynackd.training.recipe import load_recipe
 
     check_supernet(options.supernet)
-    recipe = load_recipe(options.supernet / "recipe.yaml", options.set)
+    recipe = load_recipe(options.supernet / "recipe.yaml", overrides_of(options, SETTLED | OF_TRAINING))
     with progress_of_steps() as told:
         found = search(
             options.supernet, budget, setting, effort, recipe, options.output, options.overwrite, on_progress=told

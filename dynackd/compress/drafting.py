@@ -122,9 +122,11 @@ def leave_rows(draft: Draft, data: TaskData) -> TaskData:
 
 def teacher_or_not(recipe: Recipe, source: str, config: PreTrainedConfig) -> tuple[bool, TaskData]:
     """(whether the model must be fine-tuned before it can teach, the rows with the labels that fit it). A model whose
-    head has as many outputs as the rows have labels is the teacher, and one whose labels do not fit is refused."""
+    head has as many outputs as the rows have labels is the teacher, and one whose labels do not fit is refused. A bare
+    encoder is an embedder's teacher only where no rows tell which texts are near."""
     kind, task, splits = recipe.task.kind, recipe.task, ("train", "validation")
-    if recipe.teacher is not None or kind.has_head((config.architectures or [""])[0]):
+    ready = kind.can_teach(config, source) or (kind.has_head("") and not kind.can_finetune(task))
+    if recipe.teacher is not None or ready:
         own = labels_of(load_model_config(source))
         try:
             return False, load_task_data(task, recipe.data, splits, own)
@@ -152,7 +154,12 @@ def cut_texts(draft: Draft, data: TaskData, tokenizer: PreTrainedTokenizerBase, 
     )
 
 
-def check_grid(recipe: Recipe, config: PreTrainedConfig) -> None:
-    """`UserError` where two sizes of the grid are the same network."""
+def check_grid(draft: Draft, config: PreTrainedConfig) -> None:
+    """Sizes of the usual grid that are the same network here, as in an encoder of two layers, are left out; `UserError`
+    where a recipe says them."""
     geometry = geometry_of(config)
-    recipe.grid.supposed(geometry).subnets(geometry)
+    for key, shares in draft.recipe.grid.distinct(geometry).items():
+        if not draft.says(key):
+            of = {"grid.widths": f"{geometry.heads} heads", "grid.depths": f"{geometry.layers} layers"}[key]
+            draft.decide(key, shares, f"{key} is {shares}: of {of} there are no more sizes")
+    draft.recipe.grid.supposed(geometry).subnets(geometry)

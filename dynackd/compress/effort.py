@@ -5,7 +5,7 @@ import math
 from dynackd.search.settings import Effort
 
 SHARE = 0.25  # of a bounded time
-EXPORTS = 18  # sub-networks that every search exports beside its samples
+EXPORTS = 24  # sub-networks that every search exports beside its samples
 TIMED_S = 1.5  # of an exported one, beside the export
 EFFORTS = (Effort(), Effort(160, 192, 20), Effort(80, 128, 14), Effort(48, 96, 10), Effort(24, 64, 8))  # long to short
 

@@ -80,7 +80,7 @@ def prepare(request: Request, output: Path, started: float) -> Prepared:
     draft = first_draft(request, output, config)
     draft.recipe.check_machine()
     hold_out(draft)
-    check_grid(draft.recipe, config)
+    check_grid(draft, config)
     finetunes, data = teacher_or_not(draft.recipe, source, config)
     kind = draft.recipe.task.kind
     if finetunes and not kind.can_finetune(draft.recipe.task):

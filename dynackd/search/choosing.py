@@ -93,14 +93,19 @@ class Chooser:
         front = self._front(asked)
         bounded = bool(self.budget.bounds)
         order = self._by_loss if bounded else self._along
-        choice = self._first_fit([order(asked), order(even)], [BEST if bounded else ALONG, EVEN if bounded else ALONG])
+        self._fit([order(asked), order(even)], [BEST if bounded else ALONG, EVEN if bounded else ALONG])
+        if bounded and not self._best([own for own in even if own in self.known]):
+            self._fit([order(even)], [EVEN])
+        self._judge(self._thinned(front, SHOWN))
+        if not bounded:
+            self._come_closer(front)
+        if (choice := self._best(list(self.known))) is None:
+            raise UserError(self._why_none())
         grid = self._best([own for own in even if own in self.known])
         searched = choice if grid and grid.subnet != choice.subnet else None
         lead = self.metric.lead(searched.subnet, grid.subnet) if bounded and searched and grid else None
         if grid and lead and not lead.clear:
             choice = grid
-        shown = [own for own in self._thinned(front, SHOWN) if own not in self.known]
-        self._judge(shown)
         within = [own for own in asked if own in self.known and self._within(self.known[own])]
         kept = set(self._front(within)) | {choice.subnet}
         drawn = sorted(kept, key=lambda own: self.costs[self.axis](own))
@@ -172,19 +177,31 @@ class Chooser:
             return min(met, key=lambda own: (self.metric.rank(own.metric), own.loss), default=None)
         return min(met, key=lambda own: own.latency_ms, default=None)
 
-    def _first_fit(self, orders: Sequence[Sequence[Subnet]], counts: Sequence[int]) -> Candidate:
-        """The best of the first of all `orders`, so many of each; where none meets the budget as measured, of the next,
-        which by then are those that the models, set right by what was measured, expect to fit."""
+    def _fit(self, orders: Sequence[Sequence[Subnet]], counts: Sequence[int]) -> None:
+        """Judge the first of all `orders`, so many of each; where none meets the budget as measured, the next, which by
+        then are those that the models, set right by what was measured, expect to fit."""
+        every = [own for order in orders for own in order]
         for _ in range(ROUNDS):
             wanted = []
             for order, count in zip(orders, counts, strict=True):
                 wanted += [own for own in order if own not in self.known and self._expected(own)][:count]
-            if not wanted:
-                break
             self._judge(wanted)
-            if found := self._best(list(self.known)):
-                return found
-        raise UserError(self._why_none())
+            if not wanted or self._best([own for own in every if own in self.known]):
+                return
+
+    def _come_closer(self, front: Sequence[Subnet]) -> None:
+        """Judge what lies on the front between the cheapest that meets the budget and the next cheaper one that was
+        judged, halving what is between them."""
+        for _ in range(ROUNDS):
+            if (best := self._best(list(self.known))) is None:
+                return
+            cost = self.costs[self.axis]
+            cheaper = [own for own in front if cost(own) < cost(best.subnet)]
+            judged = [place for place, own in enumerate(cheaper) if own in self.known]
+            between = cheaper[judged[-1] + 1 if judged else 0 :]
+            if not between:
+                return
+            self._judge([between[len(between) // 2]])
 
     def _expected(self, subnet: Subnet) -> bool:
         """Whether the models, set right by the median of what was measured, expect it to fit."""

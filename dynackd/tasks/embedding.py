@@ -192,6 +192,10 @@ class Embedding(Kind):
     def has_head(self, architecture: str) -> bool:
         return True  # an encoder is all that it takes
 
+    def can_teach(self, config: Any, source: str) -> bool:
+        """A bare encoder makes vectors, too, but nobody trained them to say how near texts are."""
+        return (_pooling(config) or pooling_of(source)) is not None
+
     def head_fits(self, source: str, before: ModelLabels, names: Any) -> tuple[bool, str]:
         return True, f"{source} is trained further as an embedder"
 

@@ -132,8 +132,7 @@ class Kind(ABC):
         return task
 
     def placeholders(self, task: "Task", batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        """What stands in the place of labels beside some rows that have none, of the training labels' type and by their
-        columns, so that such rows go through `features` and into a batch with others. Nothing reads it."""
+        """What stands for labels, by their columns, beside rows that have none, in a batch with others. Unread."""
         rows = len(next(iter(batch.values())))
         return {"label": [0] * rows} if self.label_column(self.of_split(task, "train")) is not None else {}
 
@@ -157,8 +156,7 @@ class Kind(ABC):
     # --------------------------------------------------------------------------------------------------- the model
 
     def settled(self, config: Any, directory: Path) -> Mapping[str, Any]:
-        """What the config of a model that is loaded from `directory`, or is a name on the hub, must say for its outputs
-        to be told, such as a pooling: keys and values."""
+        """What the config of a model in `directory`, or of that name on the hub, must say of outputs, as a pooling."""
         return {}
 
     def files(self, config: Any) -> Mapping[str, Any]:
@@ -171,11 +169,9 @@ class Kind(ABC):
 
     def check_model(self, task: "Task", model: ModelLabels | None) -> None:
         """Refuse (UserError) a trained model whose outputs are of another kind; None: the head is still to be made."""
-        if model is None:
-            return
-        if model.problem_type not in (None, self.problem_type):
-            raise UserError(f"task '{task.name}' is {a(self.name)}, but the model's problem_type is "
-                            f"{model.problem_type}")
+        if model is not None and model.problem_type not in (None, self.problem_type):
+            told = f"the model's problem_type is {model.problem_type}"
+            raise UserError(f"task '{task.name}' is {a(self.name)}, but {told}")
 
     def made(self, architecture: str, config: Any) -> bool:
         """Whether a model of this class name ("BertForSequenceClassification") and config is of this kind."""
@@ -184,6 +180,10 @@ class Kind(ABC):
     def has_head(self, architecture: str) -> bool:
         """Whether a model of this class has a head for such tasks, whatever its outputs."""
         return architecture.endswith(self.auto_class.removeprefix("AutoModel"))
+
+    def can_teach(self, config: Any, source: str) -> bool:
+        """Whether a model says that it is one for such tasks, and not only what such a model is made of."""
+        return self.has_head((config.architectures or [""])[0])
 
     def output_names(self, label_names: Sequence[str]) -> tuple[str, ...]:
         """What a model's outputs are called."""

@@ -26,6 +26,8 @@ from dynackd.training.samplers import SubnetSampler
 from dynackd.training.schema import DROPOUT, RECIPE_FILE, SIGNAL, WORKING_DIRECTORY, GridSection, Importance, RecipeFile
 from dynackd.training.trainer import SUPERNET_STAGES, metric_names
 
+# Two ways to say one thing: to override the one is to leave the other.
+INSTEAD = {"validation": "validation_share", "validation_share": "validation"}
 STAGES = (FINETUNE, "width", "depth", "polish", "general")
 
 
@@ -159,6 +161,10 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
             place[parent] = _opened(place.get(parent), ".".join(parents[:depth]), override)
             place = place[parent]
         place[last] = _override_value(name.strip(), value)
+    named, data = {override.partition("=")[0].strip() for override in overrides}, result.get("data")
+    for name, other in INSTEAD.items():
+        if isinstance(data, dict) and f"data.{name}" in named and f"data.{other}" not in named and data.get(name):
+            data.pop(other, None)
     return result
 
 

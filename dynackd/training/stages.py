@@ -19,7 +19,7 @@ from dynackd.data.origins import Record, model_record, resolve_model
 from dynackd.data.sources import OTHERS
 from dynackd.distill.teacher import Teacher
 from dynackd.errors import UserError, a
-from dynackd.families.table import max_positions
+from dynackd.families.table import geometry_of, max_positions
 from dynackd.measure.teacher_check import doubt_of
 from dynackd.report.reading import IMPORTANCE_FILE
 from dynackd.report.terminal import console, grid_table, machine_name, show
@@ -89,6 +89,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     name_outputs(config, kind.output_names(data.label_names))
     config.problem_type = kind.problem_type
     _remember_task(config, data)
+    _tell_same_sizes(recipe, config)
     choose_rate(run, "finetune", config)
     torch.manual_seed(run.arguments.seed)  # the new head is random
     model = load_model(source, config, kind, new_head=True)
@@ -257,6 +258,13 @@ def _remember_task(config: PreTrainedConfig, data: TaskData) -> None:
     setattr(config, KIND_KEY, data.task.kind.name)
     if data.labels is not None:
         setattr(config, WRITTEN_KEY, dict(data.labels.ids))
+
+
+def _tell_same_sizes(recipe: Recipe, config: PreTrainedConfig) -> None:
+    """What train-width would refuse after this training."""
+    for key, shares in recipe.grid.distinct(geometry_of(config)).items():
+        told = f"note: train-width will ask for {key}: {shares}, since others are the same network here"
+        console.print(told, markup=False)
 
 
 def _has_foreign_head(source: str, config: PreTrainedConfig, data: TaskData) -> bool:

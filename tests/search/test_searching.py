@@ -19,7 +19,7 @@ from dynackd.search.settings import Budget, Effort, Setting
 from dynackd.search.space import Space
 from dynackd.search.timing import Workshop
 from dynackd.students.loading import load_student
-from dynackd.subnet import Subnet
+from dynackd.subnet import Layer, Subnet
 from dynackd.supernet.cost import count_parameters
 from dynackd.supernet.network import load_supernet
 
@@ -189,6 +189,71 @@ def test_of_a_metric_where_less_is_better_the_share_is_turned_round(lower, of_wh
     metric = types.SimpleNamespace(lower_is_better=lower)
     chooser = Chooser(Budget(keep=0.5), "latency_ms", {}, {}, metric, timed=lambda subnets: [])
     assert chooser._least_metric(of_whole) == pytest.approx(least)
+
+
+class KnownMetric:
+    """A metric whose value is a function of a sub-network."""
+
+    name, lower_is_better = "accuracy", False
+
+    def __init__(self, of):
+        self.of = of
+
+    def reaches(self, value, least):
+        return least is None or value >= least
+
+    def rank(self, value):
+        return -value
+
+    def lead(self, own, other):
+        return Lead(self.of(own) - self.of(other), 0.001)
+
+
+def layer_of(heads, neurons):
+    return Subnet((Layer(0, heads, neurons),), 8)
+
+
+def cost_of(subnet):
+    return float(subnet.layers[0].neurons)
+
+
+def chooser_of(budget, losses, of, measured=cost_of):
+    costs = dict.fromkeys(("latency_ms", "parameters", "flops"), cost_of)
+    def timed(some):
+        return [(measured(own), 1.0, 200.0) for own in some]
+
+    return Chooser(budget, "latency_ms", costs, losses, KnownMetric(of), timed)
+
+
+@pytest.mark.parametrize("enough", [2, 13, 22, 30])
+def test_the_fastest_that_keeps_the_metric_is_the_fastest_there_is(enough):
+    """Not only the fastest of the few that were judged first: between them on the front lie others."""
+    asked = [layer_of(1, count + 1) for count in range(30)]
+    losses = {own: 1 / cost_of(own) for own in asked}
+    chooser = chooser_of(Budget(keep=0.97), losses, lambda own: 1.0 if cost_of(own) >= enough else 0.5)
+    found = chooser.choose(asked, [], layer_of(2, 99))
+    assert found.choice.latency_ms == enough
+    assert [own.latency_ms for own in found.front if own.metric == 1.0][0] == enough
+
+
+def test_what_was_judged_beside_the_best_by_loss_may_be_chosen():
+    asked = [layer_of(1, count + 1) for count in range(40)]
+    losses = {own: 1 / cost_of(own) for own in asked}
+    chooser = chooser_of(Budget(max_latency_ms=97), losses, lambda own: 0.95 if 25 <= cost_of(own) <= 33 else 0.9)
+    found = chooser.choose(asked, [], layer_of(2, 99))
+    assert found.choice.metric == max(own.metric for own in chooser.known.values()) == 0.95
+
+
+def test_one_of_the_same_share_everywhere_is_looked_for_until_one_fits():
+    """Those nearest by loss were measured slower than expected; uneven ones that fit are no reason to stop there."""
+    uneven = [layer_of(1, 80 - place) for place in range(10)]
+    even = [*(layer_of(2, 96 - place) for place in range(3)), layer_of(2, 70), layer_of(2, 60)]
+    losses = {own: 0.1 + 0.001 * place for place, own in enumerate(uneven)}
+    losses |= {own: 0.05 + 0.001 * place for place, own in enumerate(even)}
+    chooser = chooser_of(Budget(max_latency_ms=97), losses, lambda own: 0.9 if own in even else 0.8,
+                         lambda own: cost_of(own) * (1.06 if own in even[:3] else 1.0))  # fmt: skip
+    found = chooser.choose([*uneven, *even], even, layer_of(9, 200))
+    assert found.choice.subnet == found.grid.subnet == even[3]
 
 
 def metric_on(values, lower=False):
