@@ -11,6 +11,7 @@ from dynackd.compress.drafting import Draft
 from dynackd.compress.effort import EFFORTS, SHARE, search_s
 from dynackd.compress.request import Request
 from dynackd.errors import UserError
+from dynackd.families.table import family_of
 from dynackd.grid import hidden_size, resolve
 from dynackd.search.choosing import OF_WORDS, bound_of, refuse_impossible, told
 from dynackd.search.costs import Cost
@@ -67,7 +68,9 @@ def _narrow(
     hidden states themselves are what is asked for, how long these are is for the user to say. Where the time is short
     there is but half of it, and that only where nothing else meets the bounds."""
     recipe, sizes = draft.recipe, network.geometry
-    if recipe.file or draft.says("grid.hidden") or _gives_hidden(recipe.task.kind):
+    config = network.model.config
+    whole = _gives_hidden(recipe.task.kind) or family_of(config).why_whole(config)
+    if recipe.file or draft.says("grid.hidden") or whole:
         return
     smallest = list(recipe.grid.supposed(sizes).subnets(sizes).values())[-1]
     narrowest = replace(smallest, hidden=hidden_size(min(SMALLER), sizes.hidden))

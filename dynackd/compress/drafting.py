@@ -94,16 +94,16 @@ def hold_out(draft: Draft) -> None:
     data = draft.recipe.data
     if data.hub or data.validation or data.validation_share:
         return
-    found = load_task_data(draft.recipe.task, data, ("train",)).train
-    assert found is not None
-    rows = len(found)
+    loaded = load_task_data(draft.recipe.task, data, ("train",))
+    assert loaded.train is not None
+    rows, kind = len(loaded.train), draft.recipe.task.kind
+    alike = ", of every label alike" if loaded.labels is not None and kind.together is None else ""
     share = min(MOST_SHARE, max(min(HELD_OUT, MOST / rows), FEWEST / rows))
     share = math.ceil(share * 1000) / 1000
     draft.decide(
         "data.validation_share",
         share,
-        f"no --validation, so {share:.1%} of the {rows:,} rows are held out to validate on, of every label alike "
-        f"(seed {data.seed})",
+        f"no --validation, so {share:.1%} of the {rows:,} rows are held out to validate on{alike} (seed {data.seed})",
     )
 
 

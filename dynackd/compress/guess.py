@@ -53,6 +53,9 @@ def _ambiguous(file: str, guesses: Sequence[Guess]) -> str:
     }
     needed = [option for option, values in ways.items() if len(set(values)) > 1]
     decides = f"{' and '.join(needed)} decide{'s' * (len(needed) == 1)}"
+    if len(needed) == 1:
+        every = [f"{needed[0]} {value}" for value in dict.fromkeys(ways[needed[0]])]
+        return f"{file} could be {named}; {decides}: {' or '.join(every[:MOST_NAMED])}"
     example = " ".join(f"{option} {ways[option][0]}" for option in needed)
     return f"{file} could be {named}; {decides}, such as {example}"
 

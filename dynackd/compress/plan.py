@@ -57,9 +57,14 @@ class Plan:
 
 
 def make_plan(
-    costs: Sequence[StageCost], other_s: float, sampler: str, seconds: float | None, gives_way: bool = False
+    costs: Sequence[StageCost],
+    other_s: float,
+    sampler: str,
+    seconds: float | None,
+    gives_way: bool = False,
+    spent_s: float = 0.0,
 ) -> Plan:
-    """What is trained in so many seconds; None: whatever it takes.
+    """What is trained in so many seconds; None: whatever it takes. spent_s: of the bound, on planning.
 
     Where all that is wanted takes too long, first fewer sub-networks are trained at each step, then steps are left out
     by `SHARES`, and below one epoch of every stage rows are left out. Where nothing could be learned the bound
@@ -82,10 +87,12 @@ def make_plan(
         whole_share = sum(SHARES[own.stage] for own in costs)
         needed = [min(LEAST_STEPS, own.wanted) * own.step_s[fewer] / SHARES[own.stage] for own in costs]
         least = other_s + max(needed) * whole_share
+        enough = math.ceil((least + spent_s) / 60 + 0.5)
         raise UserError(
             f"--max-minutes is too short here: {max(0, seconds) / 60:.1f} minutes are left, but even with hardly any "
-            f"training {math.ceil(least / 6 + 1) / 10:g} are needed; a smaller model, shorter texts (--set "
-            "data.max_length=32) or fewer rows to validate on (--set data.validation_rows=500) take less"
+            f"training {math.ceil(least / 6 + 1) / 10:g} are needed; give it {enough}, or "
+            "a smaller model, shorter texts (--set data.max_length=32) or fewer rows to validate on (--set "
+            "data.validation_rows=500)"
         )
     plan = _planned(costs, other_s, fewer, steps)
     longest = max(own.epochs for own in plan.stages)

@@ -23,6 +23,7 @@ from dynackd.families.table import family_of, geometry_of, max_positions
 from dynackd.grid import Grid
 from dynackd.onnx.graphs import export_onnx, input_names
 from dynackd.report.terminal import progress
+from dynackd.search.held_out import refuse_too_few
 from dynackd.search.settings import Effort
 from dynackd.supernet.checkpoints import load_config, load_model, load_tokenizer, name_outputs
 from dynackd.supernet.cost import count_parameters
@@ -85,6 +86,7 @@ def prepare(request: Request, output: Path, started: float) -> Prepared:
     kind = draft.recipe.task.kind
     if finetunes and not kind.can_finetune(draft.recipe.task):
         raise UserError(f"{source} is no {kind.noun}, and the task {kind.not_finetuned}")
+    refuse_too_few(data)
     data = leave_rows(draft, data)
     data = replace(data, unlabelled=read_unlabelled(data.task, draft.recipe.data))
     cut_texts(draft, data, load_tokenizer(source, config, kind), config)
@@ -130,8 +132,9 @@ def _planned(
     effort = effort_for(request.max_minutes and request.max_minutes * 60, *looked)
     other_s = search_s(effort, *looked) + _other_s(recipe, data, network, timing, loading_s)
     costs = [_cost(recipe, stage, timing, len(rows)) for stage in timing.steps]
-    bound = None if request.max_minutes is None else request.max_minutes * 60 - (time.monotonic() - started)
-    plan = make_plan(costs, other_s, name_of_sampler(recipe.sampler), bound, request.gives_way)
+    spent_s = time.monotonic() - started
+    bound = None if request.max_minutes is None else request.max_minutes * 60 - spent_s
+    plan = make_plan(costs, other_s, name_of_sampler(recipe.sampler), bound, request.gives_way, spent_s)
     _apply(draft, plan, costs, len(data.train), request.max_minutes)
     hidden = network.geometry.hidden
     rates = {

@@ -95,8 +95,8 @@ def _rows(
                 raise UserError(
                     f"{path}, {lines}: {len(cells)} fields, but the header has {len(header)} ({', '.join(header)})"
                 )
-            # An empty cell is the only way in which these formats can say "missing".
-            yield [cells[place] or None for place in places]
+            # An empty cell, or one of blanks, is the only way in which these formats can say "missing".
+            yield [cells[place] if cells[place].strip() else None for place in places]
 
 
 def _records(path: Path, separator: str, quoting: Quoting) -> Iterator[tuple[int, int, list[str]]]:

@@ -4,6 +4,8 @@ A client is one function and one line in `CLIENTS`. Its snippet runs as it stand
 (a test executes all of them).
 """
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from dynackd.tasks.clients import About, Client, clients_of
 from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.kinds import KINDS
 
+FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?\n)---[ \t]*(?:\n|$)", re.DOTALL)
 TRAINED_ROWS = "On the validation data, when the supernet was trained"
 
 
@@ -31,10 +34,9 @@ def licence_of(models: Iterable[str | Path | None]) -> str | None:
     for file in (directory / "README.md" for directory in directories):
         if not file.is_file():
             continue
-        text = file.read_text(encoding="utf-8", errors="replace")
-        parts = text.split("---\n", 2) if text.startswith("---\n") else []
+        front = FRONT_MATTER.match(file.read_text(encoding="utf-8-sig", errors="replace"))
         try:
-            head = read_yaml(parts[1]) if len(parts) == 3 else None
+            head = read_yaml(front[1]) if front else None
         except UserError:
             continue  # somebody else's card; nothing depends on it
         if isinstance(head, dict) and isinstance(head.get("license"), str):
@@ -59,7 +61,7 @@ def known_metrics(supernet_directory: Path, supernet: Supernet, subnet: Subnet) 
     known = read_json(supernet_directory / "metrics.json")
     for row in known.get("subnetworks", []):
         hidden = row.get("hidden_size", supernet.geometry.hidden)  # rows of one hidden size, the full one, have none
-        sizes = (row["heads"], row["neurons"], tuple(row["layers"]), hidden)
+        sizes = (row.get("heads"), row.get("neurons"), tuple(row.get("layers", ())), hidden)
         if sizes == (*subnet.sizes, subnet.indices, subnet.hidden):
             metrics = {"rows": TRAINED_ROWS, "student": row["metrics"], "teacher": known["teacher"]["metrics"]}
             return {"metrics": {**metrics, "fidelity": row.get("fidelity", {})}}
@@ -69,6 +71,7 @@ def known_metrics(supernet_directory: Path, supernet: Supernet, subnet: Subnet) 
 def model_card(about: About, geometry: Geometry, full_parameters: int) -> str:
     """The text of README.md; `about` is the content of export.json, `geometry` that of the full network."""
     clients = {**CLIENTS, **_kind(about).clients}
+    in_code = {**about, "name": _in_quotes(about["name"])}
     parts = [
         _front_matter(about),
         _what(about, geometry, full_parameters),
@@ -78,7 +81,7 @@ def model_card(about: About, geometry: Geometry, full_parameters: int) -> str:
         _latency(about),
         _licence(about),
         "## Loading it",
-        *(f"### {title}\n\n{snippet}" for title, write in clients.items() if (snippet := write(about))),
+        *(f"### {title}\n\n{snippet}" for title, write in clients.items() if (snippet := write(in_code))),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -221,6 +224,11 @@ def _latency(about: About) -> str:
     ]
     head = "| model | runtime | length | p50 ms |\n|---|---|---|---|\n"
     return f"Latency, one row at a time on one thread of {about['latency']['machine']}:\n\n{head}" + "\n".join(rows)
+
+
+def _in_quotes(name: str) -> str:
+    """A name as it stands between quotes of either sort, in Python and in JavaScript."""
+    return json.dumps(name, ensure_ascii=False)[1:-1].replace("'", "\\u0027")
 
 
 def _licence(about: About) -> str:

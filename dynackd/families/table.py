@@ -71,6 +71,8 @@ def geometry_of(config: PreTrainedConfig) -> Geometry:
 def max_positions(config: PreTrainedConfig) -> int:
     """The longest sequence that the model has position embeddings for, in tokens."""
     family = family_of(config)
+    if family.positions_follow_padding and config.pad_token_id is None:
+        raise UserError(f"config.json says no pad_token_id, from which a {config.model_type} counts its positions")
     reserved = config.pad_token_id + 1 if family.positions_follow_padding else family.reserved_positions
     return config.max_position_embeddings - reserved
 

@@ -25,8 +25,10 @@ def with_shares(result: Mapping[str, Any], reference: str) -> dict[str, Any]:
     count = _counter(result["rows"])
     rows = [{**row, **({"flops": flops} if (flops := count(row)) else {})} for row in result["rows"]]
     references: dict[tuple[Any, ...], Row] = {}
+    home = Path(reference).resolve()
     for row in rows:
-        if Path(reference) in (Path(row["path"]), *Path(row["path"]).parents):
+        own = Path(row["path"]).resolve()
+        if own == home or (own.suffix == ".onnx" and home in (own.parent, own.parent.parent)):
             references.setdefault(_like(row), row)
     rows = [{**row, **share(row, references.get(_like(row)))} for row in rows]
     return {**result, "reference": reference, "rows": rows}

@@ -34,6 +34,7 @@ TRAINED = {
     "than this recipe names",
 }
 
+TOO_FEW = "data.train: a search needs two or more training rows with texts that validation rows lack"
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -87,7 +88,7 @@ def hold_out(
         order = np.random.default_rng(seed).permutation(used if same else np.arange(len(train)))
         pool = _without(train, order, taboo)
     if len(pool) < 2:
-        raise UserError("data.train: a search needs two or more training rows with texts that validation rows lack")
+        raise UserError(TOO_FEW)
     encode = _encoder(data.task, recipe, supernet, tokenizer)
     parts, tokens = {}, {}
     for part, wanted in (("search", min(rows, max(1, len(pool) // 2))), ("choice", CHOICE * rows)):
@@ -101,6 +102,19 @@ def hold_out(
     blocks = [(encode(train.select(some)), knows(some)) for some in _blocks(parts["choice"])]
     task = knows(parts["choice"])
     return HeldOut(tokens["search"], tokens["choice"], task, blocks, trained_on, parts, validation, data.task)
+
+
+def refuse_too_few(data: TaskData) -> None:
+    """`UserError` where a search would find no rows to judge by, before anything is trained."""
+    assert data.train is not None
+    taboo = {text for some in data.validation.values() for text in _texts(some)}
+    found = set()
+    for text in _texts(data.train):
+        if text not in taboo:
+            found.add(text)
+        if len(found) == 2:
+            return
+    raise UserError(TOO_FEW)
 
 
 def _blocks(places: np.ndarray) -> Sequence[np.ndarray]:

@@ -114,6 +114,8 @@ def _best(subnets: Sequence[Subnet], latencies_ms: np.ndarray, weights: Weights)
     """The model that tells best what it was not fitted to: first a cache, then steps, where they help."""
     sizes = [millions(subnet, weights) for subnet in subnets]
     shape = LatencyModel(0.0, 0.0, 0.0, 0.0, weights=weights)
+    if len(subnets) < 2:  # of one layer of one head: none can be left out
+        return _solved(shape, subnets, latencies_ms)
     changes: list[dict[str, Any]]
     caches = np.linspace(min(sizes), max(sizes), CACHES + 2)[1:-1].tolist() if max(sizes) > min(sizes) else []
     steps = [{"head_step": head, "neuron_step": neuron} for head, neuron in product(HEAD_STEPS, NEURON_STEPS)]

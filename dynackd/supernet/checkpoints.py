@@ -336,7 +336,8 @@ def _told(path: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever the library makes of a foreign file
-        lines = [line.strip() for line in str(error).split("\n\n")[0].splitlines()] or [type(error).__name__]
+        message = f"nothing is called {error}" if isinstance(error, KeyError) else str(error)
+        lines = [line.strip() for line in message.split("\n\n")[0].splitlines()] or [type(error).__name__]
         reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
         where = "directory" if os.path.isdir(path) else "name on the hub, and no such directory exists here"
         raise UserError(f"could not load the {what} of {path!r} ({where}): {reason}") from error

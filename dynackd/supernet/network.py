@@ -286,7 +286,9 @@ def check_supernet(directory: str | Path) -> PreTrainedConfig:
     """The config of a supernet directory; `UserError` where the directory is none."""
     directory = Path(directory)
     if not (directory / "config.json").is_file():
-        raise UserError(f"{directory} is no supernet directory: it holds no config.json")
+        inside = [directory / name for name in ("depth", "width") if (directory / name / "config.json").is_file()]
+        meant = f"; did you mean {inside[0]}?" if inside else ""
+        raise UserError(f"{directory} is no supernet directory: it holds no config.json{meant}")
     config = load_config(str(directory))
     if not isinstance(getattr(config, CONFIG_KEY, None), dict) or hasattr(config, FAMILY_KEY):
         raise UserError(

@@ -53,7 +53,8 @@ def read_json(file: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged: {error}") from error
+        what = "is damaged" if file.suffix in (".json", "") else "is no JSON"
+        raise UserError(f"{file} {what}: {error}") from error
 
 
 def write_json(file: Path, content: Any) -> None:

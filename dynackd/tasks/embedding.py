@@ -13,11 +13,13 @@ from datasets import Dataset
 from pydantic import Field
 from torch import Tensor
 
+from dynackd.data.labels import LabelMap
 from dynackd.data.model_labels import ModelLabels
 from dynackd.data.rows import Column, Rows, read_number
 from dynackd.errors import UserError
 from dynackd.report.terminal import console
 from dynackd.system.settings import Number, Settings, checked
+from dynackd.tasks.doubts import Doubt, doubt_of_loose_values, doubt_of_values
 from dynackd.tasks.embedding_clients import EMBEDDING_CLIENTS
 from dynackd.tasks.guessing import IF_ASKED, Guess, Sample, Seen, as_written
 from dynackd.tasks.kind import RESERVED_COLUMNS, Kind, Task
@@ -108,8 +110,9 @@ class Embedding(Kind):
             raise UserError("task: 'text' is missing; an embedding needs the column of its texts, or a pair of columns")
         for key, names, counts in (("text", text, (0, 1, 2)), ("pair", pair, (0, 2))):
             if len(names) not in counts or len({*names, written.score}) != len(names) + 1:
+                more = "; negatives are not read: name the two that belong together" * (len(names) > 2)
                 raise UserError(f"task.{key}: expected {'one or ' * (1 in counts)}two different columns other than the "
-                                f"score's, got {names}")
+                                f"score's, got {names}{more}")
             if clash := [name for name in names if name in (*RESERVED_COLUMNS, SCORES)]:
                 raise UserError(f"task.{key}: rename the column '{clash[0]}'; dynackd makes one of that name itself")
         for key in ("score", "metrics"):
@@ -278,11 +281,14 @@ class Embedding(Kind):
         """Correlations of the pairs' cosines with their scores, where they have any."""
         if SCORES not in labels:
             return {}
-        first, second = (index.numpy() for index in _pairs(torch.from_numpy(labels[ROW])))
-        vectors = outputs["sentence_embedding"]
-        near = _cosines(vectors[first], vectors[second])
-        scores = labels[SCORES][first].astype(np.float64)
+        near, scores = self._near(outputs, labels)
         return {name: METRICS[name](near, scores, 1) for name in task.metrics}
+
+    def doubt(self, outputs: Arrays, labels: Arrays, names: LabelMap | None) -> Doubt | None:
+        if SCORES not in labels:
+            return None
+        near, scores = self._near(outputs, labels)
+        return doubt_of_values(near, scores) or doubt_of_loose_values(near, scores)
 
     def fidelity(self, outputs: Arrays, teacher: Arrays) -> dict[str, float]:
         """`cosine`, the mean to the teacher's vectors where these are as long; `similarities`, the correlation of the
@@ -297,6 +303,13 @@ class Embedding(Kind):
             own, other = ((vectors @ vectors.T)[above] for vectors in some)
             found["similarities"] = pearson(own, other, 1)
         return found
+
+    @staticmethod
+    def _near(outputs: Arrays, labels: Arrays) -> tuple[np.ndarray, np.ndarray]:
+        """The cosine of each pair, and its score."""
+        first, second = (index.numpy() for index in _pairs(torch.from_numpy(labels[ROW])))
+        vectors = outputs["sentence_embedding"]
+        return _cosines(vectors[first], vectors[second]), labels[SCORES][first].astype(np.float64)
 
     def unlabelled_drop(self, ours: Arrays, theirs: Arrays) -> float:
         """1 - the mean cosine."""

@@ -1,9 +1,10 @@
 """The loop of every stage: its rate and length, its progress, what stops it, and whether it was long enough."""
 
+import logging
 import signal
 import warnings
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -69,6 +70,7 @@ def run_training(
             run.mode.interruption.held(),
             writing(run.checkpoints, "; put that right and go on with --resume"),
             closing(shown),
+            _without_shares_told(),
         ):
             trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     except (MemoryError, RuntimeError) as error:
@@ -81,6 +83,22 @@ def run_training(
     seconds = next(own.seconds for own in trainer.callback_handler.callbacks if isinstance(own, Stopwatch))
     say_if_too_short(trainer)
     return seconds
+
+
+@contextmanager
+def _without_shares_told() -> Iterator[None]:
+    """Without transformers' word that `logging_steps: 0.02` is not the 1 of a checkpoint: that is the same, as a share
+    and as steps. What has really changed since a run began is refused before (`refuse_changed_recipe`)."""
+    logger = logging.getLogger("transformers.trainer_utils")
+
+    def same(record: logging.LogRecord) -> bool:
+        return "do not match the ones in the `trainer_state.json`" not in record.getMessage()
+
+    logger.addFilter(same)
+    try:
+        yield
+    finally:
+        logger.removeFilter(same)
 
 
 def _less_memory(run: Run) -> str:

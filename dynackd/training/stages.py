@@ -126,7 +126,8 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
 
     about = {"task": data.task.name, "metrics": metrics, "train_seconds": round(seconds, 1)}
     _finish(run, trainer, record, save, about)
-    console.print("teacher: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    console.print(f"teacher: {told or 'not judged, because the validation rows have no labels'}")
     say_doubt(doubt_of(*_arrays(data.task, found[""]), data), data.task)
     return run.directory
 

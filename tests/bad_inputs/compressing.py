@@ -46,11 +46,11 @@ CASES = [
         "{d}/train.tsv: no column 'lable', did you mean 'label'?; the columns are sentence, label"),
     Bad("stars", "compress {d}/encoder --data {d}/a.csv",
         "{d}/a.csv could be classification (text 'text', label 'stars': 5 values, 1, 2, 3, ...) or regression (text "
-        "'text', label 'stars': numbers from 1 to 5); --kind decides, such as --kind classification",
+        "'text', label 'stars': numbers from 1 to 5); --kind decides: --kind classification or --kind regression",
         csv("a.csv", "text,stars", text, stars)),
     Bad("two labels", "compress {d}/encoder --data {d}/a.csv",
         "{d}/a.csv could be classification (text 'text', label 'one': bad, good) or classification (text 'text', label "
-        "'two': bad, good); --label decides, such as --label one",
+        "'two': bad, good); --label decides: --label one or --label two",
         csv("a.csv", "text,one,two", text, verdict, verdict)),
     Bad("texts alone", "compress {d}/encoder --data {d}/a.csv",
         "{d}/a.csv has no column that looks like the label of 'text'; its columns are id, text: name it with --label, "
@@ -68,8 +68,8 @@ CASES = [
         csv("a.csv", "text,verdict", text, lambda row: "" if row % 5 == 2 else verdict(row))),
     Bad("no time", f"{COMPRESS} --max-minutes 0.001",
         "--max-minutes is too short here: 0.0 minutes are left, but even with hardly any training ... are needed; "
-        "a smaller model, shorter texts (--set data.max_length=32) or fewer rows to validate on (--set "
-        "data.validation_rows=500) take less"),
+        "give it ..., or a smaller model, shorter texts (--set data.max_length=32) or fewer rows to validate on (--set "
+        "data.validation_rows=500)"),
     Bad("less than no time", f"{COMPRESS} --max-minutes 0", "--max-minutes is 0.0; it must be above 0"),
     Bad("to keep all and more", f"{COMPRESS} --keep 1.5", "--keep is 1.5; it must be above 0 and at most 1"),
     Bad("two least metrics", f"{COMPRESS} --keep 0.9 --min-metric 0.8",

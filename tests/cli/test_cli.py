@@ -11,11 +11,13 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
 
 import dynackd
 from dynackd.cli.command_line import main
 from dynackd.cli.commands import COMMANDS
+from dynackd.errors import UserError
 from dynackd.grid import Grid
 from dynackd.onnx import choices, graphs, quantize
 from dynackd.supernet.network import Origin, Supernet
@@ -151,6 +153,27 @@ def test_a_size_that_is_a_trained_network_is_exported_as_one_with_its_metrics(ro
     assert "not validated" not in (tmp_path / "s" / "README.md").read_text()
 
 
+def test_rows_to_validate_on_take_the_place_of_a_share(road, capsys, tmp_path):
+    """Every run of compress is made with a share; the advice `--set data.validation=FILE` was refused there."""
+    place = tmp_path / "run" / "depth"
+    shutil.copytree(road / "run" / "depth", place)
+    file = place / "recipe.yaml"
+    content = yaml.safe_load(file.read_text())
+    content["data"] |= {"validation_share": 0.25, "validation": None}
+    file.write_text(yaml.safe_dump(content))
+    rows = f"data.validation={road}/validation.tsv"
+    assert load_recipe(file, [rows]).data.validation_share is None
+    assert load_recipe(file, [rows, "data.validation=null"]).data.validation_share == 0.25
+    with pytest.raises(UserError, match="either validation or validation_share, not both"):
+        load_recipe(file, [rows, "data.validation_share=0.5"])
+    assert load_recipe(road / "run" / "depth" / "recipe.yaml", ["data.validation_share=0.5"]).data.validation is None
+    command = ["export", str(place), "--width", "0.5", "--depth", "0.5", "--output", str(tmp_path / "s")]
+    command.append("--validation")
+    assert main([*command, "--set", rows]) == 0
+    gone = "--overwrite --set data.train=/no/rows.tsv"
+    assert "(--set data.train=FILE, or --no-validation)" in fails(capsys, *command, *gone.split())
+
+
 def test_each_stage_says_where_its_results_lie_and_what_comes_next(road, capsys, tmp_path):
     recipe = str(write_recipe(tmp_path))
     assert main(["finetune", recipe, "--set", "training.num_train_epochs=1"]) == 0
@@ -190,6 +213,14 @@ def test_every_command_has_help_with_an_example(command, capsys):
         (["evaluate", "{run}/depth", "--length", "0"], "--length is 0; it must be 1 or more"),
         (["evaluate", "{run}/depth", "--teacher", "/no/such"], "'/no/such'"),
         (["evaluate", "{run}/depth", "--set", "data.validation=/no/rows.tsv"], "/no/rows.tsv"),
+        (["evaluate", "{run}/depth", "--set", "grid.widths=[0.3,1.0]"],
+         "--set grid.widths=[0.3,1.0]: grid says how the supernet was trained, and dynackd evaluate does not read it"),
+        (["evaluate", "{run}/depth", "--set", "distillation.signal=ckd"], "dynackd evaluate does not read it"),
+        (["search", "{run}/depth", "--max-latency-ms", "5", "--set", "grid.widths=[1.0]"], "search does not read it"),
+        (["export", "{run}/depth", "--set", "training.seed=1"], "dynackd export does not read it"),
+        (["polish", "{run}/depth", "--width", "0.5", "--set", "grid.widths=[1.0]"], "dynackd polish does not read it"),
+        (["export", "{run}", "--width", "0.5"], "holds no config.json; did you mean {run}/depth?"),
+        (["export", "{run}/depth", "--spec", "{recipe}"], "recipe.yaml is no JSON"),
         (["benchmark", "{run}/nothing"], "neither a model directory nor an .onnx file"),
         (["benchmark", "{run}/../student", "--runtime", "tensorrt"], "the runtime 'tensorrt' is unknown"),
         (["benchmark", "{run}/../student", "--threads", "0"], "--threads is 0"),
@@ -209,7 +240,8 @@ def test_every_command_has_help_with_an_example(command, capsys):
 def test_a_mistake_is_one_sentence_and_exit_code_2(road, capsys, tmp_path, arguments, message):
     places = {"run": road / "run", "recipe": road / "recipe.yaml"}
     before = {path: path.stat().st_mtime_ns for path in (road / "run").rglob("*") if path.is_file()}
-    assert message in fails(capsys, *(argument.format(**places) for argument in arguments))
+    told = message.format(**places) if "{run}" in message else message
+    assert told in fails(capsys, *(argument.format(**places) for argument in arguments))
     assert {path: path.stat().st_mtime_ns for path in (road / "run").rglob("*") if path.is_file()} == before
 
 

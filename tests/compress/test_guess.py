@@ -110,9 +110,10 @@ def test_rows_of_each_kind_are_known_by_their_looks_and_the_task_is_one_that_a_r
     [
         (TEXT | {"stars": one_of(1, 2, 3)}, Said(),
          "classification (text 'text', label 'stars': 1, 2, 3) or regression (text 'text', label 'stars': numbers from "
-         "1 to 3); --kind decides, such as --kind classification"),
-        (TEXT | {"a": one_of("x", "y"), "b": one_of("u", "v")}, Said(), "--label decides, such as --label a"),
-        (TEXT | {"body": a_text, "label": one_of("x", "y")}, Said(), "--text decides, such as --text text"),
+         "1 to 3); --kind decides: --kind classification or --kind regression"),
+        (TEXT | {"a": one_of("x", "y"), "b": one_of("u", "v")}, Said(), "--label decides: --label a or --label b"),
+        (TEXT | {"body": a_text, "label": one_of("x", "y")}, Said(),
+         "--text decides: --text text or --text body or --text text body"),
         ({"text1": a_text, "text2": a_text, "score": lambda row, rng: rng.random()}, Said(), "--kind decides"),
         (TEXT | {"topics": one_of("a", "b", "a|b")}, Said(), "--kind decides"),
         (TEXT, Said(), "has no column that looks like the label of 'text'; its columns are text: name it with --label, "

@@ -1,6 +1,8 @@
 """Student directories: they load in transformers bit for bit, agree with ONNX, and are never written half or wrong."""
 
+import ast
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import dynackd.deploy.export
 from dynackd.cli.command_line import main
 from dynackd.data.sources import resolve_source
-from dynackd.deploy.card import licence_of
+from dynackd.deploy.card import known_metrics, licence_of
 from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.gates import Gates
 from dynackd.deploy.validation import Validation, load_validation, torch_predictor
@@ -453,6 +455,35 @@ NO_LICENCE = ["", "# no head", "---\nlicense: [a, b]\n---\n", "---\n{: bad\n---\
 def test_a_card_that_states_no_licence_is_no_mistake(tmp_path, text):
     (tmp_path / "README.md").write_text(text)
     assert licence_of([None, "/no/such/place", tmp_path]) is None
+
+
+STATED = ["\ufeff---\nlicense: mit\n---\n", "--- \nlicense: mit\n---\t\n# x", "---\r\nlicense: mit\r\n---\r\n"]
+
+
+@pytest.mark.parametrize("text", STATED)
+def test_a_licence_is_found_however_the_card_is_written(tmp_path, text):
+    (tmp_path / "README.md").write_bytes(text.encode())
+    assert licence_of([tmp_path]) == "mit"
+
+
+def test_a_quote_in_the_directorys_name_breaks_no_snippet(grid, tokenizer, tmp_path):
+    place = tmp_path / "bob's \"x\" student"
+    export_student(Supernet(tiny_model(), grid), tokenizer, SPEC, place)
+    card = (place / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) > 1
+    for block in blocks:
+        compile(block, "snippet", "exec")
+    named = re.findall(r'pipeline\("text-classification", (".*student")', card)
+    (loaded,) = {ast.literal_eval(found) for found in named}
+    assert loaded == place.name
+    assert "'bob's" not in card.replace(f"# {place.name}", "")
+
+
+def test_a_row_of_metrics_without_sizes_is_of_no_sub_network(grid, tmp_path):
+    net = Supernet(tiny_model(), grid)
+    write_json(tmp_path / "metrics.json", {"subnetworks": [{"width": 1}], "teacher": {"metrics": {}}})
+    assert known_metrics(tmp_path, net, net.whole) == {}
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

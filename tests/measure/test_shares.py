@@ -47,6 +47,20 @@ def models(tmp_path_factory):
     return place, flops
 
 
+def test_a_students_file_is_not_compared_with_itself(models, monkeypatch):
+    """`cd teacher; dynackd benchmark . ../student --files`: the current directory is above every relative path."""
+    place, _ = models
+    monkeypatch.chdir(place / "teacher")
+    quantized = "../student/onnx/model_quantized.onnx"
+    rows = [row(".", 8.0, 16), row("../student", 2.0, 16), row(quantized, 1.0, 16, precision="int8")]
+    found = {own["path"]: own for own in with_shares({"rows": rows}, ".")["rows"]}
+    assert found["../student"]["speed_up"] == 4.0
+    assert "speed_up" not in found[quantized]
+    monkeypatch.chdir(place)
+    rows = [row("teacher/onnx/model.onnx", 8.0, 16), row("student", 2.0, 16)]
+    assert with_shares({"rows": rows}, "teacher")["rows"][1]["speed_up"] == 4.0
+
+
 def test_flops_are_those_of_the_sliced_network_at_each_length(models):
     place, flops = models
     paths = [place / "teacher", place / "student", place / "student" / "onnx" / "model.onnx"]

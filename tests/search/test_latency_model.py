@@ -29,6 +29,12 @@ def test_an_additive_law_is_found_to_within_a_percent(law):
     assert (found.fitted, found.unseen) == (24, 8)
 
 
+def test_two_sub_networks_are_enough_for_a_model():
+    """A network of one layer of one head has no more: one is fitted, one tells the error."""
+    found = fit(Space(Geometry(1, 1, 8, 16, 8)).sample(2, seed=0), [1.0, 2.0], 1)
+    assert (found.fitted, found.unseen) == (1, 1)
+
+
 def test_noise_is_told_as_error_and_steps_are_not_made_up_of_it():
     law, rng = LAWS[1], np.random.default_rng(0)
     noisy = [law(subnet) * float(np.exp(rng.normal(0, 0.03))) for subnet in SUBNETS]
