@@ -111,6 +111,9 @@ TEACHER_CONFIG = "run/teacher/config.json"
 ANOTHER = "without them it would be another model than the one that was trained"
 
 CASES = [
+    Bad("an activation that there is not", "finetune {d}/fresh.yaml",
+        "could not load the weights of '{d}/encoder' (directory): nothing is called 'foo'",
+        edited("encoder/config.json", hidden_act="foo")),
     Bad(
         "states compared with those of other tokens",
         OTHER + " --set distillation.signal=ckd+mse",

@@ -121,6 +121,15 @@ def test_marks_line_ends_and_blank_rows(tmp_path, content):
     assert texts(write(tmp_path / "a.csv", content)) == ["a", "b"]
 
 
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", ";"), ("a.tsv", "\t")])
+@pytest.mark.parametrize("blank", ["", "   ", "\u00a0 "])
+def test_a_cell_of_blanks_is_a_missing_text(tmp_path, name, separator, blank):
+    """Three of four empty mails were told, and the one of blanks was trained on."""
+    path = write(tmp_path / name, f"text{separator}class\na b{separator}x\n{blank}{separator}y\n")
+    with pytest.raises(UserError, match="data row 2, column 'text': the text is missing"):
+        load(path)
+
+
 # --- json ------------------------------------------------------------------------------------------------------------
 
 

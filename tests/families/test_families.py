@@ -9,8 +9,9 @@ from conftest import PATHS, VOCABULARY, randomise, tiny_batch, tiny_model
 from onnxruntime import InferenceSession
 from transformers import AutoModelForSequenceClassification, CamembertConfig, XLMRobertaConfig
 
+from dynackd.errors import UserError
 from dynackd.families.family import HEAD, Part, slices
-from dynackd.families.table import FAMILIES, family_of, geometry_of, layer_list
+from dynackd.families.table import FAMILIES, family_of, geometry_of, layer_list, max_positions
 from dynackd.onnx.graphs import export_onnx
 from dynackd.students.cutting import cut
 from dynackd.subnet import FULL, Layer, Subnet, full
@@ -82,6 +83,17 @@ def test_what_is_a_roberta_by_another_name_is_sliced_as_one(name, tmp_path):
     session = InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {key: value.numpy() for key, value in batch.items()})
     np.testing.assert_allclose(found, logits.numpy(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["roberta", "mpnet"])
+def test_without_a_padding_token_positions_are_not_known(name):
+    config = tiny_model(name).config
+    config.pad_token_id = None
+    if not family_of(config).positions_follow_padding:
+        assert max_positions(config) > 0
+        return
+    with pytest.raises(UserError, match=f"says no pad_token_id, from which a {name} counts its positions"):
+        max_positions(config)
 
 
 def test_every_architecture_of_the_table_is_tested():

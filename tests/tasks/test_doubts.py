@@ -8,6 +8,7 @@ from datasets import Dataset
 from dynackd.data.labels import LabelMap
 from dynackd.measure.teacher_check import _sampled
 from dynackd.tasks.classification import CLASSIFICATION
+from dynackd.tasks.embedding import EMBEDDING, SCORES
 from dynackd.tasks.multi_label import MULTI_LABEL
 from dynackd.tasks.question_answering import LENGTHS, POSITIONS, QUESTION_ANSWERING
 from dynackd.tasks.ranking import GROUP, RANKING
@@ -16,6 +17,24 @@ from dynackd.tasks.windows import ROW, STARTS
 
 WORDS = ("joy", "fear", "none has it")
 NAMES = LabelMap(WORDS, {name: i for i, name in enumerate(WORDS)}, "by name", WORDS)
+
+
+def test_an_embedder_whose_nearness_hardly_follows_the_scores_is_told():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(200, 8))
+    first, second = vectors[0::2], vectors[1::2]
+    near = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+
+    def doubt(scores):
+        labels = {"row": np.repeat(np.arange(100), 2)}
+        if scores is not None:
+            labels[SCORES] = np.repeat(scores, 2)
+        return EMBEDDING.doubt({"sentence_embedding": vectors}, labels, None)
+
+    assert "the teacher's values hardly follow the data's" in doubt(rng.permutation(near)).told
+    assert "fall where the data's rise" in doubt(-near).told
+    assert doubt(near) is None
+    assert doubt(None) is None
 
 
 def test_a_multi_label_teacher_that_hardly_finds_the_labels_is_told():
