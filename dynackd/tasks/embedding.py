@@ -29,6 +29,7 @@ from dynackd.tasks.parts import Arrays, Labels, Output, Tensors
 from dynackd.tasks.pooling import MODULES, Pooling, pooling_of
 from dynackd.tasks.tokens import told_full
 
+ANCHORED = ("anchor", "positive")
 POOLING_KEY = "dynackd_pooling"  # of a config: a `Pooling`
 ROW, SCORES = "row", "scores"  # what a batch says of each text: the row that it is of, and that row's score
 SHARP = 0.05  # what cosines are divided by before a softmax, as is usual for embedders (a scale of 20)
@@ -124,7 +125,8 @@ class Embedding(Kind):
         return Task("custom", own.read_from("validation"), own.score, own, metrics)
 
     def guess(self, sample: Sample) -> list[Guess]:
-        """Two texts with a number that is no class id; any others only if the user says so."""
+        """Two texts with a number that is no class id, or an anchor and a positive, as in sentence-transformers' files;
+        any others only if the user says so."""
 
         def near(score: Seen) -> bool:
             return len(score.distinct) > 1 and bool(score.numbers) and (sample.told or not score.counts_from_0)
@@ -134,6 +136,8 @@ class Embedding(Kind):
                        "how near two texts are") for text, score in scored]
         if found or sample.label:
             return found
+        if not sample.text and all(name in sample.columns and sample[name].all_are(str) for name in ANCHORED):
+            return [Guess({"kind": self.name, "text": list(ANCHORED)}, ANCHORED, (), "texts that belong together")]
         texts = sample.texts()
         return [Guess({"kind": self.name, "text": as_written(text)}, text, strength=IF_ASKED) for text in texts]
 
