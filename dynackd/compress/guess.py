@@ -52,6 +52,8 @@ def _ambiguous(file: str, guesses: Sequence[Guess]) -> str:
         "--text": [" ".join(guess.text) for guess in guesses],
     }
     needed = [option for option, values in ways.items() if len(set(values)) > 1]
+    if len(set(ways["--kind"])) == len(guesses):  # one reading each
+        needed = ["--kind"]
     decides = f"{' and '.join(needed)} decide{'s' * (len(needed) == 1)}"
     if len(needed) == 1:
         every = [f"{needed[0]} {value}" for value in dict.fromkeys(ways[needed[0]])]

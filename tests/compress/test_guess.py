@@ -120,7 +120,8 @@ def test_rows_of_each_kind_are_known_by_their_looks_and_the_task_is_one_that_a_r
          "--text decides: --text text or --text body or --text text body"),
         ({"text1": a_text, "text2": a_text, "score": lambda row, rng: rng.random()}, Said(), "--kind decides"),
         (TEXT | {"topics": one_of("a", "b", "a|b")}, Said(), "--kind decides"),
-        (dict.fromkeys(("anchor", "positive", "negative"), a_text), Said(), "--kind decides: --kind "),
+        (dict.fromkeys(("anchor", "positive", "negative"), a_text), Said(),
+         "--kind decides: --kind ranking or --kind embedding"),
         (TEXT, Said(), "has no column that looks like the label of 'text'; its columns are text: name it with --label, "
          "or say what to learn without labels, --kind embedding or --kind plain"),
         ({"id": lambda row, _: row}, Said(), "nothing says what is to be learned; its columns are id: name them"),
