@@ -6,7 +6,7 @@ from typing import Any
 
 from dynackd.data.readers import look_into
 from dynackd.errors import UserError, listed, one_of
-from dynackd.tasks.guessing import IF_ASKED, Guess, Sample
+from dynackd.tasks.guessing import IF_ASKED, Guess, Sample, Seen
 from dynackd.tasks.kinds import KINDS
 
 ROWS = 20_000  # of a file that are looked at
@@ -62,11 +62,21 @@ def _ambiguous(file: str, guesses: Sequence[Guess]) -> str:
     return f"{file} could be {named}; {decides}, such as {example}"
 
 
+def _are_spans(own: Seen) -> bool:
+    """Whether a column says from where to where in a text something stands, as annotation tools write it."""
+    return own.parts.all_are(dict) and all({"start", "end"} <= set(part) for part in own.parts.values)
+
+
 def _nothing(sample: Sample, said: Said, weak: Sequence[Guess]) -> str:
     """What is missing, and the option that says what is meant."""
     where, has = sample.where, f"its columns are {listed(list(sample.columns))}"
     if not any(own.values for own in sample.columns.values()):
         return f"{where}: the data set is empty; expected some rows"
+    if spans := [own.name for own in sample.columns.values() if _are_spans(own)]:
+        return (
+            f"{where}: the column '{spans[0]}' holds spans of a text, which are not read; write a list of words and a "
+            'list of as many tags, such as ["Anna", "sings"] and ["B-person", "O"]'
+        )
     if said.kind:
         options = {"--text": said.text, "--label": said.label}
         given = "".join(f" {option} {' '.join(names)}" for option, names in options.items() if names)

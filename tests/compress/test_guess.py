@@ -109,6 +109,10 @@ def test_rows_of_each_kind_are_known_by_their_looks_and_the_task_is_one_that_a_r
     assert resolve_task(found.task).kind.name == task["kind"]
 
 
+def name_of(columns):
+    return "rows.jsonl" if "spans" in columns else "rows.tsv" if "topics" in columns else "rows.csv"
+
+
 @pytest.mark.parametrize(
     ("columns", "said", "sentence"),
     [
@@ -122,6 +126,8 @@ def test_rows_of_each_kind_are_known_by_their_looks_and_the_task_is_one_that_a_r
         (TEXT | {"topics": one_of("a", "b", "a|b")}, Said(), "--kind decides"),
         (dict.fromkeys(("anchor", "positive", "negative"), a_text), Said(),
          "--kind decides: --kind ranking or --kind embedding"),
+        (TEXT | {"spans": lambda *_: [{"start": 0, "end": 3, "label": "PART"}]}, Said(),
+         "the column 'spans' holds spans of a text, which are not read; write a list of words and a list"),
         (TEXT, Said(), "has no column that looks like the label of 'text'; its columns are text: name it with --label, "
          "or say what to learn without labels, --kind embedding or --kind plain"),
         ({"id": lambda row, _: row}, Said(), "nothing says what is to be learned; its columns are id: name them"),
@@ -131,7 +137,7 @@ def test_rows_of_each_kind_are_known_by_their_looks_and_the_task_is_one_that_a_r
     ],
 )  # fmt: skip
 def test_what_could_be_several_things_or_nothing_is_asked_for_in_one_sentence(tmp_path, columns, said, sentence):
-    file = written(tmp_path, rows_of(columns), "rows.csv" if "topics" not in columns else "rows.tsv")
+    file = written(tmp_path, rows_of(columns), name_of(columns))
     with pytest.raises(UserError) as error:
         guess_task(file, said, CLASSIFIER, "BertModel")
     assert sentence in str(error.value)
