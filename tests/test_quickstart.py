@@ -14,12 +14,13 @@ from dynackd.system.places import new_directory, write_json
 from dynackd.training.runs import RunMode
 
 
-def fake_search(directory, budget, setting, effort, output, on_progress):
+def fake_search(directory, budget, setting, effort, recipe, output, overwrite, on_progress):
     """The smallest size of the grid."""
     supernet, _ = load_supernet(directory)
     smallest = list(supernet.subnets.values())[-1]
-    found = {"choice": {"subnet": smallest.to_dict()}, "budget": budget.to_dict()}
-    with new_directory(output, "a search's result") as temporary:
+    found = {"choice": {"subnet": smallest.to_dict()}, "budget": budget.to_dict(),
+             "setting": setting.to_dict() | {"length": setting.length or recipe.data.max_length}}  # fmt: skip
+    with new_directory(output, "a search's result", overwrite) as temporary:
         write_json(temporary / "search.json", found)
     return found
 
