@@ -270,7 +270,9 @@ def test_a_benchmark_of_another_runs_student_is_that_ones(whole, tmp_path, path)
     assert found == {("half", 9.0), ("students/half", 2.0)}
 
 
-def test_a_student_that_is_named_twice_is_told_once(whole):
+def test_a_student_that_is_named_twice_is_told_once(whole, tmp_path):
+    other = elsewhere(tmp_path / "b" / "mine", 0.75, 3.0)
+    assert [own.place for own in read_run(whole, [other, other]).students] == ["students/half", "mine"]
     assert [own.place for own in read_run(whole, [whole / "students" / "half"]).students] == ["students/half"]
 
 
