@@ -3,6 +3,7 @@ older one. What is missing is left out; what is damaged is left out and told."""
 
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,14 +137,11 @@ class Reader:
                 rows.append(row)
         return tuple(_thinned(rows))
 
-    def place(self, directory: Path, taken: Collection[str] = ()) -> str:
-        """The path from the run's directory, or the name of that itself and of one that lies elsewhere: with as many of
-        the directories above it as tell it from those in `taken`."""
-        if directory != self.home and directory.is_relative_to(self.home):
-            return self.relative(directory)
-        parts = directory.resolve().parts
-        tails = ("/".join(parts[-count:]) for count in range(1, len(parts)))
-        return next((tail for tail in tails if tail not in taken), directory.resolve().as_posix())
+    def place(self, directory: Path, ends: Sequence[str]) -> str:
+        """The path from the run's directory, or the shortest of the `ends` of the path of that itself, or of one that
+        lies elsewhere."""
+        inside = directory != self.home and directory.is_relative_to(self.home)
+        return self.relative(directory) if inside else ends[0]
 
     def relative(self, file: Path) -> str:
         """The path from the run's directory, or the whole of one that lies elsewhere."""
@@ -170,9 +168,10 @@ def read_run(directory: Path, also: Sequence[Path] = ()) -> Results:
             "in it), a supernet's or a student's"
         )
     places = {name: "teacher" for own in kept for name in _teachers(own)} | {own.name: own.name for own in kept}
-    places = {**tails, **places, **{own.place: own.place for own in students}}
     ours = home.parent if _is_stage(home) or (home / "export.json").is_file() else home
-    inside = {own.name for own in kept} | ({own.place for own in students} - set(tails.values()))
+    within = {own.place for own in students} - set(tails.values())
+    inside = {own.name for own in kept} | within
+    places = {**tails, **places, **{place: place for place in within}}
     tables = [*sorted(directory.glob("*.json")), *(path for path in also if path.is_file())]
     measured = (*_benchmarks(reader, tables, places, inside, ours.name), *_measured_at_export(students))
     searches = tuple(
@@ -186,20 +185,23 @@ def read_run(directory: Path, also: Sequence[Path] = ()) -> Results:
 def _students(reader: Reader, directory: Path, also: Sequence[Path]) -> tuple[tuple[Student, ...], dict[str, str]]:
     """The students in a run and elsewhere, each once and at a place of its own; and by which ends of its path a
     benchmark may call one that lies elsewhere: those that end no other's."""
-    found: dict[Path, Student] = {}
-    ends: dict[str, set[str]] = {}
+    found: dict[Path, tuple[Path, Facts]] = {}
     for path in [*(file.parent for file in _below(directory, "export.json")), *also]:
-        about, where = reader.json(path / "export.json"), path.resolve()
-        if where in found or not about.get("parameters"):
-            continue
-        found[where] = Student(reader.place(path, {own.place for own in found.values()}), about)
-        for count in range(1, len(where.parts)):
-            ends.setdefault("/".join(where.parts[-count:]), set()).add(found[where].place)
-    named = {path.resolve() for path in also}
-    elsewhere = {own.place for where, own in found.items() if where in named}
-    return tuple(found.values()), {
-        end: place for end, places in ends.items() if len(places) == 1 and (place := min(places)) in elsewhere
-    }
+        if path.resolve() not in found and (about := reader.json(path / "export.json")).get("parameters"):
+            found[path.resolve()] = path, about
+    owners = Counter(end for where in found for end in _ends(where))
+    students, tails = [], dict[str, str]()
+    for where, (path, about) in found.items():
+        own = [end for end in _ends(where) if owners[end] == 1]
+        students.append(Student(reader.place(path, own), about))
+        if path in also:
+            tails |= dict.fromkeys(own, students[-1].place)
+    return tuple(students), tails
+
+
+def _ends(path: Path) -> list[str]:
+    """The last part of a path, the last two, and so on; the whole of it last."""
+    return ["/".join(path.parts[-count:]) for count in range(1, len(path.parts))] + [path.as_posix()]
 
 
 def _thinned(rows: Sequence[Facts]) -> Iterator[Facts]:

@@ -255,9 +255,19 @@ def test_students_of_the_same_name_are_told_apart(tmp_path):
     """By default every run calls them alike; the one's latency once stood at the other's accuracy."""
     also = [elsewhere(tmp_path / "a" / "student", 0.7, 5.0), elsewhere(tmp_path / "b" / "student", 0.6, 1.0)]
     results = read_run(write_run(tmp_path / "run"), also)
-    assert [own.place for own in results.students] == ["student", "b/student"]
+    assert [own.place for own in results.students] == ["a/student", "b/student"]
     (axis,) = latency_axes(results, judge_of(results))
     assert {(point.x, point.y) for own in axis.series for point in own.points} == {(5.0, 0.7), (1.0, 0.6)}
+
+
+def test_a_row_that_may_be_of_either_student_is_of_none(tmp_path):
+    also = [elsewhere(tmp_path / "a" / "student", 0.7, 5.0), elsewhere(tmp_path / "b" / "student", 0.6, 1.0)]
+    write_json(tmp_path / "bench.json", {"rows": [measured("student", 9.0), measured("./x/b/student", 8.0)]})
+    results = read_run(write_run(tmp_path / "run"), [*also, tmp_path / "bench.json"])
+    found = [(own.place, own.p50) for own in results.measured if own.length == 16]
+    assert found == [("student", 9.0), ("b/student", 8.0)]
+    axes = latency_axes(results, judge_of(results))
+    assert not any(point.x == 9.0 for axis in axes for own in axis.series for point in own.points)
 
 
 @pytest.mark.parametrize("path", ["runs/b/students/half", "b/students/half", "/home/b/students/half"])
@@ -267,7 +277,7 @@ def test_a_benchmark_of_another_runs_student_is_that_ones(whole, tmp_path, path)
     write_json(tmp_path / "bench.json", {"rows": [measured(path, 9.0), measured("run/students/half", 2.0)]})
     results = read_run(whole, [other, tmp_path / "bench.json"])
     found = {(own.place, own.p50) for own in results.measured if own.length == 16}
-    assert found == {("half", 9.0), ("students/half", 2.0)}
+    assert found == {("b/students/half", 9.0), ("students/half", 2.0)}
 
 
 def test_a_student_that_is_named_twice_is_told_once(whole, tmp_path):
