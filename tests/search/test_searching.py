@@ -247,7 +247,7 @@ def test_what_was_judged_beside_the_best_by_loss_may_be_chosen():
 def test_one_of_the_same_share_everywhere_is_looked_for_until_one_fits():
     """Those nearest by loss were measured slower than expected; uneven ones that fit are no reason to stop there."""
     uneven = [layer_of(1, 50 - place) for place in range(10)]  # cheaper and nearer by loss: no even one is on the front
-    even = [*(layer_of(2, 96 - place) for place in range(3)), layer_of(2, 70), layer_of(2, 60)]
+    even = [*(layer_of(2, 95 - place) for place in range(3)), layer_of(2, 70), layer_of(2, 60)]
     losses = {own: 0.01 + 0.001 * place for place, own in enumerate(uneven)}
     losses |= {own: 0.05 + 0.001 * place for place, own in enumerate(even)}
     chooser = chooser_of(Budget(max_latency_ms=97), losses, lambda own: 0.9 if own in even else 0.8,
