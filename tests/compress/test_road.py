@@ -350,7 +350,7 @@ def test_a_run_is_gone_on_with_only_as_it_was_asked_for(unbroken):
     with pytest.raises(UserError, match=r"asked for something else: --text was without it, is \['sentence'\]"):
         road.compress(request, RunMode(resume=True))
     request = asked(unbroken[0], validation=str(unbroken[0] / "reviews.csv"))  # not moved: there were none
-    with pytest.raises(UserError, match=r"something else: --validation was None, is .*reviews.csv"):
+    with pytest.raises(UserError, match=r"something else: --validation was null, is .*reviews.csv"):
         road.compress(request, RunMode(resume=True))
     request = asked(unbroken[0], overrides=(*QUICK, "training.seed=3"))
     with pytest.raises(UserError, match=r"something else: --set was without it, is \['training.seed=3'\]; repeat"):
