@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from learning_rate import TASKS
-from polish import of_size, rewired
+from polish import by_task, of_size, rewired
 from rich.console import Console
 from rich.table import Table
 
@@ -30,16 +30,9 @@ RATE = default_learning_rate("depth", 384)
 VARIANTS = {
     "base": {},
     "dropout .1": {"dropout": 0.1},
-    "dropout .2": {"dropout": 0.2},
     "temperature 4": {"distillation.temperature": 4},
-    "temperature 4, dropout .1": {"distillation.temperature": 4, "dropout": 0.1},
-    "rate / 4": {"training.learning_rate": RATE / 4},
     "3 epochs": {"training.num_train_epochs": 3},
     "3 epochs, rate / 4": {"training.num_train_epochs": 3, "training.learning_rate": RATE / 4},
-    "twice as long": {"training.num_train_epochs": 20},
-    "weight decay .1": {"training.weight_decay": 0.1},
-    "CKD to the end": {"distillation.schedule": "constant"},
-    "logits only": {"distillation.signal": "logits"},
 }
 console = Console(width=160)
 
@@ -58,11 +51,7 @@ def trained(task, variant, seed, options):
 
 
 def show(options):
-    runs = [json.loads(file.read_text()) for file in sorted(options.output.glob("*.json"))]
-    for task in sorted({run["task"] for run in runs}):
-        mine = [run for run in runs if run["task"] == task]
-        metric = next(iter(mine[0]["result"]["teacher"]))
-        fidelity = next(key for key in ("kl", "rmse") if key in mine[0]["result"]["figures"])
+    for task, mine, metric, fidelity in by_task(options.output):
         table = Table("variant", "seed", "size", "teacher", metric, fidelity, "seconds", title=task)
         for run in sorted(mine, key=lambda run: (run["seed"], list(VARIANTS).index(run["variant"]))):
             result = run["result"]

@@ -91,12 +91,17 @@ def measured(task, seed, way, size, options):
     return found
 
 
-def show(options):
-    runs = [json.loads(file.read_text()) for file in sorted(options.output.glob("*.json"))]
+def by_task(output):
+    """(task, its runs in the JSON files of `output`, the names of metric and fidelity)."""
+    runs = [json.loads(file.read_text()) for file in sorted(output.glob("*.json"))]
     for task in sorted({run["task"] for run in runs}):
         mine = [run for run in runs if run["task"] == task]
         metric = next(iter(mine[0]["result"]["teacher"]))
-        fidelity = next(key for key in ("kl", "rmse") if key in mine[0]["result"]["figures"])
+        yield task, mine, metric, next(key for key in ("kl", "rmse") if key in mine[0]["result"]["figures"])
+
+
+def show(options):
+    for task, mine, metric, fidelity in by_task(options.output):
         seeds = sorted({run["seed"] for run in mine})
         teacher = statistics.fmean(
             next(run["result"]["teacher"][metric] for run in mine if run["seed"] == seed) for seed in seeds

@@ -60,11 +60,11 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# Sections of a recipe that a command on a finished supernet does not read, and who settled them.
+# Sections of a recipe that a command on a finished supernet does not read, and what they settled.
 SETTLED = {"grid": "how the supernet was trained", "importance": "how the supernet was rewired",
            "model": "what the supernet began as", "join": "how the supernet began",
-           "augmentation": "what dynackd augment reads"}  # fmt: skip
-OF_TRAINING = dict.fromkeys(("distillation", "training", "stages"), "how the supernet was trained")
+           "output_dir": "where the training's results went", "augmentation": "what dynackd augment reads"}  # fmt: skip
+OF_TRAINING = dict.fromkeys(("distillation", "training", "stages", "teacher"), "how the supernet was trained")
 
 
 def overrides_of(options: argparse.Namespace, settled: Mapping[str, str]) -> list[str]:

@@ -115,7 +115,7 @@ def _go_on(request: Request, output: Path, state: State) -> State:
     """The state of a run that is gone on with. What was chosen for another budget stays until there is a new choice."""
     refuse_other_request(output, state, request)
     recipe = load_recipe(output / RECIPE, moved_rows(state, request))
-    refuse_missing_rows(recipe)
+    refuse_missing_rows(recipe, request)
     if _is_chosen(request, state, recipe, output):
         if (output / SUMMARY).is_file():
             raise UserError(f"{output} holds a finished run; another budget or --overwrite runs it again")
@@ -133,7 +133,7 @@ def _is_chosen(request: Request, state: State, recipe: Recipe, output: Path) -> 
 
 def _rows_of(state: State) -> dict[str, Any]:
     """Where the rows lay when the recipe was written."""
-    return {name: state.request.get(name) for name in OF_THE_ROWS}
+    return {name: state.request.get(name) for name in (*OF_THE_ROWS, "overrides")}
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------

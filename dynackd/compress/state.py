@@ -79,13 +79,21 @@ def refuse_output(output: Path, mode: RunMode) -> None:
 
 def refuse_other_request(output: Path, state: State, request: Request) -> None:
     """`UserError` where a run that is gone on with was asked for something else than the student's size."""
-    before, now = state.request, request.to_dict()
+    before, now = ({**own, "overrides": _said(own)[0]} for own in (state.request, request.to_dict()))
     other = {key for key in now if before.get(key) != now[key]} - {*OF_THE_CHOICE}
     changed = [key for key in now if key in other and not (key in OF_THE_ROWS and before.get(key) and now[key])]
     if changed:
         told = ", ".join(f"{OPTIONS.get(key, '--' + key)} was {_told(before.get(key), now[key])}, is "
                          f"{_told(now[key], before.get(key))}" for key in changed)  # fmt: skip
         raise UserError(f"the run in {output} was asked for something else: {told}; repeat that, or --overwrite it")
+
+
+def _said(request: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The overrides of a request: those that do not say where rows lie, and those that do."""
+    parts: tuple[list[str], list[str]] = [], []
+    for override in request.get("overrides") or ():
+        parts[override.partition("=")[0].strip() in OF_THE_ROWS.values()].append(override)
+    return parts
 
 
 def _told(value: Any, other: Any) -> str:
@@ -98,16 +106,18 @@ def _told(value: Any, other: Any) -> str:
 def moved_rows(state: State, request: Request) -> list[str]:
     """`key=value` for a recipe whose rows lie elsewhere now."""
     now = request.to_dict()
-    return [f"{key}={json.dumps(now[name], ensure_ascii=False)}" for name, key in OF_THE_ROWS.items()
-            if now[name] and state.request.get(name) not in (None, now[name])]  # fmt: skip
+    named = [f"{key}={json.dumps(now[name], ensure_ascii=False)}" for name, key in OF_THE_ROWS.items()
+             if now[name] and state.request.get(name) not in (None, now[name])]  # fmt: skip
+    return named + [own for own in _said(now)[1] if own not in _said(state.request)[1]]
 
 
-def refuse_missing_rows(recipe: Recipe) -> None:
+def refuse_missing_rows(recipe: Recipe, request: Request) -> None:
     """`UserError` where a file of rows is not where it was, before hours are spent on what goes without it."""
+    options = {key: f"--set {key}=FILE" if request.is_recipe else f"--{name} FILE" for name, key in OF_THE_ROWS.items()}
     for key, source in inputs_of(recipe, STAGES["depth"]).items():
-        option = next((f"--{name}" for name, own in OF_THE_ROWS.items() if key.startswith(own)), None)
+        option = next((options[own] for own in options if key.startswith(own)), None)
         if option and not Path(str(source)).exists():
-            raise UserError(f"{source}: no such file; put it back, or go on with {option} and where it is now")
+            raise UserError(f"{source}: no such file; put it back, or say with {option} where it is now")
 
 
 def refuse_inputs_within(output: Path, inputs: Iterable[tuple[str, str]]) -> None:

@@ -218,6 +218,8 @@ def test_every_command_has_help_with_an_example(command, capsys):
         (["evaluate", "{run}/depth", "--set", "distillation.signal=ckd"], "dynackd evaluate does not read it"),
         (["search", "{run}/depth", "--max-latency-ms", "5", "--set", "grid.widths=[1.0]"], "search does not read it"),
         (["export", "{run}/depth", "--set", "training.seed=1"], "dynackd export does not read it"),
+        (["evaluate", "{run}/depth", "--set", "teacher={run}/teacher"], "dynackd evaluate does not read it"),
+        (["polish", "{run}/depth", "--set", "output_dir={run}/new"], "dynackd polish does not read it"),
         (["polish", "{run}/depth", "--width", "0.5", "--set", "grid.widths=[1.0]"], "dynackd polish does not read it"),
         (["export", "{run}", "--width", "0.5"], "holds no config.json; did you mean {run}/depth?"),
         (["export", "{run}/depth", "--spec", "{recipe}"], "recipe.yaml is no JSON"),

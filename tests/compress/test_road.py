@@ -279,7 +279,7 @@ def test_rows_that_have_moved_are_told_and_can_be_named(unbroken, tmp_path, monk
     monkeypatch.setattr(road, "TRAINED", {})
     shutil.move(request.data, moved)
     try:
-        with pytest.raises(UserError, match=r"reviews.csv: no such file; put it back, or go on with --data and where"):
+        with pytest.raises(UserError, match=r"no such file; put it back, or say with --data FILE where it is now"):
             road.compress(request, RunMode(resume=True))
         summary = road.compress(dataclasses.replace(request, data=str(moved)), RunMode(resume=True))
         assert summary["budget"] == {"max_params": 1e6}
@@ -292,6 +292,28 @@ def test_rows_that_have_moved_are_told_and_can_be_named(unbroken, tmp_path, monk
     finally:
         shutil.move(moved, request.data)
     road.compress(asked(unbroken[0]), RunMode(resume=True))
+
+
+def test_rows_of_a_recipe_that_have_moved_are_named_with_set(unbroken, tmp_path, monkeypatch):
+    """--data is refused beside a recipe, whose rows must not be a dead end either."""
+    output, moved = unbroken[0] / "out", tmp_path / "moved.csv"
+    request = Request(str(output / "recipe.yaml"), budget=Budget(max_params=1e6), output=tmp_path / "again")
+    stop = stopped(monkeypatch, road, "exported", False)
+    with pytest.raises(Killed):
+        road.compress(request, RunMode())
+    stop()
+    monkeypatch.setattr(road, "TRAINED", {})
+    shutil.move(unbroken[0] / "reviews.csv", moved)
+    try:
+        with pytest.raises(UserError, match=r"no such file; put it back, or say with --set data.train=FILE"):
+            road.compress(request, RunMode(resume=True))
+        named = dataclasses.replace(request, overrides=(f"data.train={moved}",))
+        more = dataclasses.replace(named, overrides=(*named.overrides, "training.seed=3"))
+        with pytest.raises(UserError, match="asked for something else: --set"):
+            road.compress(more, RunMode(resume=True))
+        assert road.compress(named, RunMode(resume=True))["student"]["metrics"]
+    finally:
+        shutil.move(moved, unbroken[0] / "reviews.csv")
 
 
 def test_without_a_budget_a_share_of_the_metric_is_kept(unbroken):
