@@ -10,8 +10,8 @@ texts, layers chosen by importance, a start from a general supernet; each of the
 
 Each task's shipped recipe in recipes/glue without its learning rates and epochs, its rows, three sub-networks a step;
 one teacher a task and seed for all variants. With texts a training has as many steps as without. Reports on the
-validation rows, by which nothing is chosen. Each run's figures are kept in a JSON file under --output, so a killed run
-goes on where it stopped.
+validation rows, by which nothing is chosen. Each run's figures are kept in a JSON file under --output, and each stage's
+checkpoints of every hundredth step, so a killed run goes on where it stopped.
 """
 
 import argparse
@@ -69,7 +69,8 @@ def recipe_of(task, variant, seed, options, place):
     content["output_dir"] = str(place)
     content.setdefault("grid", {})["sampler"] = "sandwich(1)"
     training = content.setdefault("training", {})
-    training |= {"bf16": options.bf16, "seed": seed, "save_strategy": "no", "disable_tqdm": True}
+    training |= {"bf16": options.bf16, "seed": seed, "save_strategy": "steps", "save_steps": 100}
+    training["disable_tqdm"] = True
     content["stages"] = {}
     for key in ("learning_rate", "num_train_epochs"):
         training.pop(key, None)
@@ -125,11 +126,15 @@ def new_pairs(data, name, options):
     return file
 
 
+def begun_or_not(checkpoints):
+    return RunMode(resume=True) if checkpoints.is_dir() else RunMode()
+
+
 def trained(task, variant, seed, options):
     """Metric and fidelity of each size, and of two of them polished."""
     shared = options.output / "teachers" / f"{task}-{seed}"
     if not (shared / "teacher").is_dir():
-        finetune(recipe_of(task, "defaults", seed, options, shared), RunMode(overwrite=True))
+        finetune(recipe_of(task, "defaults", seed, options, shared), begun_or_not(shared / "teacher-checkpoints"))
     place = options.output / "runs" / f"{task}-{variant.replace(', ', '-')}-{seed}"
     if not place.is_dir():
         place.mkdir(parents=True)
@@ -137,7 +142,7 @@ def trained(task, variant, seed, options):
     recipe = recipe_of(task, variant, seed, options, place)
     for stage, train in (("width", train_width), ("depth", train_depth)):
         if not (place / stage).is_dir():
-            train(recipe, RunMode(overwrite=True))
+            train(recipe, begun_or_not(place / f"{stage}-checkpoints"))
     about = json.loads((place / "depth" / "metrics.json").read_text())
     metric = main_metric(recipe.task)
     found = {
