@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, Trainer
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
-from dynackd.data.model_labels import WRITTEN_KEY, labels_of
+from dynackd.data.model_labels import WRITTEN_KEY, ModelLabels, labels_of
 from dynackd.data.origins import Record, model_record, resolve_model
 from dynackd.data.sources import OTHERS
 from dynackd.distill.teacher import Teacher
@@ -58,6 +58,7 @@ from dynackd.training.teachers import (
     AGAIN,
     check_teacher,
     encoder_of,
+    labels_of_teacher,
     load_pair,
     load_teacher,
     models_of,
@@ -82,7 +83,7 @@ def finetune(recipe: Recipe, mode: RunMode) -> Path:
     config = load_config(source)
     refuse_student(source, config)
     tokenizer = load_tokenizer(source, config, recipe.task.kind)
-    data = load_rows(run)
+    data = load_rows(run, labels=labels_of_teacher(recipe))
     record = checked(run, record_of(recipe, data, {"model": model_record(encoder, run.directory)}))
     foreign_head = _has_foreign_head(source, config, data)
     kind = data.task.kind
@@ -238,10 +239,10 @@ def train_depth(recipe: Recipe, mode: RunMode) -> Path:
     return train_stage(run, record, DEPTH_STAGE, supernet, Teacher(teacher, data.task.kind), original, rows)
 
 
-def load_rows(run: Run, teacher: Supernet | None = None) -> TaskData:
-    """The recipe's rows, which must be enough for a step, with classes as the teacher numbers them; where there is one,
-    those without labels too."""
-    model = labels_of(teacher.model.config) if teacher is not None else None
+def load_rows(run: Run, teacher: Supernet | None = None, labels: ModelLabels | None = None) -> TaskData:
+    """The recipe's rows, which must be enough for a step, with classes as the teacher numbers them, or as `labels`
+    does; where there is a teacher, those without labels too."""
+    model = labels_of(teacher.model.config) if teacher is not None else labels
     splits = ("train", "validation", *((OTHERS,) if teacher is not None else ()))
     data = load_task_data(run.recipe.task, run.recipe.data, splits, model)
     if data.train is not None and data.unlabelled is None and _is_one_input(data.task.kind):

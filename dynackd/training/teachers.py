@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from dynackd.data.model_labels import labels_of
+from dynackd.data.model_labels import ModelLabels, labels_of
 from dynackd.data.origins import Record, is_place, local_model, model_record, read_origin, resolve_model, weights_sha256
 from dynackd.data.sources import OTHERS
 from dynackd.distill.settings import RELATIONS
@@ -71,6 +71,15 @@ def teacher_of(recipe: Recipe) -> str:
             f"finetune with this recipe first, or name a fine-tuned model under 'teacher'"
         )
     return _absolute(encoder)
+
+
+def labels_of_teacher(recipe: Recipe) -> ModelLabels | None:
+    """How a teacher that the recipe names calls its outputs, which `finetune` must call alike; None where it names
+    none, or what `finetune` makes."""
+    own = os.path.abspath(recipe.output_dir / TEACHER)
+    if not recipe.teacher or os.path.abspath(Path(recipe.teacher).expanduser()) == own:
+        return None
+    return labels_of(load_model_config(resolve_model(recipe.teacher)))
 
 
 def refuse_other_teacher(recipe: Recipe, now: Record) -> None:

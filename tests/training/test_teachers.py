@@ -125,6 +125,24 @@ def test_a_teacher_with_other_outputs_is_refused(recipe, tmp_path):
         train_width(make_recipe({**recipe, "teacher": outputs}), RunMode())
 
 
+def test_finetune_numbers_the_classes_as_a_teacher_that_the_recipe_names(recipe, tmp_path):
+    """Its result was refused by train-width, hours later, where the teacher had them in another order."""
+    place = saved(tiny_model(seed=1, id2label={0: "up", 1: "down"}, label2id={"up": 0, "down": 1}), tmp_path / "named")
+    rows = [line.split("\t") for line in (tmp_path / "train.tsv").read_text().splitlines()]
+    named = {"1": "up", "0": "down", "label": "label"}
+    (tmp_path / "train.tsv").write_text("".join(f"{text}\t{named[label]}\n" for text, label in rows))
+    (tmp_path / "validation.tsv").write_text((tmp_path / "train.tsv").read_text())
+    recipe = make_recipe({**recipe, "model": str(tmp_path / "encoder"), "teacher": place})
+    config = json.loads((finetune(recipe, RunMode()) / "config.json").read_text())
+    assert config["id2label"] == {"0": "up", "1": "down"}, "alphabetically down is the first"
+    assert train_width(recipe, RunMode()).is_dir()
+
+
+def test_finetune_goes_by_nobody_where_the_recipe_names_its_own_result(recipe, tmp_path):
+    own = make_recipe({**recipe, "model": str(tmp_path / "encoder"), "teacher": f"{recipe['output_dir']}/teacher"})
+    assert finetune(own, RunMode()).name == "teacher"
+
+
 @pytest.mark.parametrize(("kind", "ours", "theirs", "same"), [
     (CLASSIFICATION, ["no", "yes"], ["No", "YES"], True),
     (CLASSIFICATION, ["no", "yes"], ["yes", "no"], False),
