@@ -5,10 +5,10 @@ training rows.
     python benchmarks/polish.py --show
 
 Trained alone is the same sub-network of the rewired teacher, untrained until then, with the same signal, for as many
-examples as both stages see (`alone`), and as both stages and the polish see (`alone, longer`). Seconds are those of
-training and evaluating; the supernet's are for all of its sizes together. A tenth of the training rows is cut off and
-reported on, GLUE's validation rows are never read. Each row of figures is kept in a JSON file under --output, so a
-killed run goes on where it stopped.
+examples as both stages see (`alone`), and as both stages and the polish see (`alone, longer`); `polished, longer` is
+polished for --longer-epochs. Seconds are those of training and evaluating; the supernet's are for all of its sizes
+together. A tenth of the training rows is cut off and reported on, GLUE's validation rows are never read. Each row of
+figures is kept in a JSON file under --output, so a killed run goes on where it stopped.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from dynackd.training.runs import RunMode
 from dynackd.training.stages import finetune, train_depth, train_width
 
 SIZES = ((0.5, 1), (1, 0.5), (0.5, 0.5), (0.25, 0.5))
-WAYS = ("supernet", "polished", "alone", "alone, longer")
+WAYS = ("supernet", "polished", "polished, longer", "alone", "alone, longer")
 UNTRAINED = {"max_steps": 1, "learning_rate": 1e-20}  # a width stage that only rewires
 console = Console(width=160)
 
@@ -79,9 +79,11 @@ def measured(task, seed, way, size, options):
         found = of_size(place / "depth", size)
         return {**found, "seconds": found["seconds"] + of_size(place / "width", (1, 1))["seconds"]}
     base = options.width_epochs + options.depth_epochs
-    epochs = {"polished": options.polish_epochs, "alone": base, "alone, longer": base + options.polish_epochs}[way]
-    recipe = (supernet_of if way == "polished" else rewired)(task, seed, options)
-    parent = recipe.output_dir / ("depth" if way == "polished" else "width")
+    epochs = {"polished": options.polish_epochs, "polished, longer": options.longer_epochs, "alone": base,
+              "alone, longer": base + options.polish_epochs}[way]  # fmt: skip
+    polishes = way.startswith("polished")
+    recipe = (supernet_of if polishes else rewired)(task, seed, options)
+    parent = recipe.output_dir / ("depth" if polishes else "width")
     name = f"{way.replace(', ', '-')}-{size[0]:g}-{size[1]:g}"
     own = changed(recipe, "polish", {"num_train_epochs": epochs})
     start = time.monotonic()
@@ -134,12 +136,15 @@ def main():
     parser.add_argument("--width-epochs", type=float, default=1)
     parser.add_argument("--depth-epochs", type=float, default=2)
     parser.add_argument("--polish-epochs", type=float, default=2)
+    parser.add_argument("--longer-epochs", type=float, default=6, help="of `polished, longer`")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("runs/polish"))
     parser.add_argument("--show", action="store_true", help="print the tables only")
     options = parser.parse_args()
     sizes = [tuple(map(float, size.split(","))) for size in options.sizes]
-    wanted = [(t, seed, way, size) for seed in options.seeds for t in options.tasks for size in sizes for way in WAYS]
+    wanted = [(t, seed, way, size) for seed in options.seeds for t in options.tasks for size in sizes
+              for way in options.ways]  # fmt: skip
     for task, seed, way, size in [] if options.show else wanted:
         options.seed = seed
         file = options.output / f"{task}-{seed}-{way.replace(', ', '-')}-{size[0]:g}-{size[1]:g}.json"
