@@ -10,6 +10,8 @@ from dynackd.cli.budget import add_budget, budget_of
 def add_compress(parser: argparse.ArgumentParser) -> None:
     model = "a fine-tuned model or a bare encoder (directory, hub name, package:NAME/PATH), or a recipe"
     parser.add_argument("model", metavar="MODEL", help=model)
+    teacher = "a fine-tuned model to learn from, of any size and family (default: the model itself)"
+    parser.add_argument("--teacher", metavar="MODEL", help=teacher)
     rows = "the rows to train on: csv, tsv, json, jsonl, parquet, conll or txt"
     parser.add_argument("--data", metavar="FILE", help=rows)
     validation = "rows to validate on (default: a part of the rows is held out)"
@@ -62,4 +64,5 @@ def _request(options: argparse.Namespace) -> Any:
         output=options.output,
         overrides=tuple(options.set),
         unlabelled=tuple(map(at_home, options.unlabelled)),
+        teacher=options.teacher,
     )

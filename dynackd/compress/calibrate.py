@@ -62,9 +62,11 @@ def calibrate(
     rows: Dataset,
     finetunes: bool,
     distilled: Dataset | None = None,
+    taught_s: float | None = None,
 ) -> Timing:
     """Time a few steps of every stage. teacher: of the shape that will be trained, whatever its weights; rows: the
-    tokenised training rows; distilled: what the stages of the supernet read, where that is not the same."""
+    tokenised training rows; distilled: what the stages of the supernet read, where that is not the same; taught_s: the
+    seconds in which the teacher reads a row, where that is of another shape."""
     batch = recipe.stages[WIDTH_STAGE.name].arguments(Path(tempfile.gettempdir())).per_device_train_batch_size
     some, taught = _batches(rows, batch, task), _batches(distilled or rows, batch, task)
     steps: dict[str, dict[str, float]] = {}
@@ -79,13 +81,16 @@ def calibrate(
             unit_s = _unit_s(recipe, task, teacher, tokenizer, taught, stage, Path(scratch))
             grid = stage.grid_of(recipe.grid.supposed(teacher.geometry))
             subnets = list(grid.subnets(teacher.geometry).values())
-            steps[stage.name] = {
-                name: unit_s * fmean(_work_of(stage, own.sample(subnets, 0, step), teacher) for step in range(SAMPLED))
-                for name, own in samplers.items()
-            }
+            own_s = None if taught_s is None or stage is DEPTH_STAGE else taught_s * batch
+            for name, own in samplers.items():
+                drawn = [own.sample(subnets, 0, step) for step in range(SAMPLED)]
+                mean_s = fmean(_step_s(stage, some, teacher, unit_s, own_s) for some in drawn)
+                steps.setdefault(stage.name, {})[name] = mean_s
     # Nobody knows yet which size will be chosen, and a bounded time holds whichever it is: none costs more than all.
-    steps[POLISH_STAGE.name] = dict.fromkeys(samplers, unit_s * _work_of(POLISH_STAGE, [teacher.whole], teacher))
-    return Timing(steps, _row_s(teacher, task, tokenizer, some))
+    own_s = None if taught_s is None else taught_s * batch
+    polish_s = _step_s(POLISH_STAGE, [teacher.whole], teacher, unit_s, own_s)
+    steps[POLISH_STAGE.name] = dict.fromkeys(samplers, polish_s)
+    return Timing(steps, row_s(teacher, task, tokenizer, some))
 
 
 def name_of_sampler(sampler: SubnetSampler) -> str:
@@ -128,7 +133,7 @@ def _unit_s(
     stage: Stage,
     scratch: Path,
 ) -> float:
-    """Seconds of a step for what `_work_of` counts as one: those of a few steps of few sub-networks."""
+    """Seconds of a forward pass of the full network: of a few steps of few sub-networks, by what these compute."""
     sampler = SubnetSampler.parse(SANDWICH)
     grid = stage.grid_of(recipe.grid.supposed(teacher.geometry))
     supernet = Supernet(teacher.frozen_copy().requires_grad_(True).model, grid)
@@ -148,22 +153,39 @@ def _unit_s(
     )
     seconds, subnets = _timed(trainer), list(supernet.subnets.values())
     steps = range(len(PLACES) - len(seconds), len(PLACES))
-    return sum(seconds) / sum(_work_of(stage, sampler.sample(subnets, arguments.seed, step), teacher) for step in steps)
+    drawn = [sampler.sample(subnets, arguments.seed, step) for step in steps]
+    return sum(seconds) / sum(_learned(own, teacher) + _taught(stage, own, teacher) for own in drawn)
 
 
-def _work_of(stage: Stage, subnets: Sequence[Subnet], teacher: Supernet) -> float:
-    """What a step of a stage computes, in forward passes of the full network: a backward pass is two; first layers that
-    sub-networks of a hidden size have in common run once; every product is as much smaller as the hidden size."""
-    geometry = teacher.geometry
-    teachers = {stage.teacher_of(subnet, geometry) for subnet in subnets}
+def _step_s(
+    stage: Stage, subnets: Sequence[Subnet], teacher: Supernet, unit_s: float, taught_s: float | None
+) -> float:
+    """The seconds of a step. unit_s: of a forward pass of the full network; taught_s: of the teacher, where that is
+    none of this shape."""
+    taught_s = unit_s * _taught(stage, subnets, teacher) if taught_s is None else taught_s
+    return unit_s * _learned(subnets, teacher) + taught_s
+
+
+def _learned(subnets: Sequence[Subnet], teacher: Supernet) -> float:
+    """What a step's sub-networks compute, in forward passes of the full network: a backward pass is two; first layers
+    that sub-networks of a hidden size have in common run once; every product is as much smaller as the hidden size."""
     shared = {(own.hidden, own.layers[: count + 1]) for own in subnets for count in range(len(own.layers))}
-    learned = sum(hidden * layers[-1].heads for hidden, layers in shared)
-    taught = sum(own.hidden * layer.heads for own in teachers for layer in own.layers)
-    return (3 * learned + taught) / (geometry.hidden * geometry.heads * geometry.layers)
+    return 3 * sum(hidden * layers[-1].heads for hidden, layers in shared) / _whole(teacher)
+
+
+def _taught(stage: Stage, subnets: Sequence[Subnet], teacher: Supernet) -> float:
+    """What a step's teachers compute, in forward passes of the full network."""
+    teachers = {stage.teacher_of(subnet, teacher.geometry) for subnet in subnets}
+    return sum(own.hidden * layer.heads for own in teachers for layer in own.layers) / _whole(teacher)
+
+
+def _whole(teacher: Supernet) -> int:
+    geometry = teacher.geometry
+    return geometry.hidden * geometry.heads * geometry.layers
 
 
 @torch.no_grad()
-def _row_s(teacher: Supernet, task: Task, tokenizer: PreTrainedTokenizerBase, some: Dataset) -> float:
+def row_s(teacher: Supernet, task: Task, tokenizer: PreTrainedTokenizerBase, some: Dataset) -> float:
     """The seconds of a row's forward pass."""
     device, seconds, count = next(teacher.parameters()).device, 0.0, 0
     for number, batch in enumerate(batches_of(some, task.kind, tokenizer, max(1, len(some) // len(PLACES)))):

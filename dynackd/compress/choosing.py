@@ -80,8 +80,8 @@ def benchmarked(request: Request, recipe: Recipe, output: Path) -> dict[str, Any
         found: dict[str, Any] = read_json(output / BENCHMARK)
         return found
     setting, student = request.setting, output / STUDENT
-    own = output / "teacher"
-    teacher = str(own) if own.is_dir() else resolve_model(recipe.teacher or recipe.model)
+    own = output / "teacher"  # of a recipe that names another it is what the supernet started from
+    teacher = str(own) if own.is_dir() and not recipe.teacher else resolve_model(recipe.teacher or recipe.model)
     int8 = student / VARIANTS[INT8].file
     paths = [teacher, str(student), *([str(int8)] if int8.is_file() else [])]
     with progress("measuring latency") as told:

@@ -13,15 +13,18 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dynackd.compress.guess import guess_task
 from dynackd.compress.request import Request
+from dynackd.compress.teaching import OtherTeacher
 from dynackd.data.model_labels import labels_of
 from dynackd.data.origins import is_place
 from dynackd.data.sources import OTHERS
 from dynackd.errors import UserError
 from dynackd.families.table import geometry_of, max_positions
 from dynackd.supernet.checkpoints import load_model_config
+from dynackd.tasks.kind import Kind
 from dynackd.tasks.loading import TaskData, load_task_data, taken
 from dynackd.tasks.tokens import tokenize
 from dynackd.training.recipe import Recipe, apply_overrides, load_recipe, make_recipe
+from dynackd.training.teachers import say_the_same
 
 MOST_TOKENS, STEP_OF_TOKENS, OF_ROWS = 128, 8, 0.99  # where texts are cut: this share of the rows stays whole
 LOOKED_AT = 2000  # rows whose lengths are looked at
@@ -30,6 +33,7 @@ HELD_OUT, FEWEST, MOST, MOST_SHARE = 0.1, 200, 2000, 0.2  # share of the rows to
 
 # Of the training rows, the share and the most that the search is left to judge by, if that makes `TOO_FEW` or more.
 LEFT_SHARE, LEFT, TOO_FEW = 0.1, 1280, 500
+UNIFORM = "uniform"  # of `distill/matching.py`: what a teacher of another depth needs
 
 
 @dataclass
@@ -72,9 +76,10 @@ def first_draft(request: Request, output: Path, config: PreTrainedConfig) -> Dra
         return Draft(load_recipe(Path(request.model), [*request.overrides, place]))
     assert request.data is not None
     guess = guess_task(request.data, request.said, config, (config.architectures or [""])[0])
+    models = {"model": request.model, "teacher": request.teacher}
     files = {"validation": request.validation, OTHERS: list(request.unlabelled)}
     content = {
-        "model": str(Path(request.model).expanduser()) if is_place(request.model) else request.model,
+        **{key: str(Path(own).expanduser()) if is_place(own) else own for key, own in models.items() if own},
         "task": dict(guess.task),
         "data": {"train": request.data, **{key: own for key, own in files.items() if own}},
         "output_dir": str(output),
@@ -126,6 +131,8 @@ def teacher_or_not(recipe: Recipe, source: str, config: PreTrainedConfig) -> tup
     encoder is an embedder's teacher only where no rows tell which texts are near."""
     kind, task, splits = recipe.task.kind, recipe.task, ("train", "validation")
     ready = kind.can_teach(config, source) or (kind.has_head("") and not kind.can_finetune(task))
+    if recipe.teacher is not None:
+        _refuse_headless(recipe.teacher, config, kind)
     if recipe.teacher is not None or ready:
         own = labels_of(load_model_config(source))
         try:
@@ -136,6 +143,26 @@ def teacher_or_not(recipe: Recipe, source: str, config: PreTrainedConfig) -> tup
                 raise
             return True, data
     return True, load_task_data(task, recipe.data, splits)
+
+
+def start_or_not(draft: Draft, source: str, config: PreTrainedConfig, other: OtherTeacher) -> tuple[bool, TaskData]:
+    """(whether the model must be fine-tuned before it can learn from a teacher of another shape, the rows with the
+    labels that fit that). A model whose outputs are the teacher's already is what the supernet starts from."""
+    task = draft.recipe.task
+    _refuse_headless(other.source, other.config, task.kind)
+    data = load_task_data(task, draft.recipe.data, ("train", "validation"), other.labels)
+    layers = geometry_of(config).layers, other.geometry.layers
+    if layers[0] != layers[1] and not draft.says("distillation.matching"):
+        why = f"the teacher has {layers[1]} layers and the model {layers[0]}: they match by their relative depth"
+        draft.decide("distillation.matching", UNIFORM, why)
+    ready = task.kind.can_teach(config, source) or (task.kind.has_head("") and not task.kind.can_finetune(task))
+    same = say_the_same(task.kind, labels_of(load_model_config(source)).names, other.labels.names)
+    return not (ready and same), data
+
+
+def _refuse_headless(teacher: str, config: PreTrainedConfig, kind: Kind) -> None:
+    if not kind.has_head(own := (config.architectures or [""])[0]):
+        raise UserError(f"the teacher {teacher} is no fine-tuned {kind.noun} ({own or 'nothing'}); name one that is")
 
 
 def cut_texts(draft: Draft, data: TaskData, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:

@@ -13,10 +13,20 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dynackd.compress.bounds import meet_bounds
 from dynackd.compress.calibrate import Timing, calibrate, name_of_sampler
-from dynackd.compress.drafting import Draft, check_grid, cut_texts, first_draft, hold_out, leave_rows, teacher_or_not
+from dynackd.compress.drafting import (
+    Draft,
+    check_grid,
+    cut_texts,
+    first_draft,
+    hold_out,
+    leave_rows,
+    start_or_not,
+    teacher_or_not,
+)
 from dynackd.compress.effort import effort_for, search_s
 from dynackd.compress.plan import Plan, StageCost, make_plan
 from dynackd.compress.request import Request
+from dynackd.compress.teaching import OtherTeacher, other_teacher, try_teacher
 from dynackd.data.origins import resolve_model
 from dynackd.errors import UserError
 from dynackd.families.table import family_of, geometry_of, max_positions
@@ -69,20 +79,18 @@ class Prepared:
 def prepare(request: Request, output: Path, started: float) -> Prepared:
     """Make the recipe, measure what it costs and plan the training. started: when the time that may be taken began, by
     `time.monotonic`. `UserError` for every mistake that can be seen by now."""
-    named = load_recipe(Path(request.model), request.overrides) if request.is_recipe else None
-    source = resolve_model((named.teacher or named.model) if named else request.model)
+    source, other = _source_of(request)
     config = load_config(source)
-    refuse_student(source, config)
-    family_of(config)
-    if named:
-        _refuse_other_shape(named)
     if (request.setting.length or 0) > (most := max_positions(config)):
         raise UserError(f"--length {request.setting.length} is beyond the {most} tokens that {source} takes")
     draft = first_draft(request, output, config)
     draft.recipe.check_machine()
     hold_out(draft)
     check_grid(draft, config)
-    finetunes, data = teacher_or_not(draft.recipe, source, config)
+    if other:
+        finetunes, data = start_or_not(draft, source, config, other)
+    else:
+        finetunes, data = teacher_or_not(draft.recipe, source, config)
     kind = draft.recipe.task.kind
     if finetunes and not kind.can_finetune(draft.recipe.task):
         raise UserError(f"{source} is no {kind.noun}, and the task {kind.not_finetuned}")
@@ -90,21 +98,21 @@ def prepare(request: Request, output: Path, started: float) -> Prepared:
     data = leave_rows(draft, data)
     data = replace(data, unlabelled=read_unlabelled(data.task, draft.recipe.data))
     cut_texts(draft, data, load_tokenizer(source, config, kind), config)
-    return _planned(request, draft, source, config, data, finetunes, started)
+    return _planned(request, draft, source, config, data, finetunes, other, started)
 
 
-def _refuse_other_shape(recipe: Recipe) -> None:
-    """`UserError` where the recipe names a teacher of another shape than its model: sizes, bounds and minutes are
-    planned by one."""
-    if not recipe.teacher:
-        return
-    configs = [load_config(resolve_model(name)) for name in (recipe.model, recipe.teacher)]
-    ours, theirs = ((own.model_type, geometry_of(own)) for own in configs)
-    if ours != theirs:
-        raise UserError(
-            f"{recipe.model} has another shape than its teacher {recipe.teacher}, and compress plans by one; run "
-            "dynackd train-width and train-depth with this recipe, then search and export"
-        )
+def _source_of(request: Request) -> tuple[str, OtherTeacher | None]:
+    """The model by whose shape sizes, bounds and minutes are planned, and its teacher where that is of another shape;
+    a teacher of the same shape is that model."""
+    named = load_recipe(Path(request.model), request.overrides) if request.is_recipe else request
+    model = resolve_model(named.model)
+    other = other_teacher(named.model, load_config(model), named.teacher)
+    source = model if other or named.teacher is None else resolve_model(named.teacher)
+    for own in (source, *([resolve_model(other.source)] if other else [])):
+        config = load_config(own)
+        refuse_student(own, config)
+        family_of(config)
+    return source, other
 
 
 def _planned(
@@ -114,6 +122,7 @@ def _planned(
     config: PreTrainedConfig,
     data: TaskData,
     finetunes: bool,
+    other: OtherTeacher | None,
     started: float,
 ) -> Prepared:
     kind, recipe, positions = draft.recipe.task.kind, draft.recipe, max_positions(config)
@@ -126,11 +135,12 @@ def _planned(
         recipe = draft.recipe
         rows, _ = tokenize(data.train, data.task, tokenizer, recipe.data.max_length, max_positions=positions)
         loading_s = time.monotonic() - began - export_s
+        taught_s = try_teacher(other, recipe, source, network, data, tokenizer) if other else None
         others = _others_too(rows, data, recipe, tokenizer)
-        timing = calibrate(recipe, data.task, network, tokenizer, rows, finetunes, others)
+        timing = calibrate(recipe, data.task, network, tokenizer, rows, finetunes, others, taught_s)
     looked = timing.row_s, export_s, len(recipe.grid.hidden)
     effort = effort_for(request.max_minutes and request.max_minutes * 60, *looked)
-    other_s = search_s(effort, *looked) + _other_s(recipe, data, network, timing, loading_s)
+    other_s = search_s(effort, *looked) + _other_s(recipe, data, network, timing, loading_s, taught_s)
     costs = [_cost(recipe, stage, timing, len(rows)) for stage in timing.steps]
     spent_s = time.monotonic() - started
     bound = None if request.max_minutes is None else request.max_minutes * 60 - spent_s
@@ -145,7 +155,7 @@ def _planned(
         draft.recipe,
         finetunes,
         plan,
-        _what_it_is(recipe, config, network, finetunes),
+        _what_it_is(recipe, config, network, finetunes, other),
         math.ceil(len(data.train) * plan.share),
         sum(map(len, data.validation.values())),
         rates,
@@ -202,8 +212,11 @@ def _cost(recipe: Recipe, stage: str, timing: Timing, inputs: int) -> StageCost:
     return StageCost(stage, epoch, timing.steps[stage], steps, said)
 
 
-def _other_s(recipe: Recipe, data: TaskData, network: Supernet, timing: Timing, loading_s: float) -> float:
-    """The seconds of all that is no training: each stage reads the rows, tries its teacher and evaluates its sizes."""
+def _other_s(
+    recipe: Recipe, data: TaskData, network: Supernet, timing: Timing, loading_s: float, taught_s: float | None
+) -> float:
+    """The seconds of all that is no training: each stage reads the rows, tries its teacher and evaluates its sizes.
+    taught_s: of a row through a teacher of another shape."""
     whole = network.geometry.heads * network.geometry.layers
     subnets = recipe.grid.supposed(network.geometry).subnets(network.geometry).values()
     shares = [sum(own.heads for own in subnet.layers) / whole for subnet in subnets]
@@ -211,6 +224,7 @@ def _other_s(recipe: Recipe, data: TaskData, network: Supernet, timing: Timing, 
     evaluated = validation * (len(timing.steps) + 2 * sum(shares)) + 6 * checked
     exported = 4 * validation
     evaluated += _ordered(recipe, network)
+    evaluated += (taught_s or 0) / timing.row_s * len(timing.steps) * (validation + checked)
     return EXPORT_S + len(timing.steps) * (STAGE_S + loading_s) + (evaluated + exported) * timing.row_s
 
 
@@ -250,10 +264,18 @@ def _epochs(epochs: float) -> float | int:
     return int(rounded) if rounded.is_integer() else rounded
 
 
-def _what_it_is(recipe: Recipe, config: PreTrainedConfig, network: Supernet, finetunes: bool) -> str:
-    sizes, kind = network.geometry, recipe.task.kind
-    role = f"no {kind.noun} for these rows yet: it is fine-tuned first" if finetunes else "it is the teacher as it is"
-    return (
-        f"{recipe.teacher or recipe.model} ({config.model_type}: {sizes.layers} layers, {sizes.heads} heads, hidden "
-        f"size {sizes.hidden}, {count_parameters(network, network.whole) / 1e6:.1f} M parameters): {role}"
-    )
+def _what_it_is(
+    recipe: Recipe, config: PreTrainedConfig, network: Supernet, finetunes: bool, other: OtherTeacher | None
+) -> str:
+    kind = recipe.task.kind
+    as_it_is = "it is what is made smaller" if other else "it is the teacher as it is"
+    role = f"no {kind.noun} for these rows yet: it is fine-tuned first" if finetunes else as_it_is
+    named = recipe.model if other else recipe.teacher or recipe.model
+    parameters = f"{count_parameters(network, network.whole) / 1e6:.1f} M parameters"
+    told = f"{named} ({_shape(config)}, {parameters}): {role}"
+    return told + (f"\n{other.source} ({_shape(other.config)}) is the teacher" if other else "")
+
+
+def _shape(config: PreTrainedConfig) -> str:
+    sizes = geometry_of(config)
+    return f"{config.model_type}: {sizes.layers} layers, {sizes.heads} heads, hidden size {sizes.hidden}"

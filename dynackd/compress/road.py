@@ -87,7 +87,8 @@ def read_by(request: Request) -> Iterator[tuple[str, str]]:
         recipe = load_recipe(Path(request.model), request.overrides)
         named = inputs_of(recipe, STAGES["depth"])
     else:
-        named = {"model": request.model, "--data": request.data, "--validation": request.validation}
+        named = {"model": request.model, "--teacher": request.teacher, "--data": request.data}
+        named |= {"--validation": request.validation}
         named |= {f"--unlabelled {i}": file for i, file in enumerate(request.unlabelled, start=1)}
     yield from ((what, str(source)) for what, source in named.items() if source)
 

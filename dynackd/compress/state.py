@@ -98,6 +98,8 @@ def _said(request: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 def _told(value: Any, other: Any) -> str:
     """A value; of a list what the other has not."""
+    if value is None:
+        return "not said"
     both = isinstance(value, list) and isinstance(other, list)
     only = [own for own in value if own not in other] if both else value
     return "without it" if both and not only else shown(only)

@@ -85,14 +85,14 @@ def test_what_is_an_embedder_already_is_the_teacher(tmp_path, says, monkeypatch)
     """A bare encoder is made one by the pairs, but not where it says how it pools, is named as the teacher, or nothing
     says which texts are near."""
     model = Path(tiny_recipe(tmp_path)["model"])
-    overrides = QUICK
+    asked = {}
     if says == "modules.json":
         write_files(model, Pooling().files(32))
     elif says == "teacher":
-        overrides = (*QUICK, f"teacher={model}")
+        asked = {"teacher": str(model)}
     else:
         monkeypatch.setitem(ROWS, "embedding", ROWS["plain"])
-    assert not prepared(tmp_path, "embedding", overrides=overrides).finetunes
+    assert not prepared(tmp_path, "embedding", **asked).finetunes
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model, tiny_recipe, tiny_tokenizer, write_rows
+from conftest import tiny_config, tiny_recipe, tiny_tokenizer, write_rows
+from transformers import AutoModelForSequenceClassification
 
 from dynackd.cli.command_line import main
 from dynackd.compress import choosing, polishing, road
@@ -372,7 +373,7 @@ def test_a_run_is_gone_on_with_only_as_it_was_asked_for(unbroken):
     with pytest.raises(UserError, match=r"asked for something else: --text was without it, is \['sentence'\]"):
         road.compress(request, RunMode(resume=True))
     request = asked(unbroken[0], validation=str(unbroken[0] / "reviews.csv"))  # not moved: there were none
-    with pytest.raises(UserError, match=r"something else: --validation was null, is .*reviews.csv"):
+    with pytest.raises(UserError, match=r"something else: --validation was not said, is .*reviews.csv"):
         road.compress(request, RunMode(resume=True))
     request = asked(unbroken[0], overrides=(*QUICK, "training.seed=3"))
     with pytest.raises(UserError, match=r"something else: --set was without it, is \['training.seed=3'\]; repeat"):
@@ -426,15 +427,33 @@ def test_a_teacher_called_student_is_still_the_teacher(place):
     assert _who("student/onnx/model_quantized.onnx") == "onnx/model_quantized.onnx"
 
 
-def test_a_teacher_of_another_shape_is_not_planned_by(tmp_path):
-    """By its sizes a student could be refused that the model's own supernet has."""
-    content = tiny_recipe(tmp_path)
-    place = tmp_path / "wide"
-    tiny_model(hidden_size=48).save_pretrained(place)
-    tiny_tokenizer().save_pretrained(place)
-    (tmp_path / "r.yaml").write_text(json.dumps({**content, "teacher": str(place)}))
-    with pytest.raises(UserError, match=r"has another shape than its teacher .*wide, and compress plans by one"):
-        road.tell_cost(Request(str(tmp_path / "r.yaml")))
+def test_a_bare_encoder_learns_from_a_teacher_of_another_shape_family_and_order_of_classes(tmp_path, capsys):
+    """compress refused every teacher of another shape."""
+    names = {"id2label": {0: "good", 1: "bad"}, "label2id": {"good": 0, "bad": 1}}
+    wide = tiny_config("electra", num_hidden_layers=6, hidden_size=48, **names)
+    model = AutoModelForSequenceClassification.from_config(wide)
+    model.save_pretrained(tmp_path / "wide")
+    tiny_tokenizer().save_pretrained(tmp_path / "wide")
+    overrides = (*QUICK, "task.check_teacher=false")
+    request = asked(tmp_path, teacher=str(tmp_path / "wide"), overrides=overrides)
+    summary = road.compress(request, RunMode())
+    told, output = " ".join(capsys.readouterr().out.split()), tmp_path / "out"
+    assert re.search(r"encoder \(bert: 4 layers.*: no classifier for these rows yet: it is fine-tuned first", told)
+    assert re.search(r"wide \(electra: 6 layers, 4 heads, hidden size 48\) is the teacher", told)
+    assert load_recipe(output / "recipe.yaml").stages["width"].distillation.matching == "uniform"
+    assert summary["teacher"]["parameters"] == sum(own.numel() for own in model.parameters())
+    assert summary["teacher"]["metrics"].keys() == summary["student"]["metrics"].keys()
+    paths = [row["path"] for row in json.loads((output / "benchmark.json").read_text())["rows"]]
+    assert paths[0] == "../wide", "not what the supernet started from"
+    student, _ = load_student(output / "student")
+    assert student.config.id2label == names["id2label"]
+    assert student.config.hidden_size == 32
+    record = json.loads((output / "width" / "origin.json").read_text())
+    assert (record["teacher"]["name"], record["model"]["name"]) == ("wide", "teacher")
+    with pytest.raises(UserError, match=r"--teacher was .*wide.*, is not said"):
+        road.compress(asked(tmp_path, overrides=overrides), RunMode(resume=True))
+    with pytest.raises(UserError, match="holds a finished run"):
+        road.compress(request, RunMode(resume=True))
 
 
 def test_a_length_beyond_the_model_is_told_before_anything_is_trained(tmp_path):

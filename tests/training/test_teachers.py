@@ -24,7 +24,7 @@ from dynackd.tasks.regression import REGRESSION
 from dynackd.training.recipe import make_recipe
 from dynackd.training.runs import RunMode
 from dynackd.training.stages import finetune, train_depth, train_width
-from dynackd.training.teachers import _say_the_same, load_pair, start_of, teacher_of
+from dynackd.training.teachers import load_pair, say_the_same, start_of, teacher_of
 
 WIDE = {"num_hidden_layers": 6, "hidden_size": 48}
 OTHER = {"signal": "ckd", "matching": "uniform"}
@@ -153,8 +153,8 @@ def test_finetune_goes_by_nobody_where_the_recipe_names_its_own_result(recipe, t
     (EMBEDDING, ["LABEL_0", "LABEL_1"], ["LABEL_0"], True),  # left over from who knows what
     (PLAIN, ["LABEL_0", "LABEL_1"], ["LABEL_0"], True),
 ])  # fmt: skip
-def test_two_models_say_the_same_by_what_their_kind_makes_of_their_outputs(kind, ours, theirs, same):
-    assert _say_the_same(kind, ours, theirs) == same
+def test_two_modelssay_the_same_by_what_their_kind_makes_of_their_outputs(kind, ours, theirs, same):
+    assert say_the_same(kind, ours, theirs) == same
 
 
 def test_what_finetune_made_is_where_a_supernet_starts_whatever_head_its_model_had(recipe, tmp_path):
