@@ -130,6 +130,7 @@ def _left_out(about: Mapping[str, Any], output: Path) -> Iterator[str]:
 
 def _say_vocabulary(facts: Mapping[str, Any] | None) -> None:
     """How many words are left, and what was proved and measured of that."""
+    from dynackd.deploy.card import compared_told
     from dynackd.report.terminal import console
 
     if not facts:
@@ -141,7 +142,7 @@ def _say_vocabulary(facts: Mapping[str, Any] | None) -> None:
     )
     console.print(
         f"  of {held['texts']:,} held-out texts {held['differ']:.1%} become other tokens, {held['tokens_after']:.2f} a "
-        f"text instead of {held['tokens_before']:.2f}; {held['compared']:,} that become the same give the same outputs"
+        f"text instead of {held['tokens_before']:.2f}; {compared_told(held)}"
     )
     if "unknown" in held:
         console.print(f"  in {held['unknown']:.1%} of them more is unknown than before")

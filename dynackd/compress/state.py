@@ -19,7 +19,7 @@ from dynackd.system.places import (
     strangers,
     write_json,
 )
-from dynackd.training.recipe import Recipe
+from dynackd.training.recipe import Recipe, load_recipe
 from dynackd.training.runs import RunMode, inputs_of
 
 COMPRESSED = "a compressed model and how it came to be"  # what its manifest calls it
@@ -79,6 +79,7 @@ def refuse_output(output: Path, mode: RunMode) -> None:
 
 def refuse_other_request(output: Path, state: State, request: Request) -> None:
     """`UserError` where a run that is gone on with was asked for something else than the student's size."""
+    _refuse_other_rows(output, state, request)
     before, now = ({**own, "overrides": _said(own)[0]} for own in (state.request, request.to_dict()))
     other = {key for key in now if before.get(key) != now[key]} - {*OF_THE_CHOICE}
     changed = [key for key in now if key in other and not (key in OF_THE_ROWS and before.get(key) and now[key])]
@@ -86,6 +87,17 @@ def refuse_other_request(output: Path, state: State, request: Request) -> None:
         told = ", ".join(f"{OPTIONS.get(key, '--' + key)} was {_told(before.get(key), now[key])}, is "
                          f"{_told(now[key], before.get(key))}" for key in changed)  # fmt: skip
         raise UserError(f"the run in {output} was asked for something else: {told}; repeat that, or --overwrite it")
+
+
+def _refuse_other_rows(output: Path, state: State, request: Request) -> None:
+    """`UserError` for an override that names rows where there were none: nothing has moved."""
+    data = load_recipe(output / RECIPE).content["data"]
+    for override in moved_rows(state, request):
+        key = override.partition("=")[0].strip()
+        if not data.get(key.removeprefix("data.")):
+            raise UserError(
+                f"the run in {output} was asked for something else: it had no {key}; leave that out, or --overwrite it"
+            )
 
 
 def _said(request: Mapping[str, Any]) -> tuple[list[str], list[str]]:

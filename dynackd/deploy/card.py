@@ -150,7 +150,7 @@ def _vocabulary(about: About) -> str:
         f"It knows {words['size']:,} of the {words['tokens']:,} tokens of the full network: {words['stays']}, and "
         f"those that texts like {words['texts']} use, of which they are {words['coverage']:.2%}. Of {held['texts']:,} "
         f"other texts of that source {held['differ']:.1%} become other tokens than before, {held['tokens_after']:.2f} "
-        f"a text instead of {held['tokens_before']:.2f}; the others give the same outputs"
+        f"a text instead of {held['tokens_before']:.2f}; {compared_told(held)}"
     )
     if "unknown" in held:
         text += f". In {held['unknown']:.1%} more is unknown than before"
@@ -158,6 +158,13 @@ def _vocabulary(about: About) -> str:
         text += f". The metric on the validation data changed by {0.0 - words['drop']:+.4f}"
     whole = [f"`{name}` {own['whole_size_bytes'] / 1e6:.1f}" for name, own in files if "whole_size_bytes" in own]
     return f"{text}. With all tokens the files would have, in MB: {', '.join(whole)}."
+
+
+def compared_told(held: Mapping[str, Any]) -> str:
+    """What was proved on held-out texts, as `vocabulary` of an export.json has it under "held_out"."""
+    if not held["compared"]:
+        return "none becomes the same, so that nothing could be compared"
+    return f"{held['compared']:,} that become the same were run, and give exactly the same outputs"
 
 
 def _files(about: About) -> str:

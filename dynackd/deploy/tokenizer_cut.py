@@ -1,9 +1,10 @@
 """A tokenizer.json with fewer tokens. Only its JSON is read and written here, as the library tokenizers has it.
 
 What tokenises into kept tokens alone does so as before, piece by piece: WordPiece takes the longest token that fits,
-which is still there; Unigram the best path, which is; BPE the first merge of its list that applies, which is there with
-all that it is made of. A model of tokens is one class and a line in `MODELS`, a post-processor one function and a line
-in `POST_PROCESSORS`.
+which is still there (where a word was unknown because its longest piece led nowhere, it may be known without that
+piece); Unigram the best path, which is; BPE the first merge of its list that applies, which is there with all that it
+is made of. A model of tokens is one class and a line in `MODELS`, a post-processor one function and a line in
+`POST_PROCESSORS`.
 """
 
 import re
@@ -48,7 +49,8 @@ class WordLevel:
 class WordPiece(WordLevel):
     """The longest token that begins a word, then the longest that goes on, marked by a prefix.
 
-    Single characters stay, at the beginning and inside of a word: a word of which one is missing is unknown as a whole.
+    Single characters stay, at the beginning and inside of a word: a word of which one is missing is unknown as a whole,
+    as in a vocabulary that never had them all.
     """
 
     staying = SPELT
@@ -149,8 +151,11 @@ Renumber = Callable[[int], int]
 
 
 def _template(processor: Content, new: Renumber) -> Content:
+    """With the tokens alone that it puts somewhere: others may be anything."""
+    used = {part["SpecialToken"]["id"] for key in ("single", "pair") for part in processor[key]
+            if "SpecialToken" in part}  # fmt: skip
     tokens = {name: {**own, "ids": [new(number) for number in own["ids"]]}
-              for name, own in processor["special_tokens"].items()}  # fmt: skip
+              for name, own in processor["special_tokens"].items() if name in used}  # fmt: skip
     return {**processor, "special_tokens": tokens}
 
 
@@ -237,6 +242,8 @@ def cut(content: Content, kept: set[int]) -> tuple[Content, list[int]]:
     inside = sorted(kept & model.tokens.keys())
     order = [*inside, *sorted(kept - model.tokens.keys())]
     new = {old: number for number, old in enumerate(order)}
+    if odd := sorted(_named(content) - new.keys()):
+        raise UserError(f"--vocabulary: the tokenizer.json names the id {odd[0]}, which none of its tokens has")
     added = sorted(({**own, "id": new[own["id"]]} for own in content["added_tokens"]), key=lambda own: own["id"])
     changed: dict[str, Any] = {"added_tokens": added, "model": model.cut(inside)}
     if content["post_processor"]:

@@ -9,13 +9,14 @@ the metric is measured on the validation rows and gated as that of a smaller fil
 import copy
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -30,9 +31,11 @@ from dynackd.onnx.graphs import input_names, kind_of_model
 from dynackd.supernet.checkpoints import set_attribute
 from dynackd.tasks.kind import Kind
 from dynackd.tasks.task import main_metric
+from dynackd.tasks.tokens import id_of_unknown
 
 PROVED = 256  # held-out texts whose outputs are compared
 ROWS_AT_ONCE = 16
+NUMBERS = ("unk_id",)  # what a tokenizer_config.json says by an id
 TOKENIZER, TOKENIZER_CONFIG, ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens_decoder"
 
 
@@ -69,11 +72,12 @@ def with_fewer_words(whole: Reader, wish: Wish, limit: int, gates: Gates) -> tup
     """
     content = json.loads(whole.tokenizer.backend_tokenizer.to_str())
     rows = whole.student.config.vocab_size
-    counts = wish.texts.counts(whole.tokenizer, rows)
+    counts, counted = wish.texts.counts(whole.tokenizer, rows)
     stays = {*_ids_of(whole.student.config), *whole.tokenizer.all_special_ids, *_tied(whole.student)}
     kept = choose(content, counts.tolist(), stays, coverage=wish.coverage, size=wish.size)
     tokenizer, order = cut_tokenizer(whole.tokenizer, kept)
-    small = Reader(cut_embeddings(whole.student, order, tokenizer.pad_token_id), tokenizer)
+    _refuse_moved_positions(whole.student, order)
+    small = Reader(cut_embeddings(whole.student, order, tokenizer), tokenizer)
     facts: dict[str, Any] = {
         "size": len(order),
         "tokens": len(known_ids(content)),
@@ -81,7 +85,7 @@ def with_fewer_words(whole: Reader, wish: Wish, limit: int, gates: Gates) -> tup
         "wish": {"size": wish.size} if wish.size is not None else {"coverage": wish.coverage},
         "stays": model_of(content).staying,
         "texts": Path(wish.texts.where).name,
-        "counted": len(wish.texts.counted),
+        "counted": counted,
         "coverage": float(counts[order].sum() / max(1, counts.sum())),
         "held_out": _held_out(whole, small, order, wish.texts, limit),
     }
@@ -112,6 +116,7 @@ def cut_tokenizer(
         (place / TOKENIZER).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         config = json.loads((place / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
         config.pop(ADDED, None)  # by their old ids; tokenizer.json says all of it
+        config |= {key: new[number] for key, number in config.items() if key in NUMBERS and number in new}
         (place / TOKENIZER_CONFIG).write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
         for file in place.iterdir():  # such as vocab.txt: they would say something else
             if file.name not in (TOKENIZER, TOKENIZER_CONFIG):
@@ -120,7 +125,7 @@ def cut_tokenizer(
     for side in ("truncation_side", "padding_side"):  # as they are now; files say what they were at loading
         set_attribute(small, side, getattr(tokenizer, side))
     wanted = {token: new[old] for token, old in tokenizer.get_vocab().items() if old in new}
-    if small.get_vocab() != wanted:
+    if small.get_vocab() != wanted or not _read_alike(content, json.loads(small.backend_tokenizer.to_str())):
         raise UserError(
             f"--vocabulary: transformers reads the smaller tokenizer.json of a {type(tokenizer).__name__} as another "
             "one than was written; the student can only be exported with its whole vocabulary"
@@ -128,22 +133,34 @@ def cut_tokenizer(
     return small, order
 
 
+def _read_alike(written: Mapping[str, Any], read: Mapping[str, Any]) -> bool:
+    """Whether all but the vocabulary that decides which ids a text has is as it was written: some tokenizers' classes
+    make it anew as they load. They may add special tokens that the model has."""
+    ours, theirs = ({key: own for key, own in some["model"].items() if key != "vocab"} for some in (written, read))
+    added, found = ({own["content"]: own["id"] for own in some["added_tokens"]} for some in (written, read))
+    return ours == theirs and written["post_processor"] == read["post_processor"] and added.items() <= found.items()
+
+
 # --- the model -------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def cut_embeddings(student: PreTrainedModel, order: Sequence[int], padding: int) -> PreTrainedModel:
-    """A copy of the student with these rows of its word embeddings alone, in this order, in evaluation mode; padding:
-    the new id of the padding token."""
+def cut_embeddings(
+    student: PreTrainedModel, order: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """A copy of the student with these rows of its word embeddings alone, in this order, in evaluation mode; tokenizer:
+    the one with these tokens alone."""
     new = {old: number for number, old in enumerate(order)}
     config: Any = copy.deepcopy(student.config)
     for key, ids in _id_keys(config).items():
-        # An id that no token has had a row that no text reads.
         mapped = [new[number] for number in ids if number in new]
         many = isinstance(getattr(config, key), list)
-        setattr(config, key, mapped if many else mapped[0] if mapped else None)
+        if many or mapped:
+            setattr(config, key, mapped if many else mapped[0])
+        else:
+            _name_nothing(config, key, tokenizer)
     if config.pad_token_id is None:
-        config.pad_token_id = padding
+        config.pad_token_id = tokenizer.pad_token_id
     config.vocab_size = len(order)
     table: Any = student.get_input_embeddings()
     (name,) = (name for name, own in student.named_parameters() if own is table.weight)
@@ -152,6 +169,15 @@ def cut_embeddings(student: PreTrainedModel, order: Sequence[int], padding: int)
     small: PreTrainedModel = made(config)
     small.load_state_dict(state, strict=True)
     return small.eval()
+
+
+def _name_nothing(config: Any, key: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """An id that no token has named a row that no text reads. In its place stands the tokenizer's own of that role, or
+    none; the padding's, where a config must have one."""
+    try:
+        setattr(config, key, getattr(tokenizer, key, None))
+    except StrictDataclassFieldValidationError:
+        setattr(config, key, tokenizer.pad_token_id)
 
 
 def _id_keys(config: Any) -> dict[str, list[int]]:
@@ -171,24 +197,38 @@ def _tied(student: PreTrainedModel) -> range:
     return range(config.pad_token_id + 1 if family.positions_follow_padding else family.reserved_positions)
 
 
+def _refuse_moved_positions(student: PreTrainedModel, order: Sequence[int]) -> None:
+    """`UserError` where another token would come to an id from which the model counts its positions, since the
+    tokenizer has none of that id."""
+    if moved := [number for number in _tied(student) if list(order[number : number + 1]) != [number]]:
+        family = student.config.model_type.removeprefix("dynackd-")
+        raise UserError(
+            f"--vocabulary: a {family} counts positions by the ids up to {_tied(student)[-1]}, and "
+            f"no token of its tokenizer has the id {moved[0]}; the student can only be exported with its whole "
+            "vocabulary"
+        )
+
+
 # --- the proof -------------------------------------------------------------------------------------------------------
 
 
 def _held_out(whole: Reader, small: Reader, order: Sequence[int], texts: Texts, limit: int) -> dict[str, Any]:
     """How the held-out texts are read with the smaller vocabulary: the share of those that become other tokens, and of
-    those in which more is unknown, and the tokens of a text before and after. Raises `UserError` where the same tokens
-    give other outputs."""
-    old, rows = np.asarray(order), texts.held_out
-    lengths, differ, unknown = np.zeros(2, np.int64), [], 0
-    for before, after in zip(
-        texts.tokens(rows, whole.tokenizer), texts.tokens(rows, small.tokenizer), strict=True
-    ):
+    those in which more is unknown, both as they are cut at `limit`; and the tokens of a whole text before and after.
+    Raises `UserError` where the same tokens give other outputs."""
+    old = np.asarray(order)
+    lengths, inputs, differ, unknown = np.zeros(2, np.int64), 0, [], 0
+    for before, after in _read_by_both(whole, small, texts):
         for mine, theirs in zip(after["input_ids"], before["input_ids"], strict=True):
             lengths += (len(theirs), len(mine))
+            inputs += 1
+    unknown_ids = [-1 if (own := id_of_unknown(reader.tokenizer)) is None else own for reader in (small, whole)]
+    for before, after in _read_by_both(whole, small, texts, truncation=True, max_length=limit):
+        for mine, theirs in zip(after["input_ids"], before["input_ids"], strict=True):
             differ.append(not _same(mine, theirs, old))
-            unknown += _unknown(small, mine) > _unknown(whole, theirs)
+            unknown += mine.count(unknown_ids[0]) > theirs.count(unknown_ids[1])
     compared = _prove(whole, small, old, texts, limit)
-    before_mean, after_mean = (float(total / len(differ)) for total in lengths)
+    before_mean, after_mean = (float(total / inputs) for total in lengths)
     return {
         "texts": len(differ),
         "differ": float(np.mean(differ)),
@@ -199,9 +239,10 @@ def _held_out(whole: Reader, small: Reader, order: Sequence[int], texts: Texts, 
     }
 
 
-def _unknown(reader: Reader, ids: Sequence[int]) -> int:
-    """How often the unknown token stands in a text."""
-    return list(ids).count(reader.tokenizer.unk_token_id)
+def _read_by_both(whole: Reader, small: Reader, texts: Texts, **options: Any) -> Iterator[tuple[Encoded, Encoded]]:
+    """The held-out texts as both read them, some at once."""
+    rows = texts.held_out
+    return zip(*(texts.tokens(rows, reader.tokenizer, **options) for reader in (whole, small)), strict=True)
 
 
 def _same(ids: Sequence[int], before: Sequence[int], old: np.ndarray) -> bool:
@@ -212,14 +253,8 @@ def _same(ids: Sequence[int], before: Sequence[int], old: np.ndarray) -> bool:
 def _prove(whole: Reader, small: Reader, old: np.ndarray, texts: Texts, limit: int) -> int:
     """Compare the outputs of held-out texts that become the same tokens; returns how many were compared."""
     names, kind = input_names(whole.student, whole.tokenizer), kind_of_model(whole.student)
-    options = {"truncation": True, "max_length": limit}
-    pairs = zip(
-        texts.tokens(texts.held_out, whole.tokenizer, **options),
-        texts.tokens(texts.held_out, small.tokenizer, **options),
-        strict=True,
-    )
     compared = 0
-    for before, after in pairs:
+    for before, after in _read_by_both(whole, small, texts, truncation=True, max_length=limit):
         same = [place for place, ids in enumerate(after["input_ids"]) if _same(ids, before["input_ids"][place], old)]
         for begin in range(0, len(same), ROWS_AT_ONCE):
             places = same[begin : begin + ROWS_AT_ONCE]

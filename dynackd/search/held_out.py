@@ -13,14 +13,17 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from dynackd.data.model_labels import labels_of
-from dynackd.data.origins import read_origin, rows_record
+from dynackd.data.origins import Record, read_origin, rows_record
+from dynackd.data.sources import OTHERS
 from dynackd.errors import UserError
 from dynackd.families.table import max_positions
 from dynackd.report.terminal import console
 from dynackd.supernet.network import Supernet
+from dynackd.tasks.copies import alike, copies_of
 from dynackd.tasks.kind import Task
 from dynackd.tasks.loading import TaskData, load_task_data, taken
 from dynackd.tasks.tokens import tokenize
+from dynackd.tasks.unlabelled import read_unlabelled
 from dynackd.training.recipe import Recipe
 
 CHOICE = 4  # times as many rows for the choice, where a few sub-networks are judged, as for the search
@@ -29,7 +32,7 @@ FEWEST = 64  # rows that the supernet has not trained on; fewer tell too little,
 # Whether the supernet has trained on the rows -> how that is told.
 TRAINED = {
     False: "training rows that the supernet has not seen, beyond data.train_rows",
-    True: "rows that the supernet has trained on: it was trained on all that data.train holds",
+    True: "rows that the supernet has trained on: of those that data.train holds too few others are left",
     None: "rows of data.train; whether the supernet has trained on them is not known, since it was trained on others "
     "than this recipe names",
 }
@@ -78,9 +81,14 @@ def hold_out(
     train = data.train
     assert train is not None
     used, left = taken(len(train), recipe.data.train_rows, recipe.data.seed)
-    before = read_origin(directory).get("training")
-    same = before is not None and before.get("sha256") == rows_record(train.select(used))["sha256"]
+    before = read_origin(directory)
+    same = _is(before.get("training"), train.select(used))
     taboo = {text for some in data.validation.values() for text in _texts(some)}
+    if same and before.get(OTHERS):
+        others = _unlabelled(data.task, recipe)
+        same = others is not None and _is(before[OTHERS], others)
+        if same and others is not None:
+            left = left[~np.isin(left, _imitated(train, others, data.task))]
     unseen = _without(train, left, taboo | set(_texts(train.select(used)))) if same else np.arange(0)
     trained_on = len(unseen) < 2 * FEWEST if same else None
     pool = unseen
@@ -102,6 +110,25 @@ def hold_out(
     blocks = [(encode(train.select(some)), knows(some)) for some in _blocks(parts["choice"])]
     task = knows(parts["choice"])
     return HeldOut(tokens["search"], tokens["choice"], task, blocks, trained_on, parts, validation, data.task)
+
+
+def _is(before: Record | None, rows: Dataset) -> bool:
+    """Whether these are the rows of a record."""
+    return before is not None and before.get("sha256") == rows_record(rows)["sha256"]
+
+
+def _unlabelled(task: Task, recipe: Recipe) -> Dataset | None:
+    """The rows without labels, on which the supernet imitated its teacher; None where they are not to be had."""
+    try:
+        return read_unlabelled(task, recipe.data)
+    except UserError as error:
+        console.print(f"note: {error}", markup=False)
+        return None
+
+
+def _imitated(train: Dataset, others: Dataset, task: Task) -> np.ndarray:
+    """The places of training rows whose texts are among those without labels."""
+    return copies_of(train, alike(others, train, task.text_columns[0]), ("label", task.label_column))
 
 
 def refuse_too_few(data: TaskData) -> None:

@@ -15,11 +15,8 @@ AT_ONCE = 1000
 def note_of_copies(validation: Dataset, train: Dataset, labels: Sequence[str], what: str = "a training row") -> str:
     """What is told where many validation rows have the texts of training rows, whatever the columns of `labels` say;
     else empty. Of each training row a number is held in memory, not the row. what: what one of `train` is called."""
-    columns = sorted({*validation.column_names} & {*train.column_names} - {*labels})
-    if not columns:  # such as single texts to train on and pairs of them to judge by
-        return ""
-    seen = np.fromiter(_hashes(train, columns), np.int64, len(train))
-    copies = np.flatnonzero(np.isin(np.fromiter(_hashes(validation, columns), np.int64, len(validation)), seen))
+    columns = _shared(validation, train, labels)
+    copies = copies_of(validation, train, labels)
     if len(copies) < max(1, TOLD_FROM * len(validation)):
         return ""
     first = validation[int(copies[0])]
@@ -28,6 +25,20 @@ def note_of_copies(validation: Dataset, train: Dataset, labels: Sequence[str], w
     return (f"{len(copies):,} of {len(validation):,} validation rows have the texts of {what} (the first: "
             f"{shown!r}); these may be known by heart, so that a metric is better than it will be on new rows; leave "
             "them out of one of the two")
+
+
+def copies_of(rows: Dataset, others: Dataset, labels: Sequence[str]) -> np.ndarray:
+    """The places of the rows that have the texts of one of the others, whatever the columns of `labels` say. Of each of
+    the others a number is held in memory, not the row."""
+    columns = _shared(rows, others, labels)
+    if not columns:  # such as single texts to train on and pairs of them to judge by
+        return np.arange(0)
+    seen = np.fromiter(_hashes(others, columns), np.int64, len(others))
+    return np.flatnonzero(np.isin(np.fromiter(_hashes(rows, columns), np.int64, len(rows)), seen))
+
+
+def _shared(rows: Dataset, others: Dataset, labels: Sequence[str]) -> list[str]:
+    return sorted({*rows.column_names} & {*others.column_names} - {*labels})
 
 
 def alike(rows: Dataset, others: Dataset, column: str) -> Dataset:

@@ -3,6 +3,7 @@
     train, cut = tokenize(data.train, data.task, tokenizer, source.max_length)
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,17 +114,29 @@ def encoded(dataset: Dataset, features_of: Callable[[dict[str, list[Any]], list[
 
 def unknown(tokens: Dataset, tokenizer: Any, split: str = "training") -> UnknownReport | None:
     """A report when most of what `tokenize` made of the texts is the unknown token, special ones aside, else None."""
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    if tokenizer.unk_token_id is None or not len(tokens):
+    unknown_id = id_of_unknown(tokenizer)
+    special = set(tokenizer.all_special_ids) - {unknown_id}
+    if unknown_id is None or not len(tokens):
         return None
     known = missing = 0
     for chunk in tokens.data.column("input_ids").chunks:
         ids = chunk.flatten().to_numpy(zero_copy_only=False)
         words = ids[~np.isin(ids, list(special))]
-        missing += int((words == tokenizer.unk_token_id).sum())
+        missing += int((words == unknown_id).sum())
         known += len(words)
     share = missing / max(1, known)
     return UnknownReport(split, share) if share > MANY_UNKNOWN else None
+
+
+def id_of_unknown(tokenizer: Any) -> int | None:
+    """The id that a tokenizer gives what it does not know, by its model where transformers was not told; None where
+    it knows everything."""
+    if tokenizer.unk_token_id is not None:
+        return int(tokenizer.unk_token_id)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if (number := model.get("unk_id")) is not None:
+        return int(number)
+    return tokenizer.get_vocab().get(model.get("unk_token"))  # type: ignore[no-any-return]
 
 
 def rows_at_once(dataset: Dataset) -> int:

@@ -64,7 +64,9 @@ def write_record(directory: Path, recipe: Recipe, record: Record, home: Path) ->
 def refuse_other(directory: Path, now: Record, keys: Sequence[str], advice: str) -> None:
     """`UserError` where the result in `directory` was made from something else than `now` says; rows that dynackd
     augmented count as those that they were made from."""
-    changed = differences(original_rows(read_origin(directory)), original_rows(now), keys)
+    before = read_origin(directory)
+    changed = differences(original_rows(before), original_rows(now), keys)
+    changed += [other] if OTHERS in keys and (other := _other_rows(before, now)) else []
     if changed:
         what = ", ".join(changed)
         raise UserError(f"{directory} was made from something else than the recipe names: {what}; {advice}")
@@ -90,6 +92,14 @@ def _other_start(before: Record, now: Record) -> str:
     return f"it began as {was}, and would begin as {now_is} now"
 
 
+def _other_rows(before: Record, now: Record) -> str:
+    """In words, where only one of two records has rows without labels; what tells of no rows at all tells nothing."""
+    has = [record.get(OTHERS) is not None for record in (before, now)]
+    if has[0] == has[1] or not all(record.get("training") for record in (before, now)):
+        return ""
+    return f"data.{OTHERS} was {'named, and is not' if has[0] else 'not named, and is'} now"
+
+
 def refuse_changed_recipe(recipe: Recipe, checkpoints: Path) -> None:
     """A resumed run must follow the recipe that it began with, or its result is neither's. Where things lie does not
     count: what lies there does (`refuse_changed_content`)."""
@@ -107,7 +117,7 @@ def refuse_changed_content(now: Record, checkpoints: Path) -> None:
     """A resumed run must go on with the very models and rows that it began with."""
     before = read_origin(checkpoints)
     changed = differences(before, now, [key for key in before if key not in ("format", "dynackd")])
-    changed += [other] if (other := _other_start(before, now)) else []
+    changed += [*filter(None, (_other_start(before, now), _other_rows(before, now)))]
     if changed:
         raise UserError(
             f"something has changed since the run in {checkpoints} began: {', '.join(changed)}; undo that to resume, "

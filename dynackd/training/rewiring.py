@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from dynackd.errors import UserError
 from dynackd.families.family import HEAD, HIDDEN, NEURON, POOLED
 from dynackd.grid import Grid
 from dynackd.measure.evaluation import batches_of
@@ -58,6 +59,8 @@ def order_as_in(place: Path, supernet: Supernet, recipe: Recipe, rows: Rows) -> 
         orders = rewire(supernet.model, importance, (POOLED,))
         kept[ORDERS_FILE] = {**kept[ORDERS_FILE], **orders}
         if told := kept.get(IMPORTANCE_FILE):
+            if not isinstance(told, dict) or not isinstance(told.get("hidden"), dict):
+                raise UserError(f"{place / IMPORTANCE_FILE} is damaged: it says nothing of hidden dimensions")
             kept[IMPORTANCE_FILE] = {**told, "hidden": {**told["hidden"], "pooled": orders[POOLED][0]}}
     return kept
 

@@ -56,6 +56,7 @@ def encoder_of(model: str) -> str:
 def teacher_of(recipe: Recipe) -> str:
     """The name or absolute directory of the fine-tuned model: the recipe's `teacher`, else what `finetune` made, which
     must be of the recipe's model, else the recipe's `model` if that is fine-tuned already."""
+    _refuse_gone_supernet(recipe)
     finetuned = recipe.output_dir / TEACHER
     if recipe.teacher:
         return _absolute(recipe.teacher)
@@ -71,6 +72,19 @@ def teacher_of(recipe: Recipe) -> str:
             f"finetune with this recipe first, or name a fine-tuned model under 'teacher'"
         )
     return _absolute(encoder)
+
+
+def _refuse_gone_supernet(recipe: Recipe) -> None:
+    """`UserError` where the recipe's results started from a general supernet that is not where the recipe says: by the
+    name alone that would be an encoder."""
+    if not is_place(recipe.model) or Path(recipe.model).expanduser().exists():
+        return
+    for name in (WIDTH_STAGE.name, DEPTH_STAGE.name):
+        if SUPERNET in read_origin(recipe.output_dir / name):
+            raise UserError(
+                f"{recipe.model}: no such directory, but {recipe.output_dir / name} started from the general supernet "
+                "there; put it back, or correct 'model' in the recipe"
+            )
 
 
 def labels_of_teacher(recipe: Recipe) -> ModelLabels | None:

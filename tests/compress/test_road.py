@@ -312,6 +312,9 @@ def test_rows_of_a_recipe_that_have_moved_are_named_with_set(unbroken, tmp_path,
         more = dataclasses.replace(named, overrides=(*named.overrides, "training.seed=3"))
         with pytest.raises(UserError, match="asked for something else: --set"):
             road.compress(more, RunMode(resume=True))
+        others = dataclasses.replace(named, overrides=(*named.overrides, f"data.unlabelled={moved}"))
+        with pytest.raises(UserError, match=r"asked for something else: it had no data.unlabelled; leave that out"):
+            road.compress(others, RunMode(resume=True))
         assert road.compress(named, RunMode(resume=True))["student"]["metrics"]
     finally:
         shutil.move(moved, unbroken[0] / "reviews.csv")

@@ -10,18 +10,21 @@ import pytest
 import torch
 import transformers
 from conftest import SPECIAL, VOCABULARY, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from trained_tokenizers import KINDS, PHRASES, TEXTS, byte_level_bpe, in_transformers, trained, unigram, word_piece
 from trained_tokenizers import SPECIAL as SPECIAL_TOKENS
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 import dynackd.deploy.vocabulary
 from dynackd.cli.command_line import main
+from dynackd.data.model_labels import labels_of
 from dynackd.data.sources import resolve_source
+from dynackd.deploy.card import compared_told
 from dynackd.deploy.export import ExportOptions, export_student
 from dynackd.deploy.gates import Gates
 from dynackd.deploy.texts import read_texts
 from dynackd.deploy.tokenizer_cut import choose
+from dynackd.deploy.tokenizer_cut import cut as cut_json
 from dynackd.deploy.validation import load_validation, torch_predictor
 from dynackd.deploy.vocabulary import Reader, Wish, cut_embeddings, cut_tokenizer, with_fewer_words
 from dynackd.errors import UserError
@@ -261,8 +264,8 @@ def test_a_tokenizer_that_is_read_as_another_than_was_written_is_refused(monkeyp
 
 
 def test_what_changes_an_output_of_the_same_tokens_is_refused(texts, tmp_path, monkeypatch):
-    def harmed(student, order, padding):
-        small = cut_embeddings(student, order, padding)
+    def harmed(student, order, tokenizer):
+        small = cut_embeddings(student, order, tokenizer)
         with torch.no_grad():
             small.get_input_embeddings().weight.add_(1e-3)
         return small
@@ -271,6 +274,103 @@ def test_what_changes_an_output_of_the_same_tokens_is_refused(texts, tmp_path, m
     with pytest.raises(UserError, match=r"the same tokens give other logits with fewer words, .*; nothing was"):
         exported(supernet_of(), tmp_path / "s", texts)
     assert not (tmp_path / "s").exists()
+
+
+def test_an_unknown_token_whose_id_a_tokenizers_class_makes_up_is_refused(tmp_path):
+    """XLMRobertaTokenizer takes the fourth token of a Unigram for the unknown one, whatever tokenizer.json says."""
+    model = json.loads(trained(unigram).to_str())["model"]
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL_TOKENS, strict=True))
+    special = [own for own in map(tuple, model["vocab"]) if own[0] in SPECIAL_TOKENS and own[0] != "[UNK]"]
+    rest = [own for own in map(tuple, model["vocab"]) if own[0] not in SPECIAL_TOKENS]
+    vocab = [*special, *rest[:40], ("[UNK]", -1.0), *rest[40:]]
+    made = transformers.DebertaV2Tokenizer(vocab=vocab, **names, bos_token="[CLS]", eos_token="[SEP]", unk_id=43)
+    made.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.unk_token_id == 43
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = choose(content, range(len(tokenizer)), size=len(tokenizer) - 60)
+    small, order = cut_tokenizer(tokenizer, kept)
+    unknown = order.index(43)
+    assert unknown != 43
+    assert small.unk_token_id == unknown
+    assert small("\u6f22")["input_ids"].count(unknown) == 1, "a character that it does not know"
+
+
+def test_what_a_class_reads_as_another_model_is_refused(monkeypatch):
+    """The vocabulary alone may be the same."""
+    honest = AutoTokenizer.from_pretrained
+
+    def read(place, **options):
+        found = honest(place, **options)
+        content = json.loads(found.backend_tokenizer.to_str())
+        content["model"]["unk_token"] = "fine"
+        found._tokenizer = Tokenizer.from_str(json.dumps(content))
+        return found
+
+    monkeypatch.setattr(dynackd.deploy.vocabulary.AutoTokenizer, "from_pretrained", read)
+    with pytest.raises(UserError, match=r"transformers reads the smaller tokenizer.json of a"):
+        cut_tokenizer(tiny_tokenizer(), {0, 1, 2, 3, 9})
+
+
+@pytest.mark.parametrize(("family", "key"), [("eurobert", "mask_token_id"), ("nomic_bert", "pad_token_id")])
+def test_an_id_of_a_config_that_no_token_has_follows_the_tokenizer(family, key, texts, tmp_path):
+    """EuroBERT's is 128002 and may not be None: a tokenizer of one's own met a traceback."""
+    net = supernet_of(family, vocab_size=64, **{key: 40})
+    exported(net, tmp_path / "s", texts)
+    small, tokenizer = load_student(tmp_path / "s")
+    assert getattr(small.config, key) == tokenizer.pad_token_id
+
+
+def named_from(first, unknown="<unk>", **names):
+    """Words numbered from `first`, as a whole tokenizer of transformers."""
+    words = ["<pad>", "<unk>", "<s>", "</s>", *VOCABULARY[4:]]
+    made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words, start=first)}, unk_token=unknown))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [("<s>", first + 2), ("</s>", first + 3)]
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", cls_token="<s>", sep_token="</s>", model_max_length=40,
+        model_input_names=["input_ids", "attention_mask"], **names,
+    )  # fmt: skip
+
+
+def test_tokens_do_not_come_to_ids_from_which_a_model_counts_positions(texts, tmp_path):
+    """MPNet takes the id 1 for padding; the unknown token came there, and a text with it had other outputs."""
+    net = supernet_of("mpnet", vocab_size=28, pad_token_id=1)
+    with pytest.raises(UserError, match=r"a mpnet counts positions by the ids up to 1, and no token .* has the id 0"):
+        exported(net, tmp_path / "s", texts, named_from(1, unk_token="<unk>"))
+
+
+def test_what_is_unknown_is_told_where_only_tokenizer_json_names_the_token(tmp_path):
+    (tmp_path / "t.txt").write_text("\n".join(VOCABULARY[4:]))
+    own, net = read_texts(str(tmp_path / "t.txt"), None, None, None), supernet_of()
+    abouts = [exported(net, tmp_path / str(n), own, named_from(0, **names), wish={"coverage": 0.5})
+              for n, names in enumerate(({"unk_token": "<unk>"}, {}))]  # fmt: skip
+    told = [about["vocabulary"]["held_out"] for about in abouts]
+    assert told[0] == told[1]
+    assert told[0]["unknown"] > 0
+
+
+def test_a_token_that_a_template_lists_and_never_uses_is_left_out():
+    tokenizer = tiny_tokenizer()
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["post_processor"]["special_tokens"]["<x>"] = {"id": "<x>", "ids": [77], "tokens": ["<x>"]}
+    kept = choose(content, [0] * 27)
+    small, _ = cut_json(content, kept)
+    assert set(small["post_processor"]["special_tokens"]) == {"<s>", "</s>"}
+    content["post_processor"]["single"].append({"SpecialToken": {"id": "<x>", "type_id": 0}})
+    with pytest.raises(UserError, match="names the id 77, which none of its tokens has"):
+        cut_json(content, kept)
+
+
+def test_how_long_texts_differ_is_told_as_far_as_the_student_reads_them(tmp_path):
+    """Words behind the cut were counted, beside outputs that were compared without them."""
+    (tmp_path / "t.txt").write_text("\n".join(f"a fine film {word}" for word in VOCABULARY[4:] for _ in range(2)))
+    own, net = read_texts(str(tmp_path / "t.txt"), None, None, None), supernet_of()
+    held = exported(net, tmp_path / "s", own, wish={"coverage": 0.7}, max_length=5)["vocabulary"]["held_out"]
+    assert (held["differ"], held["compared"]) == (0.0, 4)
+    assert "4 that become the same were run" in (tmp_path / "s" / "README.md").read_text()
+    assert compared_told({"compared": 0}) == "none becomes the same, so that nothing could be compared"
 
 
 # --- the gate --------------------------------------------------------------------------------------------------------
@@ -355,11 +455,10 @@ def test_rows_are_compared_in_one_order_whatever_they_become(tmp_path):
 
 
 def test_one_text_in_ten_is_held_out_and_not_counted(texts):
-    assert len(texts.rows) == 28
-    assert texts.held_out["text"] == [LINES[9], LINES[19]]
-    assert texts.counted["text"] == [line for place, line in enumerate(LINES) if place not in (9, 19)]
-    counts = texts.counts(tiny_tokenizer(), 27)
-    assert counts[VOCABULARY.index("film")] == 26
+    assert (len(texts.rows), len(texts.held_out), len(texts.counted)) == (28, 2, 26)
+    assert sorted([*texts.held_out["text"], *texts.counted["text"]]) == sorted(LINES)
+    counts, inputs = texts.counts(tiny_tokenizer(), 27)
+    assert counts[VOCABULARY.index("film")] == inputs == 26
     assert counts[:4].tolist() == [0, 0, 0, 0]  # no special tokens
     assert counts.sum() == sum(len(text.split()) for text in texts.counted["text"])
 
@@ -367,7 +466,51 @@ def test_one_text_in_ten_is_held_out_and_not_counted(texts):
 def test_few_texts_have_one_held_out(tmp_path):
     (tmp_path / "t.txt").write_text("a film\na book\n\na day\n")
     own = read_texts(str(tmp_path / "t.txt"), None, None, None)
-    assert (own.counted["text"], own.held_out["text"]) == (["a film", "a book"], ["a day"])
+    assert sorted([*own.counted["text"], *own.held_out["text"]]) == ["a book", "a day", "a film"]
+    assert len(own.held_out) == 1
+
+
+@pytest.mark.parametrize("period", [2, 5, 10])
+def test_lines_of_one_sort_in_every_tenth_place_are_not_all_that_is_held_out(tmp_path, period):
+    """Where a question and "ok" take turns, each tenth line was "ok", and nothing seemed to become other tokens."""
+    lines = ["ok" if (row + 1) % period == 0 else f"question {row}" for row in range(400)]
+    (tmp_path / "t.txt").write_text("\n".join(lines))
+    held = read_texts(str(tmp_path / "t.txt"), None, None, None).held_out["text"]
+    assert len(held) == 40
+    assert 0 < held.count("ok") < 40
+
+
+@pytest.mark.parametrize(("kind", "column", "row_of"), [
+    ("question_answering", "context", lambda row: {"question": f"what {row}", "context": f"a long passage {row // 5}"}),
+    ("ranking", "passages", lambda row: {"query": f"what {row}", "passages": ["ok", f"some long passage {row // 5}"]}),
+    ("classification", "other", lambda row: {"sentence": f"no {row}", "other": f"some long premise {row // 5}"}),
+])  # fmt: skip
+def test_rows_with_one_long_text_are_held_out_together(tmp_path, kind, column, row_of):
+    """Of five questions about a passage four were counted, so that the fifth's tokens were all known."""
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(row_of(row)) for row in range(100)))
+    tasks = {
+        "question_answering": {"kind": kind},
+        "ranking": {"kind": kind, "query": "query", "passages": "passages", "relevance": "relevance"},
+        "classification": {**TASK, "text": ["sentence", "other"]},
+    }
+    own = read_texts(str(tmp_path / "t.jsonl"), resolve_task(tasks[kind]), resolve_source({"train": "n.tsv"}), None)
+    held, counted = ({json.dumps(text) for text in part[column]} for part in (own.held_out, own.counted))
+    assert not held & counted
+    assert (len(own.held_out), len(held)) == (10, 2)
+    assert len(own.counted) == 90
+
+
+def test_the_training_texts_are_those_without_labels_too(tmp_path):
+    """The words of half of what the sub-networks are trained on were left out."""
+    (tmp_path / "t.tsv").write_text("sentence\tlabel\n" + "".join(f"a fine film\t{n % 2}\n" for n in range(20)))
+    (tmp_path / "u.txt").write_text("the dull book\n" * 50)
+    data = {"train": str(tmp_path / "t.tsv"), "validation": str(tmp_path / "t.tsv")}
+    data["unlabelled"] = str(tmp_path / "u.txt")
+    own = read_texts("train", resolve_task(TASK), resolve_source(data), labels_of(tiny_model().config))
+    assert len(own.rows) == 70
+    counts, inputs = own.counts(tiny_tokenizer(), 27)
+    assert inputs == 63
+    assert counts[VOCABULARY.index("dull")] > 40
 
 
 def test_rows_of_other_files_are_read_as_the_task_reads_them(tmp_path):
@@ -397,8 +540,11 @@ def test_rows_of_other_files_need_no_labels(tmp_path, task, row):
 
 
 def test_a_share_that_tokenises_differently_is_counted_by_hand(tmp_path):
-    """Of 20 texts the 10th and the 20th are held out; the latter has a word that the counted ones have not."""
-    words = ["a film", "the book"] * 9 + ["a film", "very dull and cold"]
+    """Of 20 texts two are held out; one of these has words that the counted ones have not."""
+    (tmp_path / "t.txt").write_text("\n".join(map(str, range(20))))
+    last = read_texts(str(tmp_path / "t.txt"), None, None, None).held_out["text"][1]
+    words = ["a film", "the book"] * 10
+    words[int(last)] = "very dull and cold"
     (tmp_path / "t.txt").write_text("\n".join(words))
     own = read_texts(str(tmp_path / "t.txt"), None, None, None)
     net = supernet_of()
@@ -414,11 +560,13 @@ def test_a_share_that_tokenises_differently_is_counted_by_hand(tmp_path):
 
 # --- kinds -----------------------------------------------------------------------------------------------------------
 
-ROWS = [{"words": [own, "film"], "tags": ["O", "B-X"], "text": f"{own} film", "other": "a day", "score": n / 9,
-         "query": own + " film" * (n // 9), "passages": ["a film", f"{own} book"], "relevance": [0, 1],
+SOME = ["fine", "great", "warm", "a", "the", "is", "was", "dull", "cold"]
+ROWS = [{"words": [own, "film"], "tags": ["O", "B-X"], "text": f"{own} {more} film", "other": "a day", "score": n / 9,
+         "query": own + " film" * (n // 9), "passages": ["a film", f"{own} {more} book"], "relevance": [0, 1],
          "labels": ["u"] if n % 2 else [],
-         "answers": {"text": ["film"], "answer_start": [len(own) + 1]}}
-        for n, own in enumerate(["fine", "great", "warm", "a", "the", "is", "was", "dull", "cold"] * 3)]  # fmt: skip
+         "answers": {"text": [own], "answer_start": [0]}}
+        for n, (own, more) in enumerate((own, SOME[(n + step) % 9]) for step in (1, 2, 4) for n, own in enumerate(SOME))
+        ]  # fmt: skip
 OF_KIND = {
     "multi_label": {"text": "text", "label": "labels", "labels": ["u", "v"]},
     "regression": {"text": ["text", "other"], "label": "score"},

@@ -6,8 +6,10 @@ import pytest
 from conftest import write_rows
 from search_world import made_supernet
 
+from dynackd.data.origins import rows_record
 from dynackd.search.held_out import hold_out
 from dynackd.supernet.network import load_supernet
+from dynackd.system.places import read_json, write_json
 from dynackd.tasks.loading import load_task_data, taken
 from dynackd.training.recipe import load_recipe
 
@@ -60,6 +62,35 @@ def test_a_supernet_that_has_seen_all_rows_is_told_to_have(tmp_path):
     assert found.trained_on is True
     assert "has trained on" in found.to_dict()["told"]
     assert len(found.search) == 32
+
+
+def test_rows_whose_texts_were_imitated_without_labels_are_none_that_the_supernet_has_not_seen(tmp_path, capsys):
+    """The rest of one's own texts beside few labels: all rows of a choice were among those that it was trained on."""
+    place = made_supernet(tmp_path, train_rows=100, unlabelled=str(tmp_path / "others.tsv"))
+    first, *lines = (tmp_path / "train.tsv").read_text().splitlines()
+    write(tmp_path / "others.tsv", [first, *lines[150:]], place)
+    found, recipe = held(place)
+    trained, left = taken(400, 100, recipe.data.seed)
+    assert found.trained_on is True, "too few are left"
+    assert {*found.places["search"], *found.places["choice"]} <= set(trained.tolist())
+    write(tmp_path / "others.tsv", [first, *lines[:150]], place)
+    found, _ = held(place)
+    assert found.trained_on is False
+    seen = {line.split("\t")[0] for line in lines[:150]} | set(texts(recipe, trained))
+    assert not seen & {*texts(recipe, found.places["search"]), *texts(recipe, found.places["choice"])}
+    order = [spot for spot in left.tolist() if spot in {*found.places["search"].tolist()}]
+    assert found.places["search"].tolist() == order, "in random order, not by where they stand in the file"
+    (tmp_path / "others.tsv").unlink()
+    assert held(place)[0].trained_on is None
+    assert "others.tsv" in capsys.readouterr().out
+
+
+def write(file, lines, place):
+    """Rows without labels, and that the supernet imitated its teacher on them."""
+    file.write_text("\n".join(lines) + "\n")
+    recipe = load_recipe(place / "recipe.yaml")
+    rows = rows_record(load_task_data(recipe.task, recipe.data, ("train", "unlabelled")).unlabelled)
+    write_json(place / "origin.json", {**read_json(place / "origin.json"), "unlabelled": rows})
 
 
 def test_of_other_rows_than_the_training_s_nothing_is_claimed(supernet_directory, tmp_path):

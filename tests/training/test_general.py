@@ -21,7 +21,7 @@ from dynackd.errors import UserError
 from dynackd.subnet import SubnetSpec
 from dynackd.supernet.joining import ORDERS_FILE
 from dynackd.supernet.network import load_supernet
-from dynackd.system.places import read_json
+from dynackd.system.places import read_json, write_json
 from dynackd.training import stages
 from dynackd.training.lineage import refuse_changed_content
 from dynackd.training.recipe import load_recipe, make_recipe
@@ -165,6 +165,20 @@ def test_an_encoder_that_is_gone_is_told(road, tmp_path):
         stages.finetune(of_task(road, "gone", model=str(tmp_path / "a" / "general")), FRESH)
 
 
+def test_a_general_supernet_that_is_gone_behind_the_width_stage_is_told(road, tmp_path):
+    """The teacher was said to be made from something else, and the advice led nowhere."""
+    shutil.copytree(road, tmp_path, dirs_exist_ok=True)
+    recipe = of_task(tmp_path, "moved")
+    stages.finetune(recipe, FRESH)
+    stages.train_width(recipe, FRESH)
+    shutil.move(tmp_path / "plain", tmp_path / "elsewhere")
+    gone = r"general: no such directory, but .*width started from the general supernet there; put it back, or correct"
+    for named in ({}, {"teacher": str(tmp_path / "moved" / "teacher")}):
+        with pytest.raises(UserError, match=gone):
+            stages.train_depth(of_task(tmp_path, "moved", **named), FRESH)
+    stages.train_depth(of_task(tmp_path, "moved", model=str(tmp_path / "elsewhere" / "general")), FRESH)
+
+
 # --- smaller hidden sizes ---------------------------------------------------------------------------------------------
 
 SIZES = {"widths": [0.5, 1.0], "depths": [0.5, 1.0], "hidden": [0.5, 1.0]}
@@ -205,6 +219,24 @@ def test_smaller_hidden_sizes_from_a_general_supernet_without_any_are_refused(ro
     with pytest.raises(UserError, match=r"grid.hidden: .*general do not stand in the order .* train-general with them"):
         stages.train_width(recipe, FRESH)
     assert not (road / "refused" / "width-checkpoints").exists()
+
+
+@pytest.mark.parametrize("record", [[1], {"score": "gradient"}, {"hidden": [0]}])
+def test_a_damaged_record_of_importance_is_told(road, tmp_path, record):
+    still = {**tiny_recipe(road)["training"], "max_steps": 1}
+    place = tmp_path / "general"
+    if not (road / "damaged" / "general").is_dir():
+        assert main(["train-general", plain_recipe(road, "damaged", still, grid=SIZES)]) == 0
+    shutil.copytree(road / "damaged" / "general", place)
+    write_json(place / "importance.json", record)
+    about = read_json(place / "config.json")
+    about["dynackd"] |= dict.fromkeys(("teacher", "parent"), str(road / "encoder"))
+    write_json(place / "config.json", about)
+    recipe = of_task(road, "damaged-task", model=str(place), grid=SIZES, training=still)
+    if not (road / "damaged-task" / "teacher").is_dir():
+        stages.finetune(recipe, FRESH)
+    with pytest.raises(UserError, match=r"importance.json is damaged"):
+        stages.train_width(recipe, RunMode(overwrite=True))
 
 
 def test_an_interrupted_task_keeps_the_order_of_its_general_supernet(road, monkeypatch):

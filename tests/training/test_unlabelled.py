@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from accelerate.data_loader import BatchSamplerShard
-from conftest import BAD, GOOD, PLAIN, randomise, tiny_config, tiny_recipe, tiny_tokenizer
+from conftest import BAD, GOOD, PLAIN, cut_short, randomise, tiny_config, tiny_recipe, tiny_tokenizer
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 
@@ -39,6 +39,7 @@ from dynackd.training.polish import polish
 from dynackd.training.recipe import load_recipe, make_recipe
 from dynackd.training.rows import Rows
 from dynackd.training.runs import RunMode
+from dynackd.training.teachers import refuse_other_result
 from dynackd.training.trainer import SupernetTrainer
 
 FRESH = RunMode()
@@ -394,6 +395,23 @@ def test_a_stage_that_was_killed_resumes_to_the_same_weights(road, monkeypatch):
     stages.train_width(recipe, RunMode(resume=True))
     unbroken, resumed = (load_file(road / name / "width" / "model.safetensors") for name in ("run", "killed"))
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+
+
+def test_a_stage_that_began_without_others_is_not_resumed_with_them(road, monkeypatch):
+    """Order, length and rates changed in mid-run, and the record told of rows that half of it had not seen."""
+    recipe = recipe_of(road, "without", unlabelled=None, unlabelled_share=None)
+    others = recipe_of(road, "without", unlabelled_share=None)
+    cut_short(monkeypatch, stages.train_width, recipe)
+    with pytest.raises(UserError, match=r"data.unlabelled was not named, and is now; undo that to resume"):
+        stages.train_width(others, RunMode(resume=True))
+    assert stages.train_width(recipe, RunMode(resume=True)).is_dir()
+    with pytest.raises(UserError, match=r"data.unlabelled was not named, and is now; run dynackd train-width"):
+        refuse_other_result(others, "width")
+    refuse_other_result(recipe, "width")
+    with monkeypatch.context() as patch:
+        cut_short(patch, lambda recipe, _: stages.train_width(recipe, RunMode(overwrite=True)), others)
+    with pytest.raises(UserError, match=r"data.unlabelled was named, and is not now; undo that to resume"):
+        stages.train_width(recipe, RunMode(resume=True))
 
 
 def test_the_depth_stage_and_polish_mix_too_and_polish_may_do_so_alone(road, monkeypatch):
