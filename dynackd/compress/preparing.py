@@ -224,8 +224,8 @@ def _other_s(
     evaluated = validation * (len(timing.steps) + 2 * sum(shares)) + 6 * checked
     exported = 4 * validation
     evaluated += _ordered(recipe, network)
-    evaluated += (taught_s or 0) / timing.row_s * len(timing.steps) * (validation + checked)
-    return EXPORT_S + len(timing.steps) * (STAGE_S + loading_s) + (evaluated + exported) * timing.row_s
+    other_s = (taught_s or 0.0) * len(timing.steps) * (validation + checked)
+    return EXPORT_S + len(timing.steps) * (STAGE_S + loading_s) + (evaluated + exported) * timing.row_s + other_s
 
 
 def _ordered(recipe: Recipe, network: Supernet) -> float:
