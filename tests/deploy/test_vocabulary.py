@@ -36,6 +36,7 @@ from dynackd.students.loading import load_student
 from dynackd.subnet import SubnetSpec
 from dynackd.supernet.network import Origin, Supernet
 from dynackd.tasks.task import resolve_task
+from dynackd.tasks.tokens import id_of_unknown
 
 SPEC = SubnetSpec(0.5, 0.5)
 KEPT = ["fine", "great", "awful", "dull", "a", "film", "is"]  # in the order of their ids
@@ -351,6 +352,15 @@ def test_what_is_unknown_is_told_where_only_tokenizer_json_names_the_token(tmp_p
     assert told[0]["unknown"] > 0
 
 
+def test_the_unknown_token_of_a_unigram_is_known_by_its_number():
+    made = Tokenizer.from_str(trained(unigram).to_str())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", model_max_length=40)
+    assert tokenizer.unk_token_id is None
+    assert id_of_unknown(tokenizer) == made.token_to_id("[UNK]")
+    everything = Tokenizer(models.BPE({"a": 0, "[PAD]": 1}, []))
+    assert id_of_unknown(PreTrainedTokenizerFast(tokenizer_object=everything, pad_token="[PAD]")) is None
+
+
 def test_a_token_that_a_template_lists_and_never_uses_is_left_out():
     tokenizer = tiny_tokenizer()
     content = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -498,6 +508,14 @@ def test_rows_with_one_long_text_are_held_out_together(tmp_path, kind, column, r
     assert not held & counted
     assert (len(own.held_out), len(held)) == (10, 2)
     assert len(own.counted) == 90
+
+
+def test_rows_that_all_have_one_long_text_are_held_out_one_by_one(tmp_path):
+    rows = [{"question": f"what {row}", "context": "the only passage that there is"} for row in range(40)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = resolve_task({"kind": "question_answering"})
+    own = read_texts(str(tmp_path / "t.jsonl"), task, resolve_source({"train": "n.tsv"}), None)
+    assert (len(own.held_out), len(own.counted)) == (4, 36)
 
 
 def test_the_training_texts_are_those_without_labels_too(tmp_path):

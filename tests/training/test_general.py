@@ -14,9 +14,11 @@ import pytest
 import torch
 from conftest import PLAIN, cut_short, tiny_config, tiny_recipe, tiny_tokenizer, write_recipe, write_rows
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from dynackd.cli.command_line import main
+from dynackd.compress.preparing import prepare
+from dynackd.compress.request import Request
 from dynackd.errors import UserError
 from dynackd.subnet import SubnetSpec
 from dynackd.supernet.joining import ORDERS_FILE
@@ -177,6 +179,17 @@ def test_a_general_supernet_that_is_gone_behind_the_width_stage_is_told(road, tm
         with pytest.raises(UserError, match=gone):
             stages.train_depth(of_task(tmp_path, "moved", **named), FRESH)
     stages.train_depth(of_task(tmp_path, "moved", model=str(tmp_path / "elsewhere" / "general")), FRESH)
+
+
+def test_compress_refuses_a_general_supernet_beside_a_teacher_of_another_shape(road, tmp_path):
+    teacher = AutoModelForSequenceClassification.from_config(tiny_config("electra", hidden_size=48))
+    teacher.save_pretrained(tmp_path / "wide")
+    tiny_tokenizer().save_pretrained(tmp_path / "wide")
+    content = {**tiny_recipe(road), "model": str(road / "plain" / "general"), "teacher": str(tmp_path / "wide")}
+    file = write_recipe(tmp_path, {**content, "output_dir": str(tmp_path / "out")})
+    message = r"general has another shape than its teacher .*wide, and a general supernet meets only a teacher that was"
+    with pytest.raises(UserError, match=message):
+        prepare(Request(str(file)), tmp_path / "out", 0.0)
 
 
 # --- smaller hidden sizes ---------------------------------------------------------------------------------------------
