@@ -14,7 +14,7 @@ from dynackd.report.terminal import console, layer_ranges, say, show
 from dynackd.search.settings import COSTS, option
 
 FEW_STEPS = 100  # in which no model learns a task
-TITLES = {"finetune": "fine-tuning the teacher", "width": "training all widths", "depth": "training widths and depths",
+TITLES = {"finetune": "fine-tuning the model", "width": "training all widths", "depth": "training widths and depths",
           "polish": "polishing the chosen size"}  # fmt: skip
 
 

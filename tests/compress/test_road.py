@@ -347,7 +347,7 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path, monkeypatch, caps
     overrides = [part for override in QUICK for part in ("--set", override)]
     assert main(["compress", *arguments, *overrides]) == 0
     told = capsys.readouterr().out
-    for words in ("fine-tuning the teacher", "training all widths", "in all", "--max-latency-ms 5", "held out"):
+    for words in ("fine-tuning the model", "training all widths", "in all", "--max-latency-ms 5", "held out"):
         assert words in told
     assert sorted(tmp_path.rglob("*")) == before
 
