@@ -297,14 +297,18 @@ def test_an_unknown_token_whose_id_a_tokenizers_class_makes_up_is_refused(tmp_pa
     assert small("\u6f22")["input_ids"].count(unknown) == 1, "a character that it does not know"
 
 
-def test_what_a_class_reads_as_another_model_is_refused(monkeypatch):
+@pytest.mark.parametrize("change", [
+    lambda content: content["model"].update(unk_token="fine"),
+    lambda content: content["post_processor"]["special_tokens"]["<s>"].update(ids=[3]),
+])  # fmt: skip
+def test_what_a_class_reads_as_another_model_is_refused(monkeypatch, change):
     """The vocabulary alone may be the same."""
     honest = AutoTokenizer.from_pretrained
 
     def read(place, **options):
         found = honest(place, **options)
         content = json.loads(found.backend_tokenizer.to_str())
-        content["model"]["unk_token"] = "fine"
+        change(content)
         found._tokenizer = Tokenizer.from_str(json.dumps(content))
         return found
 
@@ -313,13 +317,15 @@ def test_what_a_class_reads_as_another_model_is_refused(monkeypatch):
         cut_tokenizer(tiny_tokenizer(), {0, 1, 2, 3, 9})
 
 
-@pytest.mark.parametrize(("family", "key"), [("eurobert", "mask_token_id"), ("nomic_bert", "pad_token_id")])
+@pytest.mark.parametrize(("family", "key"), [("eurobert", "mask_token_id"), ("nomic_bert", "pad_token_id"),
+                                             ("bert", "cls_token_id"), ("bert", "bos_token_id")])  # fmt: skip
 def test_an_id_of_a_config_that_no_token_has_follows_the_tokenizer(family, key, texts, tmp_path):
     """EuroBERT's is 128002 and may not be None: a tokenizer of one's own met a traceback."""
     net = supernet_of(family, vocab_size=64, **{key: 40})
     exported(net, tmp_path / "s", texts)
     small, tokenizer = load_student(tmp_path / "s")
-    assert getattr(small.config, key) == tokenizer.pad_token_id
+    wanted = {"cls_token_id": tokenizer.cls_token_id, "bos_token_id": None}.get(key, tokenizer.pad_token_id)
+    assert getattr(small.config, key) == wanted
 
 
 def named_from(first, unknown="<unk>", **names):

@@ -80,6 +80,8 @@ def test_rows_whose_texts_were_imitated_without_labels_are_none_that_the_superne
     assert not seen & {*texts(recipe, found.places["search"]), *texts(recipe, found.places["choice"])}
     order = [spot for spot in left.tolist() if spot in {*found.places["search"].tolist()}]
     assert found.places["search"].tolist() == order, "in random order, not by where they stand in the file"
+    (tmp_path / "others.tsv").write_text("\n".join([first, *lines[:140]]) + "\n")
+    assert held(place)[0].trained_on is None, "the file is another than the supernet learned from"
     (tmp_path / "others.tsv").unlink()
     assert held(place)[0].trained_on is None
     assert "others.tsv" in capsys.readouterr().out
