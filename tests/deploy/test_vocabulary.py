@@ -318,13 +318,13 @@ def test_what_a_class_reads_as_another_model_is_refused(monkeypatch, change):
 
 
 @pytest.mark.parametrize(("family", "key"), [("eurobert", "mask_token_id"), ("nomic_bert", "pad_token_id"),
-                                             ("bert", "cls_token_id"), ("bert", "bos_token_id")])  # fmt: skip
+                                             ("bert", "cls_token_id"), ("bert", "decoder_start_token_id")])  # fmt: skip
 def test_an_id_of_a_config_that_no_token_has_follows_the_tokenizer(family, key, texts, tmp_path):
     """EuroBERT's is 128002 and may not be None: a tokenizer of one's own met a traceback."""
     net = supernet_of(family, vocab_size=64, **{key: 40})
     exported(net, tmp_path / "s", texts)
     small, tokenizer = load_student(tmp_path / "s")
-    wanted = {"cls_token_id": tokenizer.cls_token_id, "bos_token_id": None}.get(key, tokenizer.pad_token_id)
+    wanted = {"cls_token_id": tokenizer.cls_token_id, "decoder_start_token_id": None}.get(key, tokenizer.pad_token_id)
     assert getattr(small.config, key) == wanted
 
 
