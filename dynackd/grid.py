@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -241,6 +242,20 @@ class Grid:
         own = {"widths": list(self.widths), "depths": list(self.depths), "kept_layers": self.kept_layers}
         hidden = {"hidden": list(self.hidden)} if len(self.hidden) > 1 else {}
         return {**own, **hidden, **({"layer_order": list(self.layer_order)} if self.layer_order else {})}
+
+
+def check_subnet(subnet: Subnet, geometry: Geometry) -> None:
+    """`UserError` where a full network of these sizes does not hold this sub-network."""
+    most = {"index": geometry.layers - 1, "heads": geometry.heads, "neurons": geometry.neurons}
+    sizes = [("hidden", 1, subnet.hidden, geometry.hidden)]
+    for layer in subnet.layers:
+        sizes += [(f"{name} of layer {layer.index}", name != "index", getattr(layer, name), largest)
+                  for name, largest in most.items()]  # fmt: skip
+    for what, least, size, largest in sizes:
+        if not least <= size <= largest:
+            raise UserError(f"the sub-network's {what} is {size}; this network has {int(least)} to {largest}")
+    if not subnet.layers or any(later <= earlier for earlier, later in pairwise(subnet.indices)):
+        raise UserError(f"the sub-network's layers are {list(subnet.indices)}; name one or more, in ascending order")
 
 
 def read_subnet(file: Path, geometry: Geometry) -> Subnet:

@@ -7,6 +7,7 @@ from typing import Any
 from dynackd.data.readers import look_into
 from dynackd.errors import UserError, listed, one_of
 from dynackd.tasks.guessing import IF_ASKED, Guess, Sample, Seen
+from dynackd.tasks.kind import Kind
 from dynackd.tasks.kinds import KINDS
 
 ROWS = 20_000  # of a file that are looked at
@@ -27,6 +28,11 @@ def guess_task(file: str, said: Said, config: Any, architecture: str) -> Guess:
     fits, or more than one reading does: with what could be meant and which option says so."""
     if said.kind is not None:
         one_of("--kind", said.kind, KINDS)
+    if said.kind is not None and type(KINDS[said.kind]).guess is Kind.guess:
+        raise UserError(
+            f"--kind {said.kind}: which columns its rows have cannot be guessed; write a recipe with task: {{kind: "
+            f"{said.kind}, ...}}, and compress that"
+        )
     columns = look_into(file, ROWS, (*said.text, *said.label))
     sample = Sample(file, columns, said.text, said.label, said.kind is not None)
     kinds = [KINDS[said.kind]] if said.kind else list(KINDS.values())

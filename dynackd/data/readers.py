@@ -151,11 +151,11 @@ def _file(name: str) -> tuple[Path, str]:
     """The path of a file and by what it is read."""
     path = Path(at_home(name))
     suffix = kind_of_file(path)
+    if path.is_dir():
+        raise UserError(f"{path}: a directory, not a file")
     if suffix not in READERS:
         hint = "; save it as csv (UTF-8)" if suffix in SPREADSHEETS else ""
         raise UserError(f"{path}: unknown kind of file '{path.suffix}'; known: {', '.join(READERS)}{hint}")
-    if path.is_dir():
-        raise UserError(f"{path}: a directory, not a file")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     return path, suffix

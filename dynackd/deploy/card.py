@@ -20,11 +20,14 @@ from dynackd.subnet import Geometry, Subnet
 from dynackd.supernet.network import Supernet
 from dynackd.system.places import read_json
 from dynackd.system.yamltext import read_yaml
-from dynackd.tasks.clients import About, Client, clients_of
+from dynackd.tasks.clients import About, Client, clients_of, scored_js
 from dynackd.tasks.kind import Kind, Task
 from dynackd.tasks.kinds import KINDS
 
 FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?\n)---[ \t]*(?:\n|$)", re.DOTALL)
+TWO_TEXTS = "text-classification"  # of what its texts are columns of a row, and the model reads both
+CUTS_ITSELF = "token-classification"  # of transformers' pipelines; others read on, or fail, where a text is too long
+OTHER_EXAMPLE = "a cold day"
 TRAINED_ROWS = "On the validation data, when the supernet was trained"
 
 
@@ -50,7 +53,8 @@ def facts_of_training(task: Task, data: DataSource, models: Iterable[str | Path 
     name = "/".join(part for part in data.hub if part) if data.hub else Path(str(data.train)).name
     licence = licence_of(models)
     facts = {"task": task.name, "data": name, "trained_max_length": data.max_length}
-    return {**facts, **({"licence": licence} if licence else {})}
+    pairs = len(task.text_columns) == 2 and task.kind.pipeline_tag == TWO_TEXTS
+    return {**facts, **({"texts": 2} if pairs else {}), **({"licence": licence} if licence else {})}
 
 
 def known_metrics(supernet_directory: Path, supernet: Supernet, subnet: Subnet) -> dict[str, Any]:
@@ -256,18 +260,31 @@ def _transformers(about: About, register: str, options: str) -> str:
     return _pipeline(about) and f"""```python
 {register}from transformers import pipeline
 
-{_pipeline(about)}{options})("{_kind(about).example}"))
+{_pipeline(about)}{options})({_given(about)}))
 ```"""
+
+
+def _given(about: About) -> str:
+    """The arguments of transformers' pipeline."""
+    first, *others = (f'"{text}"' for text in _examples(about))
+    texts = f'{{"text": {first}, "text_pair": {others[0]}}}' if others else first
+    return texts if _kind(about).pipeline == CUTS_ITSELF else f"{texts}, truncation=True"
 
 
 def _names(about: About) -> list[str]:
     return _kind(about).judged
 
 
+def _examples(about: About) -> list[str]:
+    """What the snippets give to the model: one text, or the two that it reads."""
+    kind = _kind(about)
+    pair = kind.example_pair or (OTHER_EXAMPLE if about.get("texts") == 2 else None)
+    return [kind.example, *([pair] if pair else [])]
+
+
 def _texts(about: About) -> str:
     """The arguments of the tokenizer."""
-    kind = _kind(about)
-    return f'"{kind.example}"' + (f', "{kind.example_pair}"' if kind.example_pair else "")
+    return ", ".join(f'"{text}"' for text in _examples(about))
 
 
 def _feed(about: About) -> str:
@@ -319,8 +336,10 @@ def _transformers_js(about: About) -> str:
     if about.get("static_batch") or about.get("static_length") or not pipeline:
         return ""  # it feeds dynamic sizes
     dtypes = {"onnx/model.onnx": "fp32", "onnx/model_quantized.onnx": "q8", "onnx/model_fp16.onnx": "fp16"}
-    texts = ", ".join(f"'{text}'" for text in (_kind(about).example, _kind(about).example_pair) if text)
     written = ", ".join(f"'{dtype}'" for file, dtype in dtypes.items() if file in about["files"])
+    if about.get("texts") == 2:  # which its pipeline does not take
+        return f"{scored_js(about, *_examples(about))}\n\n`dtype` is one of {written}."
+    texts = ", ".join(f"'{text}'" for text in _examples(about))
     return f"""```js
 import {{ AutoConfig, pipeline }} from '@huggingface/transformers';
 

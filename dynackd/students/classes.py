@@ -110,8 +110,10 @@ def auto_class_of(model_class_name: str, name: str) -> str:
     raise ValueError(f"no Auto class makes a {model_class_name}")
 
 
+@functools.cache
 def register(name: str) -> None:
-    """Make the students of an architecture known to transformers' Auto classes."""
+    """Make the students of an architecture known to transformers' Auto classes, all of them: where its config is known,
+    nothing asks for the classes of other heads any more."""
     for auto in auto_classes():
         if CONFIG_MAPPING[name] in getattr(transformers, auto)._model_mapping:
             model_class(name, auto)

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from dynackd.families.family import FULL_HIDDEN_KEY, HIDDEN, Slice, outer_slices, slices
 from dynackd.families.table import family_of, layer_list, layer_list_name
-from dynackd.students.classes import POOLER_KEY, auto_class_of, config_class, model_class, takes_pooler
+from dynackd.students.classes import POOLER_KEY, auto_class_of, config_class, model_class, register, takes_pooler
 from dynackd.subnet import Subnet
 from dynackd.supernet.network import CONFIG_KEY, Supernet
 
@@ -18,6 +18,7 @@ def cut(supernet: Supernet, subnet: Subnet) -> PreTrainedModel:
     """The student: the sub-network as a model of its own, in evaluation mode, that saves and loads like any other. Its
     hidden dimensions stand in the order in which its teacher has them."""
     stock, name = supernet.model, supernet.model.config.model_type
+    register(name)
     made = model_class(name, auto_class_of(type(stock).__name__, name))
     with torch.device("meta"):
         student = made(_student_config(supernet, subnet))

@@ -8,9 +8,10 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from dynackd.errors import UserError, reason_of
 from dynackd.families.table import FAMILIES, FAMILY_KEY, family_of, geometry_of
-from dynackd.students.classes import auto_class_of, config_class, model_class
+from dynackd.students.classes import auto_class_of, config_class, model_class, register
 from dynackd.students.registration import MODEL_TYPE_PREFIX
 from dynackd.supernet.checkpoints import check_safetensors_file, fit_tokenizer, load_model, neutral
+from dynackd.supernet.network import CONFIG_KEY
 from dynackd.system.places import read_json
 
 MOST_LAYERS, MOST_HIDDEN = 1000, 2**20  # of any teacher
@@ -73,6 +74,9 @@ def _checked_config(directory: Path) -> PreTrainedConfig:
         raise _refused(directory, "its config.json is nested without end") from error
     model_type = content.get("model_type") if isinstance(content, dict) else None
     known = {f"{MODEL_TYPE_PREFIX}{name}": name for name in FAMILIES}
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        what = "a supernet (dynackd.load_supernet)" if CONFIG_KEY in content else "a model of transformers' own"
+        raise UserError(f"{directory} is no student but {what} (a {model_type})")
     if not isinstance(model_type, str) or model_type not in known:
         raise _refused(directory, f"its config.json is of model type {model_type!r}, not one of {', '.join(known)}")
     family = known[model_type]
@@ -82,6 +86,7 @@ def _checked_config(directory: Path) -> PreTrainedConfig:
         if key.lstrip("_") in FOREIGN_KEYS:
             raise _refused(directory, f"its config.json has {key!r}, which no student needs")
     try:
+        register(family)
         config = neutral(config_class(family).from_dict(content))
         problem = _impossible_sizes(config)
     except Exception as error:  # whatever a library makes of a tampered file is the user's one sentence

@@ -50,6 +50,7 @@ _NEUTRAL: dict[str, Any] = {
     "_attn_implementation": None,
     "_experts_implementation": None,
 }
+MODELS_OF_RUN = ("teacher", "general")  # what in a run's directory may be meant by a model
 _DROPPED = ("gradient_checkpointing", "torchscript", "use_bfloat16", "auto_map")
 # Keys that make another model of it than the families are, and why.
 _FOREIGN = {
@@ -331,6 +332,11 @@ def _told(path: str, what: str) -> Iterator[None]:
     """Turn the library's errors about a checkpoint into one sentence, and keep its load report off the screen."""
     if not os.path.isdir(path) and (os.path.exists(path) or path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise UserError(f"there is no model directory {path!r}")
+    if what == "config" and os.path.isdir(path) and not os.path.isfile(os.path.join(path, "config.json")):
+        places = (Path(path) / name for name in MODELS_OF_RUN)
+        inside = next((own for own in places if (own / "config.json").is_file()), None)
+        meant = f"; did you mean {inside}?" if inside else ""
+        raise UserError(f"{path} is no model directory: it holds no config.json{meant}")
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -16,7 +16,7 @@ from dynackd.data.origins import is_place, local_model, located, portable, publi
 from dynackd.errors import UserError
 from dynackd.families.family import Family, Slice, outer_slices, set_heads, slices
 from dynackd.families.table import FAMILY_KEY, family_of, geometry_of, layer_list, layer_list_name
-from dynackd.grid import Grid
+from dynackd.grid import Grid, check_subnet
 from dynackd.subnet import FULL, Geometry, Layer, Subnet, SubnetSpec, full
 from dynackd.supernet.checkpoints import load_config, load_model, load_tokenizer
 
@@ -122,8 +122,12 @@ class Supernet(nn.Module):
         return next((spec for spec, own in self.subnets.items() if own == subnet), None)
 
     def resolve(self, which: SubnetSpec | Subnet) -> Subnet:
-        """What a spec keeps of this supernet; a sub-network comes back as it is."""
-        return which if isinstance(which, Subnet) else self.grid.resolve(which, self.geometry)
+        """What a spec keeps of this supernet; a sub-network comes back as it is. Raises `UserError` for one that is not
+        held."""
+        if isinstance(which, Subnet):
+            check_subnet(which, self.geometry)
+            return which
+        return self.grid.resolve(which, self.geometry)
 
     def embed(self, hidden: int | None = None, **batch: Tensor) -> Tensor:
         """The embedding output, [batch, length, hidden], which is the first hidden state of every sub-network of this
@@ -140,15 +144,16 @@ class Supernet(nn.Module):
         return cast(Tensor, output)
 
     def forward(
-        self, which: SubnetSpec | Subnet = FULL, below: Sequence[Tensor] = (), **batch: Tensor
+        self, which: SubnetSpec | Subnet | None = None, below: Sequence[Tensor] = (), **batch: Tensor
     ) -> SubnetOutput:
-        """Run a sub-network on a tokenised batch (`input_ids` [batch, length], `attention_mask`, ...).
+        """Run a sub-network on a tokenised batch (`input_ids` [batch, length], `attention_mask`, ...); None is the full
+        network, or the one that was polished.
 
         below: its first hidden states where they are known: the embedding output (`embed`), and those of its first
         layers, which another, deeper sub-network may have too. Only what comes after them is run, and the last layer in
         any case: in some models a norm stands behind it, wherever it is.
         """
-        subnet = self.resolve(which)
+        subnet = self.resolve(which or self.only or FULL)
         below = below[: len(subnet.layers)]
         above = replace(subnet, layers=subnet.layers[max(0, len(below) - 1) :])
         output = _subnet(self.model, above, below)(**batch, output_hidden_states=True, return_dict=True)
@@ -290,7 +295,9 @@ def check_supernet(directory: str | Path) -> PreTrainedConfig:
         meant = f"; did you mean {inside[0]}?" if inside else ""
         raise UserError(f"{directory} is no supernet directory: it holds no config.json{meant}")
     config = load_config(str(directory))
-    if not isinstance(getattr(config, CONFIG_KEY, None), dict) or hasattr(config, FAMILY_KEY):
+    if hasattr(config, FAMILY_KEY):
+        raise UserError(f"{directory} is a student that was cut already; name the supernet that it came from")
+    if not isinstance(getattr(config, CONFIG_KEY, None), dict):
         raise UserError(
             f"{directory} is a plain {config.model_type} checkpoint, not a supernet; make one with dynackd train-width"
         )

@@ -12,6 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset
 
+from dynackd.errors import UserError
+
 
 def on_disk(make: Callable[[Path], Dataset]) -> Dataset:
     """The data set that `make` writes to the path that it is given.
@@ -22,6 +24,8 @@ def on_disk(make: Callable[[Path], Dataset]) -> Dataset:
     """
     place = os.environ.get("HF_DATASETS_CACHE")
     if place is not None:
+        if Path(place).is_file():
+            raise UserError(f"HF_DATASETS_CACHE names {place}, which is a file; name a directory")
         Path(place).mkdir(parents=True, exist_ok=True)
     directory = tempfile.mkdtemp(prefix="dynackd-", dir=place)
     atexit.register(shutil.rmtree, directory, ignore_errors=True)

@@ -52,6 +52,9 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}") from error
+    except IsADirectoryError as error:
+        inside = next(iter(sorted(file.glob("*.json"))), None)
+        raise UserError(f"{file} is a directory; name a file{f' in it, such as {inside}' if inside else ''}") from error
     except (OSError, ValueError) as error:
         what = "is damaged" if file.suffix in (".json", "") else "is no JSON"
         raise UserError(f"{file} {what}: {error}") from error

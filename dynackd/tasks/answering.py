@@ -1,13 +1,16 @@
 """A model's answer to one question, for Python: transformers has no pipeline for that any more."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.special import log_softmax
+from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
+from dynackd.errors import UserError
 from dynackd.tasks.question_answering import QUESTION_ANSWERING
 from dynackd.tasks.spans import MOST_TOKENS, OUTSIDE, best_spans
 from dynackd.tasks.windows import ENDS, STARTS, Collator, windows_of
@@ -44,8 +47,10 @@ def answer(
     model: a Hugging Face model for question answering. unanswerable: whether "no answer" is one, for models that have
     learned it. max_length: tokens of the windows in which a long context is read, by default as many as the tokenizer
     says, or 512; stride: those that windows share, by default a third. Raises UserError for a question that is too
-    long.
+    long, numbers that are none, and a model of another kind.
     """
+    numbers = {"max_length": (max_length, 1), "stride": (stride, 0), "max_answer_tokens": (max_answer_tokens, 1)}
+    _refuse_unlike(model, max_length, {**numbers, "batch_size": (batch_size, 1)})
     told = tokenizer.model_max_length
     length = max_length or (told if told < LARGE_INTEGER else USUAL_LENGTH)
     windows = windows_of(tokenizer, [question.strip()], [context], length, stride)
@@ -67,6 +72,19 @@ def answer(
     first, last = int(found[best].first[0]), int(found[best].last[0])
     start, end = int(windows[STARTS][best][first]), int(windows[ENDS][best][last])
     return Answer(context[start:end], start, end, _probability(logits[best], first, last))
+
+
+def _refuse_unlike(model: Any, max_length: int | None, numbers: Mapping[str, tuple[int | None, int]]) -> None:
+    """numbers: an argument's name -> what was given, and the least that it may be."""
+    other = isinstance(model, PreTrainedModel) and not QUESTION_ANSWERING.has_head(type(model).__name__)
+    if other or not hasattr(model, "device"):
+        raise UserError(f"answer takes a Hugging Face model for question answering, not a {type(model).__name__}")
+    for name, (given, least) in numbers.items():
+        if given is not None and given < least:
+            raise UserError(f"{name} is {given}; it must be {least} or more")
+    most = getattr(model.config, "max_position_embeddings", None)
+    if max_length is not None and most is not None and max_length > most:
+        raise UserError(f"max_length is {max_length}; the model takes {most} tokens")
 
 
 def _probability(logits: list[np.ndarray], first: int, last: int) -> float:

@@ -24,7 +24,7 @@ def transformers(about: About, register: str, options: str) -> str:
 {register}import torch
 from transformers import AutoModel, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}"{options})
 model = AutoModel.from_pretrained("{name}"{options}).eval()
 encoded = tokenizer({TEXTS}, padding=True, truncation=True, return_tensors="pt")
 mask = encoded["attention_mask"][:, :, None]

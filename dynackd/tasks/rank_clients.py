@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from dynackd.tasks.clients import REGISTER, About, Client, clients_of
+from dynackd.tasks.clients import REGISTER, About, Client, clients_of, scored_js
 
 EXAMPLE = ("how was the film", "a fine film")
 OTHER = "a cold day"
@@ -29,7 +29,7 @@ def transformers(about: About, register: str, options: str) -> str:
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 query, passages = "{EXAMPLE[0]}", ["{EXAMPLE[1]}", "{OTHER}"]
-tokenizer = AutoTokenizer.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}"{options})
 model = AutoModelForSequenceClassification.from_pretrained("{name}"{options}).eval()
 encoded = tokenizer([query] * len(passages), passages, padding=True, truncation=True, return_tensors="pt")
 with torch.no_grad():
@@ -40,19 +40,7 @@ with torch.no_grad():
 def transformers_js(about: About) -> str:
     if about.get("static_batch") or about.get("static_length"):
         return ""  # it feeds dynamic sizes
-    name = about["name"]
-    return f"""```js
-import {{ AutoConfig, AutoModelForSequenceClassification, AutoTokenizer }} from '@huggingface/transformers';
-
-const config = await AutoConfig.from_pretrained('{name}');
-config.model_type = '{about["family"]}'; // the name under which transformers.js knows the architecture
-const tokenizer = await AutoTokenizer.from_pretrained('{name}');
-const model = await AutoModelForSequenceClassification.from_pretrained('{name}', {{ config, dtype: 'fp32' }});
-const passages = ['{EXAMPLE[1]}', '{OTHER}'];
-const queries = passages.map(() => '{EXAMPLE[0]}');
-const inputs = tokenizer(queries, {{ text_pair: passages, padding: true, truncation: true }});
-console.log((await model(inputs)).logits.tolist());
-```"""
+    return scored_js(about, EXAMPLE[0], EXAMPLE[1], OTHER)
 
 
 RANK_CLIENTS: Mapping[str, Client] = {

@@ -31,7 +31,22 @@ def verdict(row):
 CASES = [
     Bad("no rows", "compress {d}/encoder", "--data is missing: name a file of rows to train on, such as train.csv"),
     Bad("rows that are not there", "compress {d}/encoder --data {d}/none.csv", "{d}/none.csv: no such file"),
-    Bad("a directory of rows", "compress {d}/encoder --data {d}/run", "{d}/run: unknown kind of file ''; known: ..."),
+    Bad("a directory of rows", "compress {d}/encoder --data {d}/run", "{d}/run: a directory, not a file"),
+    Bad(
+        "a model that --set names, too",
+        "compress {d}/encoder --data {d}/train.tsv --set model={d}/run/teacher",
+        "--set model: without a recipe the MODEL says that",
+    ),
+    Bad(
+        "a bare encoder as the teacher",
+        "compress {d}/run/teacher --data {d}/train.tsv --teacher {d}/encoder --text sentence --label label",
+        "the teacher {d}/encoder is no fine-tuned classifier (BertModel); name one that is",
+    ),
+    Bad(
+        "a teacher beside a recipe",
+        "compress {d}/recipe.yaml --teacher {d}/run/teacher",
+        "--teacher is in the recipe {d}/recipe.yaml already; remove it, or use --set",
+    ),
     Bad("rows beside a recipe", "compress {d}/recipe.yaml --data {d}/train.tsv",
         "--data is in the recipe {d}/recipe.yaml already; remove it, or use --set"),
     Bad("a size that no student has", f"{COMPRESS} --max-params 10",

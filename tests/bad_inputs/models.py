@@ -111,6 +111,12 @@ TEACHER_CONFIG = "run/teacher/config.json"
 ANOTHER = "without them it would be another model than the one that was trained"
 
 CASES = [
+    Bad("a run for its teacher", f"{FRESH} --set model={{d}}/run",
+        "{d}/run is no model directory: it holds no config.json; did you mean {d}/run/teacher?"),
+    Bad("an empty directory for a model", f"{FRESH} --set model={{d}}/empty",
+        "{d}/empty is no model directory: it holds no config.json", lambda d: (d / "empty").mkdir()),
+    Bad("a student for a supernet", "evaluate {d}/student",
+        "{d}/student is a student that was cut already; name the supernet that it came from"),
     Bad("an activation that there is not", "finetune {d}/fresh.yaml",
         "could not load the weights of '{d}/encoder' (directory): nothing is called 'foo'",
         edited("encoder/config.json", hidden_act="foo")),

@@ -25,6 +25,12 @@ NO_TABLE = "is a file already, and no table that this command wrote; name anothe
 FRESH = "finetune {d}/fresh.yaml --set"
 
 CASES = [
+    Bad(
+        "a search for its choice",
+        "export {d}/run/depth --output {d}/s --spec {d}/run/search",
+        "{d}/run/search is a directory; name a file in it, such as {d}/run/search/best.json",
+        holding("run/search/best.json"),
+    ),
     Bad("a student over its supernet", f"{EXPORT} {{d}}/run/depth", f"{{d}}/run/depth {READS_SUPERNET}"),
     Bad("a student over the whole run", f"{EXPORT} {{d}}/run", f"{{d}}/run {READS_SUPERNET}"),
     Bad(

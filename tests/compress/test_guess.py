@@ -9,6 +9,8 @@ import pytest
 from dynackd.compress.guess import Said, guess_task
 from dynackd.data.readers import look_into
 from dynackd.errors import UserError
+from dynackd.tasks.kind import Kind
+from dynackd.tasks.kinds import KINDS
 from dynackd.tasks.task import resolve_task
 
 WORDS = ["red", "green", "blue", "warm", "cold", "old", "new", "long"]
@@ -208,3 +210,15 @@ def test_a_files_own_fields_of_objects_and_of_columns_of_words_are_found(tmp_pat
     assert found == {"review": [{"body": "red"}], "label": [1], "review.body": ["red"]}
     (tmp_path / "a.conll").write_text("U.N. NNP B-ORG\nsays VBZ O\n")
     assert list(look_into(str(tmp_path / "a.conll"), 10)) == ["tokens", "column_2", "tags"]
+
+
+def test_a_kind_of_ones_own_that_guesses_nothing_is_told_to_want_a_recipe(tmp_path, monkeypatch):
+    """It was said that the columns do not fit, which were those that it reads."""
+
+    class Rating(Kind):
+        name = "rating"
+
+    monkeypatch.setitem(KINDS, "rating", Rating())
+    file = written(tmp_path, [{"text": "a film", "stars": 3}] * 4)
+    with pytest.raises(UserError, match=r"--kind rating: which columns its rows have cannot be guessed; write a"):
+        guess_task(str(file), Said("rating"), None, "")

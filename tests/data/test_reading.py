@@ -20,6 +20,7 @@ from dynackd.data import json_rows, readers
 from dynackd.data.rows import Column, checked_rows, read_class
 from dynackd.data.sources import resolve_source
 from dynackd.errors import UserError
+from dynackd.system.disk import on_disk
 from dynackd.tasks.glue import TASKS
 from dynackd.tasks.loading import load_task_data
 from dynackd.tasks.task import resolve_task
@@ -369,3 +370,10 @@ def test_rows_can_be_used_after_their_file_is_gone(tmp_path):
     rows = load(write(tmp_path / "a.csv", "text,class\na,x\nb,y\nc,x\n")).train.select([2, 0])
     assert sorted(rows.shuffle(seed=1).with_format("numpy")["text"][:]) == ["a", "c"]
     assert rows.map(lambda row: {"text": row["text"] * 2}, new_fingerprint="x")["text"][:] == ["cc", "aa"]
+
+
+def test_a_cache_that_is_a_file_is_told(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("mine")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"HF_DATASETS_CACHE names .*cache, which is a file; name a directory"):
+        on_disk(lambda _: pytest.fail("nothing is written"))

@@ -6,11 +6,12 @@ prints all of them, Python's too, with what each prints: the clients' transcript
 each kind.
 """
 
+import re
 import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import GOOD, tiny_tokenizer
+from conftest import GOOD, tiny_model, tiny_tokenizer
 from test_cells import SMALL, model_of, rows_of
 from test_clients import CLIENTS, javascript_card, node, run, snippets  # noqa: F401
 
@@ -76,6 +77,41 @@ def show():
                 (directory / "place").mkdir()
                 printed = javascript_card(student, directory / "place") if (CLIENTS / "node_modules").is_dir() else "-"
                 print(f"--- js\n{code}>>>\n{printed.strip()[:600]}", flush=True)
+
+def test_the_snippets_of_a_pair_give_the_model_two_texts(tmp_path):
+    """All clients were shown with one, which the model had never seen."""
+    task = resolve_task({"kind": "classification", "text": ["one", "other"], "label": "score"})
+    facts = facts_of_training(task, resolve_source({"train": "rows.csv", "max_length": 16}), [])
+    net = Supernet(tiny_model(), Grid((1.0, 0.5), (1.0, 0.5)))
+    place = tmp_path / "student"
+    export_student(net, tiny_tokenizer(), SMALL, place, facts=facts)
+    card = (place / "README.md").read_text()
+    assert '({"text": "a fine film", "text_pair": "a cold day"}, truncation=True))' in card
+    assert '.encode("a fine film", "a cold day")' in card
+    assert "text_pair: others, padding: true" in card
+    assert '"a fine film")' not in card
+    one = facts_of_training(resolve_task({"kind": "regression", "text": "one", "label": "score"}),
+                            resolve_source({"train": "rows.csv", "max_length": 16}), [])  # fmt: skip
+    assert "texts" not in one
+
+
+@pytest.mark.parametrize("kind", ["classification", "multi_label", "regression", "plain"])
+def test_the_pipeline_of_a_card_cuts_long_texts(kind, tmp_path, monkeypatch):
+    """It read on, and gave other answers than were evaluated, or failed behind the model's last position."""
+    place = student_of(kind, tmp_path)
+    card = (place / "README.md").read_text()
+    snippet = next(own for own in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "pipeline(" in own)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet.replace("a fine film", "a fine film " * 200), {})
+
+
+@pytest.mark.parametrize("kind", ["ranking", "embedding"])
+def test_what_runs_a_students_own_code_asks_nobody_for_the_tokenizer(kind, tmp_path):
+    """transformers asked in a terminal whether to run it."""
+    card = (student_of(kind, tmp_path, with_code=True) / "README.md").read_text()
+    own = re.search(r"Without dynackd, running.*?```python\n(.*?)```", card[card.index("### transformers, without") :],
+                    re.DOTALL)[1]  # fmt: skip
+    assert own.count("from_pretrained(") == own.count(", trust_remote_code=True)") == 2
 
 
 if __name__ == "__main__":

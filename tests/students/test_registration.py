@@ -58,6 +58,28 @@ def test_a_student_loads_by_an_auto_class_whatever_is_imported_first(student):
     assert told == dict.fromkeys(ORDERS, expected)
 
 
+def test_after_load_student_and_cut_the_other_auto_classes_still_know_students(student):
+    """The config was registered then, and with it the stand-in gone that registers the models of other heads."""
+    code = (
+        "import dynackd, torch\n"
+        "from transformers import AutoModel, AutoModelForTokenClassification\n"
+        "model, _ = dynackd.load_student(sys.argv[1])\n"
+        "for auto in (AutoModel, AutoModelForTokenClassification):\n"
+        "    print(type(auto.from_config(model.config)).__name__)"
+    )
+    assert run(code, student) == "DynackdBertModel\nDynackdBertForTokenClassification\n"
+    code = (
+        "import dynackd\n"
+        "from transformers import AutoModelForQuestionAnswering, BertConfig, BertForSequenceClassification\n"
+        "from dynackd.students.cutting import cut\n"
+        "net = dynackd.Supernet(BertForSequenceClassification(BertConfig(vocab_size=27, hidden_size=32, "
+        "num_hidden_layers=4, num_attention_heads=4, intermediate_size=40)), dynackd.Grid())\n"
+        "config = cut(net, net.resolve(dynackd.SubnetSpec(0.5, 0.5))).config\n"
+        "print(type(AutoModelForQuestionAnswering.from_config(config)).__name__)"
+    )
+    assert run(code) == "DynackdBertForQuestionAnswering\n"
+
+
 def test_importing_the_package_imports_neither_torch_nor_transformers():
     code = "import dynackd, json; dynackd.SubnetSpec(0.5, 0.5); dir(dynackd); print(json.dumps(sorted(sys.modules)))"
     assert not {"torch", "transformers", "numpy", "datasets", "onnx"} & set(json.loads(run(code)))

@@ -15,7 +15,7 @@ from dynackd.errors import UserError
 from dynackd.families.table import FAMILIES, family_of, layer_list
 from dynackd.grid import Grid
 from dynackd.students.cutting import cut
-from dynackd.subnet import FULL, SubnetSpec
+from dynackd.subnet import FULL, Layer, Subnet, SubnetSpec
 from dynackd.supernet.network import Supernet, load_supernet
 
 
@@ -145,3 +145,27 @@ def test_an_unsupported_architecture_is_refused_with_the_reason_or_the_supported
     told = f"'funnel' is not supported; dynackd knows {', '.join(sorted(FAMILIES))}; docs/extending.md says how to add"
     with pytest.raises(UserError, match=f"{told} one$"):
         Supernet(model)
+
+
+@pytest.mark.parametrize(("layers", "hidden", "sentence"), [
+    ([(0, 9, 40)], 32, "heads of layer 0 is 9; this network has 1 to 4"),
+    ([(0, 0, 40)], 32, "heads of layer 0 is 0"), ([(0, 4, 640)], 32, "neurons of layer 0 is 640"),
+    ([(9, 4, 40)], 32, "index of layer 9 is 9; this network has 0 to 3"), ([(0, 4, 40)], 64, "hidden is 64"),
+    ([(2, 4, 40), (0, 4, 40)], 32, r"layers are \[2, 0\]"), ([(2, 4, 40)] * 2, 32, r"layers are \[2, 2\]"),
+    ([], 32, r"layers are \[\]; name one or more, in ascending order"),
+])  # fmt: skip
+def test_a_subnetwork_that_the_network_does_not_hold_is_refused(layers, hidden, sentence):
+    """Larger sizes ran as the full ones without a word."""
+    supernet = Supernet(tiny_model(), Grid((1.0, 0.5), (1.0, 0.5)))
+    with pytest.raises(UserError, match=sentence):
+        supernet(Subnet(tuple(Layer(*own) for own in layers), hidden), **tiny_batch())
+
+
+def test_a_polished_supernet_runs_what_was_polished_unless_it_is_asked_for_another():
+    whole = Supernet(tiny_model(), Grid((1.0, 0.5), (1.0, 0.5))).eval()
+    only = whole.resolve(SubnetSpec(0.5, 0.5))
+    polished = Supernet(whole.model, whole.grid, only=only).eval()
+    with torch.no_grad():
+        assert torch.equal(polished(**tiny_batch()).outputs["logits"], whole(only, **tiny_batch()).outputs["logits"])
+        full = polished(SubnetSpec(1.0, 1.0), **tiny_batch()).outputs["logits"]
+        assert torch.equal(full, whole(**tiny_batch()).outputs["logits"])

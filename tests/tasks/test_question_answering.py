@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import GOOD, PLAIN, tiny_batch, tiny_config, tiny_tokenizer, write_recipe
+from conftest import GOOD, PLAIN, tiny_batch, tiny_config, tiny_model, tiny_tokenizer, write_recipe
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForQuestionAnswering
 
@@ -27,8 +27,10 @@ import dynackd
 from dynackd.cli.command_line import main
 from dynackd.data.sources import resolve_source
 from dynackd.errors import UserError
+from dynackd.grid import Grid
 from dynackd.measure.evaluation import joined
-from dynackd.supernet.network import load_supernet
+from dynackd.students.loading import load_student
+from dynackd.supernet.network import Supernet, load_supernet
 from dynackd.system.places import read_json
 from dynackd.tasks.loading import load_task_data
 from dynackd.tasks.question_answering import LENGTHS, QUESTION_ANSWERING, real
@@ -498,6 +500,21 @@ def test_answer_finds_what_the_metric_finds_in_contexts_of_many_windows(student)
     assert dynackd.answer(model, tokenizer, "what is it", "").text == ""
     with pytest.raises(UserError, match="no more than the 5 that windows share"):
         dynackd.answer(model, tokenizer, "what " * 20, "a fine film")
+
+
+@pytest.mark.parametrize(("changes", "sentence"), [
+    ({"max_length": 512}, "max_length is 512; the model takes"),
+    ({"max_length": 0}, "max_length is 0; it must be 1 or more"),
+    ({"stride": -1}, "stride is -1; it must be 0 or more"),
+    ({"max_answer_tokens": 0}, "max_answer_tokens is 0; it must be 1 or more"),
+    ({"batch_size": 0}, "batch_size is 0; it must be 1 or more"),
+    ({"model": tiny_model()}, "for question answering, not a BertForSequenceClassification"),
+    ({"model": Supernet(tiny_model(), Grid())}, "for question answering, not a Supernet"),
+])  # fmt: skip
+def test_what_answer_cannot_do_is_told_in_one_sentence(student, changes, sentence):
+    model, tokenizer = load_student(student)
+    with pytest.raises(UserError, match=sentence):
+        dynackd.answer(**{"model": model, "tokenizer": tokenizer, "question": "what", "context": "a film", **changes})
 
 
 def test_no_answer_may_win_where_it_is_asked_for():
