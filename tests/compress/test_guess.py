@@ -10,7 +10,7 @@ from dynackd.compress.guess import Said, guess_task
 from dynackd.data.readers import look_into
 from dynackd.errors import UserError
 from dynackd.tasks.kind import Kind
-from dynackd.tasks.kinds import KINDS
+from dynackd.tasks.regression import REGRESSION
 from dynackd.tasks.task import resolve_task
 
 WORDS = ["red", "green", "blue", "warm", "cold", "old", "new", "long"]
@@ -214,11 +214,7 @@ def test_a_files_own_fields_of_objects_and_of_columns_of_words_are_found(tmp_pat
 
 def test_a_kind_of_ones_own_that_guesses_nothing_is_told_to_want_a_recipe(tmp_path, monkeypatch):
     """It was said that the columns do not fit, which were those that it reads."""
-
-    class Rating(Kind):
-        name = "rating"
-
-    monkeypatch.setitem(KINDS, "rating", Rating())
+    monkeypatch.setattr(type(REGRESSION), "guess", Kind.guess)
     file = written(tmp_path, [{"text": "a film", "stars": 3}] * 4)
-    with pytest.raises(UserError, match=r"--kind rating: which columns its rows have cannot be guessed; write a"):
-        guess_task(str(file), Said("rating"), None, "")
+    with pytest.raises(UserError, match=r"--kind regression: which columns its rows have cannot be guessed; write a"):
+        guess_task(str(file), Said("regression"), None, "")
