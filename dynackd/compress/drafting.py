@@ -101,8 +101,7 @@ def hold_out(draft: Draft) -> None:
         return
     loaded = load_task_data(draft.recipe.task, data, ("train",))
     assert loaded.train is not None
-    rows, kind = len(loaded.train), draft.recipe.task.kind
-    alike = ", of every label alike" if loaded.labels is not None and kind.together is None else ""
+    rows, alike = len(loaded.train), ", of every label alike" if loaded.labels is not None else ""
     share = min(MOST_SHARE, max(min(HELD_OUT, MOST / rows), FEWEST / rows))
     share = math.ceil(share * 1000) / 1000
     draft.decide(

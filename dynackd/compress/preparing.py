@@ -135,7 +135,7 @@ def _planned(
         recipe = draft.recipe
         rows, _ = tokenize(data.train, data.task, tokenizer, recipe.data.max_length, max_positions=positions)
         loading_s = time.monotonic() - began - export_s
-        taught_s = try_teacher(other, recipe, source, network, data, tokenizer) if other else None
+        taught_s = try_teacher(other, recipe, network, data, tokenizer) if other else None
         others = _others_too(rows, data, recipe, tokenizer)
         timing = calibrate(recipe, data.task, network, tokenizer, rows, finetunes, others, taught_s)
     looked = timing.row_s, export_s, len(recipe.grid.hidden)

@@ -20,7 +20,7 @@ from dynackd.supernet.network import Supernet
 from dynackd.tasks.loading import TaskData, taken
 from dynackd.tasks.tokens import tokenize
 from dynackd.training.recipe import Recipe
-from dynackd.training.teachers import check_teacher, load_teacher, other_reader, refuse_other_outputs, settled
+from dynackd.training.teachers import check_teacher, load_teacher, other_reader, settled
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ def other_teacher(model: str, config: PreTrainedConfig, teacher: str | None) -> 
 def try_teacher(
     other: OtherTeacher,
     recipe: Recipe,
-    model: str,
     network: Supernet,
     data: TaskData,
     tokenizer: PreTrainedTokenizerBase,
@@ -70,7 +69,6 @@ def try_teacher(
     kind, settings, source = data.task.kind, recipe.stages["width"], resolve_model(other.source)
     teacher = load_teacher(other.source, kind)
     reader = other_reader(source, teacher, kind, tokenizer, teaches=True)
-    refuse_other_outputs(kind, model, network, teacher)
     settled(settings, Teacher(teacher, kind, settings.distillation.matching, reader is not None), network.geometry)
     assert data.train is not None
     theirs = reader.tokenizer if reader else tokenizer

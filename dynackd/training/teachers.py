@@ -179,19 +179,14 @@ def load_pair(recipe: Recipe, teacher: str, start: str, stage: str = WIDTH_STAGE
     if start == teacher:
         return Pair(own, own, tokenizer, settings)
     other = other_reader(teacher, imitated, kind, tokenizer, teaches=True)
-    refuse_other_outputs(kind, start, own, imitated)
-    comparison = Teacher(imitated, kind, settings.distillation.matching, other is not None)
-    return Pair(imitated, own, tokenizer, settled(settings, comparison, own.geometry), other)
-
-
-def refuse_other_outputs(kind: Kind, source: str, own: Supernet, teacher: Supernet) -> None:
-    """`UserError` where the model from `source` has other outputs than its teacher."""
-    names = [labels_of(network.model.config).names for network in (own, teacher)]
+    names = [labels_of(network.model.config).names for network in (own, imitated)]
     if not say_the_same(kind, *names):
         raise UserError(
-            f"the outputs of {source} are {listed(names[0])}, the teacher's {listed(names[1])}; they must be the same "
+            f"the outputs of {start} are {listed(names[0])}, the teacher's {listed(names[1])}; they must be the same "
             "in the same order"
         )
+    comparison = Teacher(imitated, kind, settings.distillation.matching, other is not None)
+    return Pair(imitated, own, tokenizer, settled(settings, comparison, own.geometry), other)
 
 
 def say_the_same(kind: Kind, ours: Sequence[str], theirs: Sequence[str]) -> bool:
