@@ -75,8 +75,10 @@ def _checked_config(directory: Path) -> PreTrainedConfig:
     model_type = content.get("model_type") if isinstance(content, dict) else None
     known = {f"{MODEL_TYPE_PREFIX}{name}": name for name in FAMILIES}
     if isinstance(model_type, str) and model_type in FAMILIES:
-        what = "a supernet (dynackd.load_supernet)" if CONFIG_KEY in content else "a model of transformers' own"
-        raise UserError(f"{directory} is no student but {what} (a {model_type})")
+        about = content.get(CONFIG_KEY)
+        supernet = isinstance(about, dict) and "grid" in about
+        what = "a supernet, for dynackd.load_supernet" if supernet else "a stock model, for transformers alone"
+        raise UserError(f"{directory} is no student of model type 'dynackd-{model_type}', but {what}")
     if not isinstance(model_type, str) or model_type not in known:
         raise _refused(directory, f"its config.json is of model type {model_type!r}, not one of {', '.join(known)}")
     family = known[model_type]

@@ -207,7 +207,7 @@ def test_every_command_has_help_with_an_example(command, capsys):
         (["export", "{run}/depth", "--depth", "0"], "depth 0.0 is outside (0, 1]"),
         (["export", "{run}/teacher", "--width", "0.5"], "plain bert checkpoint, not a supernet"),
         (["export", "{run}/nothing"], "no supernet directory"),
-        (["export", "{run}/../student"], "not a supernet"),
+        (["export", "{run}/../student"], "is a student that was cut already; name the supernet that it came from"),
         (["export", "{run}/depth", "--output", "{run}/../student"], "add --overwrite"),
         (["evaluate", "{run}/teacher"], "plain bert checkpoint, not a supernet"),
         (["evaluate", "{run}/depth", "--length", "0"], "--length is 0; it must be 1 or more"),

@@ -92,7 +92,9 @@ def test_the_snippets_of_a_pair_give_the_model_two_texts(tmp_path):
     assert '"a fine film")' not in card
     one = facts_of_training(resolve_task({"kind": "regression", "text": "one", "label": "score"}),
                             resolve_source({"train": "rows.csv", "max_length": 16}), [])  # fmt: skip
-    assert "texts" not in one
+    two = facts_of_training(resolve_task({"kind": "embedding", "pair": ["one", "other"], "score": "score"}),
+                            resolve_source({"train": "rows.csv", "max_length": 16}), [])  # fmt: skip
+    assert "texts" not in {*one, *two}, "an embedder reads one of them at a time"
 
 
 @pytest.mark.parametrize("kind", ["classification", "multi_label", "regression", "plain"])

@@ -280,7 +280,7 @@ HOSTILE = {
     "config of a list": (lambda d: (d / "config.json").write_text("[]"), "model type None", "error"),
     "deep config": (lambda d: (d / "config.json").write_text("[" * 100_000), "config.json", "error"),
     "foreign model": (lambda d: edit_config(d, model_type="gpt2"), "of model type 'gpt2'", "loads"),
-    "stock model": (lambda d: edit_config(d, model_type="bert"), "of model type 'bert'", "error"),
+    "stock model": (lambda d: edit_config(d, model_type="bert"), "but a stock model, for transformers alone", "error"),
     "another family": (lambda d: edit_config(d, model_type="dynackd-distilbert"), "and family 'bert'", "loads"),
     "truncated": (truncated, "is damaged or truncated", "error"),
     "missing tensor": (lambda d: edit_weights(d, lambda t: t.pop(query(t))), "lacks 'bert.encoder", "loads"),

@@ -8,13 +8,14 @@ import torch
 from conftest import VOCABULARY, tiny_batch, tiny_config, tiny_model, tiny_recipe, tiny_tokenizer, write_recipe
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from tokenizers import processors
+from tokenizers import Tokenizer, models, processors
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedTokenizerFast,
 )
 
 from dynackd.cli.command_line import main
@@ -372,5 +373,8 @@ def test_half_of_the_words_may_be_unknown():
     for text, told in (("a film", False), ("a strange", False), ("a strange word", True), ("", False)):
         tokens = Dataset.from_dict(dict(tokenizer([text])))
         assert (unknown(tokens, tokenizer) is not None) == told
+    tokens = Dataset.from_dict({"input_ids": [[2, 1, 3]]})
     tokenizer.unk_token = None
-    assert unknown(Dataset.from_dict({"input_ids": [[2, 1, 3]]}), tokenizer) is None
+    assert unknown(tokens, tokenizer), "tokenizer.json still names it"
+    everything = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1, "c": 2, "d": 3}, [])))
+    assert unknown(tokens, everything) is None
