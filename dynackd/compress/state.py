@@ -91,7 +91,7 @@ def refuse_other_request(output: Path, state: State, request: Request) -> None:
 
 def _refuse_other_rows(output: Path, state: State, request: Request) -> None:
     """`UserError` for an override that names rows where there were none: nothing has moved."""
-    data = load_recipe(output / RECIPE).content["data"]
+    data = load_recipe(output / RECIPE).content.get("data") or {}
     for override in moved_rows(state, request):
         key = override.partition("=")[0].strip()
         if not data.get(key.removeprefix("data.")):
