@@ -392,3 +392,9 @@ def test_a_tokenizers_own_code_is_not_run(bert_directory):
 def test_what_is_no_directory_is_told(tmp_path):
     with pytest.raises(UserError, match="there is no student directory"):
         load_student(tmp_path / "nothing")
+
+
+def test_a_supernet_is_told_to_be_one(tmp_path):
+    Supernet(tiny_model(), Grid((1.0, 0.5), (1.0, 0.5))).save(tmp_path / "depth", tiny_tokenizer())
+    with pytest.raises(UserError, match=r"depth is no student of .*, but a supernet, for dynackd.load_supernet"):
+        load_student(tmp_path / "depth")
